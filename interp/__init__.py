@@ -1,0 +1,46 @@
+"""interp: a hooked transformer and the analyses that run on it.
+
+Names are imported when first used; `import interp` computes nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ActivationCache": "interp.tap",
+    "FactoredMatrix": "interp.model",
+    "HookedTransformer": "interp.model",
+    "Tokens": "interp.tokens",
+    "TransformerConfig": "interp.config",
+    "embedding": "interp.geometry",
+    "info": "interp.loading.info",
+    "load": "interp.loading",
+    "num_params": "interp.model",
+    "save": "interp.loading",
+}
+__all__ = ["__version__", *_HOMES]
+
+if TYPE_CHECKING:
+    from .config import TransformerConfig
+    from .geometry import embedding
+    from .loading import load, save
+    from .loading.info import info
+    from .model import FactoredMatrix, HookedTransformer, num_params
+    from .tap import ActivationCache
+    from .tokens import Tokens
+
+
+def __getattr__(name: str):
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'interp' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,344 @@
+"""The architecture of a transformer, one documented field per choice, never per model name.
+
+A config is a value: frozen, validated when made, equal to another by its fields. It can be written
+to JSON and read back; reading refuses fields that it does not know.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+Norm = Literal["layernorm", "rmsnorm", "rmsnorm_plus1", "none"]
+NormPosition = Literal["pre", "post", "output", "both"]
+Positions = Literal["learned", "sinusoidal", "rotary", "alibi", "none"]
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "relu2", "silu"]
+Head = Literal["unembed", "mlm", "none"]
+QKNorm = Literal["none", "head", "all"]
+RotaryKind = Literal["linear", "ntk", "yarn", "llama3"]
+
+# No model of 2026 comes near these; a number past them is a broken or hostile file.
+BOUNDS = {
+    "n_layers": (1, 10_000),
+    "d_model": (1, 1_000_000),
+    "n_heads": (1, 100_000),
+    "n_kv_heads": (1, 100_000),
+    "d_head": (1, 100_000),
+    "d_mlp": (0, 10_000_000),
+    "d_vocab": (1, 10_000_000),
+    "n_ctx": (1, 100_000_000),
+    "position_offset": (0, 1_000),
+    "rotary_dim": (2, 100_000),
+    "n_token_types": (0, 1_000),
+}
+
+
+class ConfigError(ValueError):
+    """A config that contradicts itself or holds a value that no model has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RotaryScaling:
+    """How rotary frequencies are stretched past the trained context.
+
+    linear: positions divided by `factor` (Chen et al. 2023). ntk: the base is raised so that the
+    slowest frequency is divided by `factor` (static). yarn: Peng et al. 2023. llama3: low
+    frequencies divided by `factor`, high ones kept, a linear ramp between.
+    """
+
+    kind: RotaryKind
+    factor: float
+    """How many times longer the context becomes."""
+    original_n_ctx: int | None = None
+    """Context of pre-training, in tokens; required by yarn and llama3."""
+    low_freq_factor: float = 1.0
+    """llama3: wavelengths above original_n_ctx / this are fully scaled."""
+    high_freq_factor: float = 4.0
+    """llama3: wavelengths below original_n_ctx / this are kept."""
+    beta_fast: float = 32.0
+    """yarn: rotations over the original context above which a frequency is kept."""
+    beta_slow: float = 1.0
+    """yarn: rotations over the original context below which a frequency is fully scaled."""
+    attention_factor: float | None = None
+    """yarn: multiplies cosine and sine; by default 0.1 ln(factor) + 1."""
+    truncate: bool = True
+    """yarn: round the ends of the ramp to whole frequencies."""
+
+    def __post_init__(self) -> None:
+        _check_choice("rotary_scaling.kind", self.kind, RotaryKind)
+        for name in ("factor", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow"):
+            value = getattr(self, name)
+            if not (_is_number(value) and 0 < value < 1e6):
+                raise ConfigError(f"rotary_scaling.{name}={value!r}: expected a number in (0, 1e6)")
+        factor, context = self.attention_factor, self.original_n_ctx
+        if factor is not None and not (_is_number(factor) and 0 < factor < 1e6):
+            raise ConfigError(f"rotary_scaling.attention_factor={factor!r}: expected a number > 0")
+        if context is not None and not (_is_int(context) and 0 < context <= BOUNDS["n_ctx"][1]):
+            raise ConfigError(f"rotary_scaling.original_n_ctx={context!r}: expected a size in tokens")
+        if not isinstance(self.truncate, bool):
+            raise ConfigError(f"rotary_scaling.truncate={self.truncate!r}: expected true or false")
+        if self.kind in ("yarn", "llama3") and self.original_n_ctx is None:
+            raise ConfigError(f"rotary_scaling.kind={self.kind!r} needs rotary_scaling.original_n_ctx")
+        if self.kind == "llama3" and self.low_freq_factor >= self.high_freq_factor:
+            raise ConfigError(
+                f"rotary_scaling.low_freq_factor={self.low_freq_factor} must be below "
+                f"rotary_scaling.high_freq_factor={self.high_freq_factor}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """Every architectural choice of `HookedTransformer`. Sizes count elements."""
+
+    n_layers: int
+    """Blocks."""
+    d_model: int
+    """Width of the residual stream."""
+    n_heads: int
+    """Query heads per layer."""
+    d_vocab: int
+    """Rows of the token embedding."""
+    n_ctx: int
+    """Longest sequence, in tokens."""
+    d_head: int = None  # type: ignore[assignment]  # resolved below
+    """Width of one head; by default d_model / n_heads."""
+    n_kv_heads: int = None  # type: ignore[assignment]  # resolved below
+    """Key-value heads; each serves n_heads / n_kv_heads query heads. By default n_heads."""
+    d_mlp: int = 0
+    """Neurons per layer; 0 leaves out the MLP (an attention-only model)."""
+
+    norm: Norm = "layernorm"
+    """layernorm, rmsnorm, rmsnorm_plus1 (gain stored as an offset from 1), none."""
+    norm_eps: float = 1e-5
+    """Added to the variance (or mean square) under the root."""
+    norm_position: NormPosition = "pre"
+    """pre: on a sublayer's input. post: on the residual stream after the sum (BERT).
+    output: on a sublayer's output, before the sum. both: pre and output."""
+    norm_affine: bool = True
+    """Norms have a gain (and LayerNorm a bias)."""
+    norm_bias: bool = True
+    """LayerNorm has a bias beside its gain."""
+    embed_norm: bool = False
+    """A norm on the embedding, before the first block."""
+    final_norm: bool = True
+    """A norm before the unembedding."""
+    parallel: bool = False
+    """Attention and MLP both read resid_pre, and both are added to it; there is no resid_mid."""
+    parallel_shared_norm: bool = False
+    """In a parallel block both read the one ln1; otherwise the MLP has its own ln2."""
+
+    positions: Positions = "learned"
+    """learned and sinusoidal are added to the embedding, rotary turns q and k, alibi biases scores."""
+    position_offset: int = 0
+    """Rows of W_pos skipped before position 0."""
+    rotary_dim: int = None  # type: ignore[assignment]  # resolved below
+    """Leading dimensions of a head that are turned; by default all."""
+    rotary_interleaved: bool = False
+    """Pairs are neighbours (0,1),(2,3)…; otherwise halves (0,d/2),(1,d/2+1)…"""
+    rotary_base: float | tuple[float, ...] = 10_000.0
+    """Base of the frequencies, one for all layers or one per layer."""
+    rotary_layers: tuple[bool, ...] | None = None
+    """Which layers turn q and k; by default all."""
+    rotary_scaling: RotaryScaling | None = None
+    """How frequencies are stretched; by default not at all."""
+
+    causal: bool = True
+    """A token sees itself and what lies left of it; otherwise it sees everything."""
+    sliding_window: tuple[int | None, ...] | None = None
+    """Per layer, how many tokens back (itself included) a token sees; None: no limit."""
+    attn_scale: float | None = None
+    """Factor on q·k; by default 1/√d_head."""
+    attn_scale_by_layer: bool = False
+    """q·k is divided by (layer + 1) as well."""
+    attn_softcap: float | None = None
+    """Scores become cap · tanh(scores / cap)."""
+    final_softcap: float | None = None
+    """Logits become cap · tanh(logits / cap)."""
+    qk_norm: QKNorm = "none"
+    """Norm of queries and keys before rotation: over each head, or over all heads together."""
+    qkv_bias: bool = True
+    """Queries, keys and values have a bias."""
+    attn_out_bias: bool = True
+    """The attention output has a bias."""
+
+    mlp_gated: bool = False
+    """Neurons are act(x W_gate) · (x W_in); hook_pre is the gate's input, hook_pre_linear the other."""
+    activation: Activation = "gelu"
+    """gelu is exact; gelu_tanh is the tanh approximation of GPT-2; relu2 is relu squared."""
+    mlp_bias: bool = True
+    """The MLP's maps have biases."""
+
+    embed_scale: float | None = None
+    """Factor on the token embedding."""
+    n_token_types: int = 0
+    """Rows of the token-type embedding (BERT's segments); 0: none."""
+    head: Head = "unembed"
+    """unembed: logits over the vocabulary. mlm: the same behind a transform. none: the residual."""
+    tied: bool = False
+    """The unembedding is the token embedding."""
+    unembed_bias: bool = False
+    """Logits have a bias."""
+
+    def __post_init__(self) -> None:
+        self._resolve_defaults()
+        self._check_values()
+        self._check_contradictions()
+
+    def _resolve_defaults(self) -> None:
+        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
+        if self.d_head is None:
+            if _is_int(self.d_model) and _is_int(self.n_heads) and self.n_heads > 0:
+                if self.d_model % self.n_heads:
+                    raise ConfigError(
+                        f"d_model={self.d_model} is not a multiple of n_heads={self.n_heads}; "
+                        "give d_head"
+                    )
+                put("d_head", self.d_model // self.n_heads)
+        if self.n_kv_heads is None:
+            put("n_kv_heads", self.n_heads)
+        if self.rotary_dim is None:
+            put("rotary_dim", self.d_head)
+
+    def _check_values(self) -> None:
+        for name, (low, high) in BOUNDS.items():
+            value = getattr(self, name)
+            if name == "rotary_dim" and self.positions != "rotary":
+                continue
+            if not _is_int(value) or not low <= value <= high:
+                raise ConfigError(f"{name}={value!r}: expected a whole number in [{low}, {high}]")
+        for name, choices in CHOICES.items():
+            _check_choice(name, getattr(self, name), choices)
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type == "bool" and not isinstance(value, bool):
+                raise ConfigError(f"{field.name}={value!r}: expected true or false")
+        for name in ("norm_eps", "attn_scale", "attn_softcap", "final_softcap", "embed_scale"):
+            value = getattr(self, name)
+            if value is not None and not (_is_number(value) and 0 <= value < 1e9):
+                raise ConfigError(f"{name}={value!r}: expected a number in [0, 1e9)")
+        self._check_layer_lists()
+
+    def _check_layer_lists(self) -> None:
+        scaling, layers = self.rotary_scaling, self.rotary_layers
+        if scaling is not None and not isinstance(scaling, RotaryScaling):
+            raise ConfigError(f"rotary_scaling={scaling!r}: expected a RotaryScaling")
+        if layers is not None and not (
+            isinstance(layers, tuple) and all(isinstance(on, bool) for on in layers)
+        ):
+            raise ConfigError(f"rotary_layers={layers!r}: expected one true or false per layer")
+        if self.sliding_window is not None and not isinstance(self.sliding_window, tuple):
+            raise ConfigError(f"sliding_window={self.sliding_window!r}: expected one per layer")
+        for base in self.rotary_bases:
+            if not (_is_number(base) and 1 < base < 1e15):
+                raise ConfigError(f"rotary_base={base!r}: expected a number in (1, 1e15)")
+
+    def _check_contradictions(self) -> None:
+        if self.n_heads % self.n_kv_heads:
+            raise ConfigError(
+                f"n_heads={self.n_heads} is not a multiple of n_kv_heads={self.n_kv_heads}"
+            )
+        if self.positions == "rotary":
+            if self.rotary_dim > self.d_head or self.rotary_dim % 2:
+                raise ConfigError(
+                    f"rotary_dim={self.rotary_dim} must be even and at most d_head={self.d_head}"
+                )
+        elif self.rotary_scaling is not None:
+            raise ConfigError(f"rotary_scaling is given but positions={self.positions!r}")
+        for name in ("rotary_layers", "sliding_window", "rotary_base"):
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) != self.n_layers:
+                raise ConfigError(
+                    f"{name} has {len(value)} entries but n_layers={self.n_layers}"
+                )
+        for window in self.sliding_window or ():
+            if window is not None and not (_is_int(window) and window > 0):
+                raise ConfigError(f"sliding_window holds {window!r}: expected positive numbers or None")
+        if self.parallel and self.norm_position != "pre":
+            raise ConfigError(
+                f"parallel=True goes with norm_position='pre', not {self.norm_position!r}"
+            )
+        if self.parallel and self.d_mlp == 0:
+            raise ConfigError("parallel=True needs an MLP, but d_mlp=0")
+        if self.parallel_shared_norm and not self.parallel:
+            raise ConfigError("parallel_shared_norm=True needs parallel=True")
+        if self.mlp_gated and self.d_mlp == 0:
+            raise ConfigError("mlp_gated=True needs an MLP, but d_mlp=0")
+        if self.head == "none" and (self.tied or self.unembed_bias):
+            raise ConfigError("head='none' has no unembedding: tied and unembed_bias must be false")
+        if self.head == "none" and self.final_softcap is not None:
+            raise ConfigError(f"head='none' has no logits, but final_softcap={self.final_softcap}")
+        if self.norm == "none" and (self.embed_norm or self.qk_norm != "none"):
+            raise ConfigError("norm='none' goes with embed_norm=False and qk_norm='none'")
+
+    @property
+    def rotary_bases(self) -> tuple[float, ...]:
+        """One rotary base per layer."""
+        if isinstance(self.rotary_base, tuple):
+            return self.rotary_base
+        return (self.rotary_base,) * self.n_layers
+
+    def is_rotary(self, layer: int) -> bool:
+        """Whether this layer turns its queries and keys."""
+        on = self.rotary_layers is None or self.rotary_layers[layer]
+        return self.positions == "rotary" and on
+
+    def window(self, layer: int) -> int | None:
+        """How many tokens back this layer sees; None: no limit."""
+        return self.sliding_window[layer] if self.sliding_window else None
+
+    def scale(self, layer: int) -> float:
+        """The factor on q·k in this layer."""
+        base = self.d_head**-0.5 if self.attn_scale is None else self.attn_scale
+        return base / (layer + 1) if self.attn_scale_by_layer else base
+
+    def replace(self, **changes: Any) -> TransformerConfig:
+        """A copy with some fields changed, validated anew."""
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `from_dict` reads them back to an equal config."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TransformerConfig:
+        """The config of these fields. Raises ConfigError on a field that does not exist."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in values:
+            if name not in known:
+                near = difflib.get_close_matches(str(name), known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ConfigError(f"unknown config field {name!r}{hint}")
+        # JSON knows only lists and dicts.
+        values = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        try:
+            if isinstance(values.get("rotary_scaling"), dict):
+                values["rotary_scaling"] = RotaryScaling(**values["rotary_scaling"])
+            return cls(**values)
+        except TypeError as error:
+            raise ConfigError(f"config: {error}") from None
+
+
+CHOICES: dict[str, Any] = {
+    "norm": Norm,
+    "norm_position": NormPosition,
+    "positions": Positions,
+    "activation": Activation,
+    "head": Head,
+    "qk_norm": QKNorm,
+}
+
+
+def _check_choice(name: str, value: object, choices: Any) -> None:
+    if value not in get_args(choices):
+        allowed = ", ".join(map(repr, get_args(choices)))
+        raise ConfigError(f"{name}={value!r}: expected one of {allowed}")
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value

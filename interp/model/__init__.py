@@ -1,0 +1,33 @@
+"""The hooked transformer and its parts."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pandas as pd
+import torch
+
+from ..config import TransformerConfig
+from .generate import Generation, Step
+from .positions import GrowingPrefix, Layout, Prefix
+from .transformer import HookedTransformer
+from .weights import FactoredMatrix, count_params
+
+__all__ = [
+    "FactoredMatrix",
+    "Generation",
+    "GrowingPrefix",
+    "HookedTransformer",
+    "Layout",
+    "Prefix",
+    "Step",
+    "num_params",
+]
+
+
+def num_params(
+    cfg: TransformerConfig, by: Literal["component", "layer"] | None = None
+) -> pd.Series | int:
+    """`model.num_params(by)` of an architecture, without allocating any of it."""
+    with torch.device("meta"):
+        return count_params(HookedTransformer(cfg), by)

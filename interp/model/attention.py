@@ -1,0 +1,199 @@
+"""Multi-head attention (Vaswani et al. 2017), grouped-query (Ainslie et al. 2023) included.
+
+project → attend → output: three stages, so that a run may enter between them. Attention stays
+fused (SDPA) while nobody looks at `hook_attn_scores` or `hook_pattern`.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..config import TransformerConfig
+from ..tap import SILENT, Silent, Tap
+from .mlp import _or_zeros
+from .norm import Norm
+from .positions import Layout, rotate
+
+
+SplitInputs: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None]
+"""What queries, keys and values read, per head and normed; None where all heads read the same."""
+
+
+class Attention(nn.Module):
+    """qkv_weight [(n_heads + 2 n_kv_heads)·d_head, d_model]: q, k, v rows; out_weight back."""
+
+    def __init__(self, cfg: TransformerConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.d_head = layer, cfg.d_head
+        self.n_heads, self.n_kv_heads = cfg.n_heads, cfg.n_kv_heads
+        self.scale, self.softcap, self.window = cfg.scale(layer), cfg.attn_softcap, cfg.window(layer)
+        self.rotary, self.interleaved = cfg.is_rotary(layer), cfg.rotary_interleaved
+        self.alibi, self.norm_span = cfg.positions == "alibi", cfg.qk_norm
+        self.sizes = (cfg.n_heads, cfg.n_kv_heads, cfg.n_kv_heads)
+        rows, width = sum(self.sizes) * cfg.d_head, cfg.n_heads * cfg.d_head
+        self.qkv_weight = nn.Parameter(torch.empty(rows, cfg.d_model), requires_grad=False)
+        self.out_weight = nn.Parameter(torch.empty(cfg.d_model, width), requires_grad=False)
+        self.qkv_bias = self.out_bias = None
+        if cfg.qkv_bias:
+            self.qkv_bias = nn.Parameter(torch.empty(rows), requires_grad=False)
+        if cfg.attn_out_bias:
+            self.out_bias = nn.Parameter(torch.empty(cfg.d_model), requires_grad=False)
+        name = f"blocks.{layer}.attn"
+        if cfg.qk_norm != "none":
+            heads = (1, 1) if cfg.qk_norm == "head" else (cfg.n_heads, cfg.n_kv_heads)
+            self.q_norm = Norm(cfg, f"{name}.q_norm", heads[0] * cfg.d_head)
+            self.k_norm = Norm(cfg, f"{name}.k_norm", heads[1] * cfg.d_head)
+        for site in ("q", "k", "v", "rot_q", "rot_k", "attn_scores", "pattern", "z", "result"):
+            setattr(self, f"hook_{site}", f"{name}.hook_{site}")
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch pos d_model"],
+        layout: Layout,
+        tap: Silent | Tap = SILENT,
+        split: SplitInputs | None = None,
+    ) -> Float[Tensor, "batch pos d_model"]:
+        q, k, v = self.project(x, tap, split)
+        return self.output(self.attend(*self.place(q, k, layout, tap), v, layout, tap), tap)
+
+    def project(self, x: Tensor, tap: Silent | Tap = SILENT, split: SplitInputs | None = None):
+        """Queries [batch pos head d_head], keys and values [batch pos kv_head d_head]."""
+        heads = F.linear(x, self.qkv_weight, self.qkv_bias).unflatten(-1, (-1, self.d_head))
+        q, k, v = heads.split(self.sizes, dim=-2)
+        if split is not None:
+            own = ((self.W_Q, self.b_Q), (self.W_K, self.b_K), (self.W_V, self.b_V))
+            q, k, v = (
+                whole if part is None else torch.einsum("bphm,hmd->bphd", part, W) + b
+                for whole, part, (W, b) in zip((q, k, v), split, own, strict=True)
+            )
+        looked_at = [tap.wants(site) for site in (self.hook_q, self.hook_k, self.hook_v)]
+        if any(looked_at) and not all(looked_at):  # a kept view would keep the other two
+            q, k, v = q.clone(), k.clone(), v.clone()
+        return tap(self.hook_q, q), tap(self.hook_k, k), tap(self.hook_v, v)
+
+    def place(self, q: Tensor, k: Tensor, layout: Layout, tap: Silent | Tap = SILENT):
+        """Queries and keys normed and turned to their positions, where the architecture does so."""
+        if self.norm_span == "head":
+            q, k = self.q_norm(q, tap), self.k_norm(k, tap)
+        elif self.norm_span == "all":
+            q, k = (
+                norm(t.flatten(-2), tap).unflatten(-1, (-1, self.d_head))
+                for norm, t in ((self.q_norm, q), (self.k_norm, k))
+            )
+        if self.rotary:
+            table = layout.rotary(self.layer)
+            q = tap(self.hook_rot_q, rotate(q, table, self.interleaved))
+            k = tap(self.hook_rot_k, rotate(k, table, self.interleaved))
+        return q, k
+
+    def attend(
+        self,
+        q: Float[Tensor, "batch pos head d_head"],
+        k: Float[Tensor, "batch pos kv_head d_head"],
+        v: Float[Tensor, "batch pos kv_head d_head"],
+        layout: Layout,
+        tap: Silent | Tap = SILENT,
+    ) -> Float[Tensor, "batch pos head d_head"]:
+        """z: the values, weighted by what each query attends to."""
+        if layout.prefix is not None:
+            k, v = layout.prefix.extend(self.layer, k, v)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        if self.softcap or tap.wants(self.hook_attn_scores) or tap.wants(self.hook_pattern):
+            z = self._stepwise(q, k, v, layout, tap)
+        else:
+            z = self._fused(q, k, v, layout)
+        return tap(self.hook_z, z.transpose(1, 2))
+
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+        grouped = self.n_heads != self.n_kv_heads
+        causal, mask = False, None
+        if self.alibi:
+            mask = torch.where(layout.mask(self.window), layout.alibi(), -torch.inf)
+        elif not layout.sees_all(self.window):
+            causal = layout.sees_left(self.window)
+            mask = None if causal else layout.mask(self.window)
+        if grouped and mask is not None and q.is_cuda:
+            # The fused CUDA kernels take a mask or grouped heads, not both.
+            k, v, grouped = self._expand(k), self._expand(v), False
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=causal, scale=self.scale, enable_gqa=grouped
+        )
+
+    def _stepwise(
+        self, q: Tensor, k: Tensor, v: Tensor, layout: Layout, tap: Silent | Tap
+    ) -> Tensor:
+        scores = (q * self.scale) @ self._expand(k).mT
+        if self.softcap:
+            scores = self.softcap * torch.tanh(scores / self.softcap)
+        if self.alibi:
+            scores = scores + layout.alibi()
+        scores = tap(self.hook_attn_scores, scores)
+        if not layout.sees_all(self.window):
+            scores = scores.masked_fill(~layout.mask(self.window), -torch.inf)
+        wide = torch.promote_types(scores.dtype, torch.float32)
+        pattern = scores.softmax(-1, dtype=wide).to(v.dtype)
+        return tap(self.hook_pattern, pattern) @ self._expand(v)
+
+    def output(
+        self, z: Float[Tensor, "batch pos head d_head"], tap: Silent | Tap = SILENT
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """What the heads write together: Σ_head z W_O + b_O."""
+        if tap.wants(self.hook_result):
+            result = torch.einsum("bphd,hdm->bphm", z, self.W_O)
+            seen = tap(self.hook_result, result)
+            if tap.changes(self.hook_result):
+                return seen.sum(2) if self.out_bias is None else seen.sum(2) + self.out_bias
+        return F.linear(z.flatten(-2), self.out_weight, self.out_bias)
+
+    def _expand(self, kv: Float[Tensor, "batch kv_head pos d_head"]) -> Tensor:
+        """Each key-value head beside every query head that it serves."""
+        groups = self.n_heads // self.n_kv_heads
+        return kv if groups == 1 else kv.repeat_interleave(groups, dim=1)
+
+    def _part(self, which: int) -> slice:
+        start = sum(self.sizes[:which]) * self.d_head
+        return slice(start, start + self.sizes[which] * self.d_head)
+
+    def _weight(self, which: int) -> Tensor:
+        return self.qkv_weight[self._part(which)].unflatten(0, (-1, self.d_head)).mT
+
+    def _bias(self, which: int) -> Tensor:
+        bias = _or_zeros(self.qkv_bias, self.qkv_weight)
+        return bias[self._part(which)].unflatten(0, (-1, self.d_head))
+
+    @property
+    def W_Q(self) -> Float[Tensor, "head d_model d_head"]:
+        return self._weight(0)
+
+    @property
+    def W_K(self) -> Float[Tensor, "kv_head d_model d_head"]:
+        return self._weight(1)
+
+    @property
+    def W_V(self) -> Float[Tensor, "kv_head d_model d_head"]:
+        return self._weight(2)
+
+    @property
+    def W_O(self) -> Float[Tensor, "head d_head d_model"]:
+        return self.out_weight.unflatten(1, (-1, self.d_head)).permute(1, 2, 0)
+
+    @property
+    def b_Q(self) -> Float[Tensor, "head d_head"]:
+        return self._bias(0)
+
+    @property
+    def b_K(self) -> Float[Tensor, "kv_head d_head"]:
+        return self._bias(1)
+
+    @property
+    def b_V(self) -> Float[Tensor, "kv_head d_head"]:
+        return self._bias(2)
+
+    @property
+    def b_O(self) -> Float[Tensor, " d_model"]:
+        return _or_zeros(self.out_bias, self.out_weight)

@@ -1,0 +1,212 @@
+"""Generation: one forward over the prompt, then one per token on the key-value cache.
+
+Hooks are active in every step. After the last block only the last position is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..sites import SiteFilter
+from ..tap import SILENT, ActivationCache
+from ..tokens import Tokens
+from .positions import GrowingPrefix
+
+if TYPE_CHECKING:
+    from .transformer import HookedTransformer, Input
+
+
+class Step(NamedTuple):
+    """One generated token per row."""
+
+    ids: Int[Tensor, " batch"]
+    cache: ActivationCache | None
+    """The sites asked for, in this step: the whole prompt in the first, one position after."""
+
+
+@dataclass(frozen=True, eq=False)
+class Generation:
+    """What `generate` returns. `str()` of it is the text of the first row."""
+
+    tokens: Tokens
+    """Prompt and continuation, prompts padded on the left; what follows a stop is masked."""
+    n_prompt: int
+    """Columns of the prompt."""
+    texts: list[str]
+    """Prompt and continuation of each row (empty without a tokenizer)."""
+    completions: list[str]
+    """The continuation alone."""
+    caches: list[ActivationCache] = field(default_factory=list)
+    """One per step where `names_filter` was given."""
+
+    @property
+    def new_ids(self) -> Int[Tensor, "batch new"]:
+        """The generated ids."""
+        return self.tokens.ids[:, self.n_prompt :]
+
+    def __str__(self) -> str:
+        return self.texts[0] if self.texts else str(self.tokens.ids[0].tolist())
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen; temperature 0 takes the most probable one."""
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature={self.temperature}: expected a number ≥ 0 (0: greedy)")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k={self.top_k}: expected at least 1")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p={self.top_p}: expected a number in (0, 1]")
+
+    def choose(
+        self, logits: Float[Tensor, "batch d_vocab"], draws: Float[Tensor, " batch"] | None
+    ) -> Int[Tensor, " batch"]:
+        """The next id of each row; `draws` are uniform in [0, 1)."""
+        if self.temperature == 0:
+            return logits.argmax(-1)
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        k = min(self.top_k or logits.shape[-1], logits.shape[-1])
+        best, order = (logits.to(wide) / self.temperature).topk(k)
+        probability = best.softmax(-1)
+        reached = probability.cumsum(-1)
+        if self.top_p is not None:  # the fewest tokens that hold top_p (Holtzman et al. 2020)
+            probability = probability * (reached - probability < self.top_p)
+            reached = probability.cumsum(-1)
+        target = draws.to(reached)[:, None] * reached[:, -1:]
+        rank = (reached <= target).sum(-1, keepdim=True).clamp(max=k - 1)
+        return order.gather(-1, rank)[:, 0]
+
+
+@torch.no_grad()
+def stream(
+    model: HookedTransformer,
+    prompt: Tokens,
+    max_new_tokens: int,
+    sampling: Sampling,
+    names_filter: SiteFilter = None,
+    keep: bool = False,
+) -> Iterator[Step]:
+    """One Step per new token, without end but max_new_tokens. Nothing stays in the model."""
+    capacity = prompt.shape[1] + max_new_tokens
+    prefix = GrowingPrefix(model.cfg, len(prompt), capacity, like=model.W_E)
+    # One generator per row: a row draws the same numbers alone and in a batch.
+    generators = [torch.Generator().manual_seed(sampling.seed + i) for i in range(len(prompt))]
+    real = prompt.real.sum(1, keepdim=True)
+    tokens = prompt
+    for step in range(max_new_tokens):
+        looking = keep or bool(model.fwd_hooks)
+        tap = model.make_tap(names_filter, reading=keep) if looking else SILENT
+        resid = model._run(tokens, tap, prefix, stop=model.cfg.n_layers)
+        logits = model.to_logits(resid[:, -1:], tap)[:, -1]
+        if looking:
+            tap.check_fired()
+        if logits.isnan().any():
+            raise ValueError(f"the logits of step {step} are NaN; a hook or a weight is not finite")
+        draws = None
+        if sampling.temperature > 0:
+            draws = torch.stack([torch.rand((), generator=g) for g in generators])
+        ids = sampling.choose(logits, draws)
+        yield Step(ids, ActivationCache(tap.values, model.sites, tokens) if keep else None)
+        positions = None if prompt.mask is None else real + step
+        tokens = Tokens(ids[:, None], positions=positions)
+
+
+def prepare(model: HookedTransformer, prompt: Input, max_new_tokens: int) -> Tokens:
+    """The prompt padded on the left, checked against what the model can do."""
+    cfg = model.cfg
+    if not cfg.causal or cfg.head != "unembed":
+        raise ValueError(f"generation needs causal=True and head='unembed', not {cfg.head!r}")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens}: expected at least 1")
+    tokens = model.accept(prompt)
+    if tokens.mask is not None:
+        rows = [ids[real].tolist() for ids, real in zip(tokens.ids, tokens.mask, strict=True)]
+        tokens = Tokens.from_rows(rows, side="left").to(tokens.device)
+    if tokens.shape[1] + max_new_tokens > cfg.n_ctx:
+        raise ValueError(
+            f"a prompt of {tokens.shape[1]} tokens and max_new_tokens={max_new_tokens} pass the "
+            f"context of this model, n_ctx={cfg.n_ctx}"
+        )
+    return tokens
+
+
+def generate(
+    model: HookedTransformer,
+    prompt: Input,
+    max_new_tokens: int,
+    sampling: Sampling,
+    stop: Sequence[str],
+    names_filter: SiteFilter,
+    stop_at_eos: bool,
+) -> Generation:
+    """Collect a stream until every row has met a stop string or the end-of-sequence token."""
+    tokens = prepare(model, prompt, max_new_tokens)
+    tokenizer = model.tokenizer
+    if stop and tokenizer is None:
+        raise ValueError("stop strings need a tokenizer, and this model has none")
+    eos = tokenizer.eos_id if tokenizer is not None and stop_at_eos else None
+    lengths = [0] * len(tokens)  # tokens that count, per row; fixed once the row is done
+    done = [False] * len(tokens)
+    new, caches = [], []
+    keep = names_filter is not None
+    for step in stream(model, tokens, max_new_tokens, sampling, names_filter, keep):
+        new.append(step.ids)
+        caches += [step.cache] if keep else []
+        if eos is None and not stop:
+            continue
+        for row, ids in enumerate(torch.stack(new, 1).tolist()):
+            if not done[row]:
+                lengths[row] = len(ids)
+                done[row] = ids[-1] == eos or _cut(tokenizer, ids, stop) is not None
+        if all(done):
+            break
+    ids = torch.stack(new, 1)
+    lengths = [n if d else ids.shape[1] for n, d in zip(lengths, done, strict=True)]
+    return _generation(model, tokens, ids, lengths, stop, eos, caches)
+
+
+def _cut(tokenizer, ids: list[int], stop: Sequence[str]) -> str | None:
+    """The text up to the first stop string, or None where none occurs."""
+    text = tokenizer.decode(ids)
+    found = [text.index(s) for s in stop if s in text]
+    return text[: min(found)] if found else None
+
+
+def _generation(
+    model: HookedTransformer,
+    prompt: Tokens,
+    new: Tensor,
+    lengths: list[int],
+    stop: Sequence[str],
+    eos: int | None,
+    caches: list[ActivationCache],
+) -> Generation:
+    ends = torch.tensor(lengths, device=new.device)[:, None]
+    mask = torch.cat([prompt.real, torch.arange(new.shape[1], device=new.device) < ends], dim=1)
+    all_ids = torch.cat([prompt.ids, new], dim=1)
+    tokens = Tokens(all_ids, mask=None if bool(mask.all()) else mask, bos=prompt.bos)
+    texts, completions = [], []
+    if model.tokenizer is not None:
+        for row, n in enumerate(lengths):
+            ids = new[row, :n].tolist()
+            before = prompt.ids[row][prompt.real[row]].tolist()
+            shown = ids[:-1] if ids and ids[-1] == eos else ids
+            start, whole = model.tokenizer.decode(before), model.tokenizer.decode(before + shown)
+            cut = _cut(model.tokenizer, shown, stop)
+            # Decoded together: a piece may lose its leading space when it stands alone.
+            completions.append(whole[len(start) :] if cut is None else cut)
+            texts.append(whole if cut is None else start + cut)
+    return Generation(tokens, prompt.shape[1], texts, completions, caches)

@@ -1,0 +1,92 @@
+"""The MLP: neurons act(x W_in), or gated act(x W_gate) · (x W_in) (Shazeer 2020), written by W_out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..config import TransformerConfig
+from ..tap import SILENT, Silent, Tap
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "relu": F.relu,
+    "relu2": lambda x: F.relu(x).square(),
+    "silu": F.silu,
+}
+
+
+class MLP(nn.Module):
+    """in_weight [d_mlp d_model] (gated: gate rows, then in rows), out_weight [d_model d_mlp]."""
+
+    def __init__(self, cfg: TransformerConfig, layer: int) -> None:
+        super().__init__()
+        self.gated, self.d_mlp = cfg.mlp_gated, cfg.d_mlp
+        self.act = ACTIVATIONS[cfg.activation]
+        rows = cfg.d_mlp * (2 if cfg.mlp_gated else 1)
+        self.in_weight = nn.Parameter(torch.empty(rows, cfg.d_model), requires_grad=False)
+        self.out_weight = nn.Parameter(torch.empty(cfg.d_model, cfg.d_mlp), requires_grad=False)
+        self.in_bias = self.out_bias = None
+        if cfg.mlp_bias:
+            self.in_bias = nn.Parameter(torch.empty(rows), requires_grad=False)
+            self.out_bias = nn.Parameter(torch.empty(cfg.d_model), requires_grad=False)
+        for site in ("pre", "pre_linear", "post"):
+            setattr(self, f"hook_{site}", f"blocks.{layer}.mlp.hook_{site}")
+
+    def forward(
+        self, x: Float[Tensor, "batch pos d_model"], tap: Silent | Tap = SILENT
+    ) -> Float[Tensor, "batch pos d_model"]:
+        return self.output(self.neurons(x, tap))
+
+    def neurons(
+        self, x: Float[Tensor, "*rows d_model"], tap: Silent | Tap = SILENT
+    ) -> Float[Tensor, "*rows d_mlp"]:
+        """From the (normed) residual stream to hook_post."""
+        pre = F.linear(x, self.in_weight, self.in_bias)
+        if not self.gated:
+            return tap(self.hook_post, self.act(tap(self.hook_pre, pre)))
+        gate, linear = pre.split(self.d_mlp, dim=-1)
+        if tap.wants(self.hook_pre) != tap.wants(self.hook_pre_linear):
+            gate, linear = gate.clone(), linear.clone()  # a kept view would keep the other half
+        gate, linear = tap(self.hook_pre, gate), tap(self.hook_pre_linear, linear)
+        return tap(self.hook_post, self.act(gate) * linear)
+
+    def output(self, post: Float[Tensor, "*rows d_mlp"]) -> Float[Tensor, "*rows d_model"]:
+        """From hook_post to what W_out writes."""
+        return F.linear(post, self.out_weight, self.out_bias)
+
+    @property
+    def W_in(self) -> Float[Tensor, "d_model d_mlp"]:
+        return self.in_weight[-self.d_mlp :].T
+
+    @property
+    def W_gate(self) -> Float[Tensor, "d_model d_mlp"]:
+        if not self.gated:
+            raise AttributeError("this MLP is not gated: it has W_in and W_out, no W_gate")
+        return self.in_weight[: self.d_mlp].T
+
+    @property
+    def W_out(self) -> Float[Tensor, "d_mlp d_model"]:
+        return self.out_weight.T
+
+    @property
+    def b_in(self) -> Float[Tensor, " d_mlp"]:
+        return _or_zeros(self.in_bias, self.in_weight)[-self.d_mlp :]
+
+    @property
+    def b_gate(self) -> Float[Tensor, " d_mlp"]:
+        return _or_zeros(self.in_bias, self.in_weight)[: self.d_mlp]
+
+    @property
+    def b_out(self) -> Float[Tensor, " d_model"]:
+        return _or_zeros(self.out_bias, self.out_weight)
+
+
+def _or_zeros(bias: Tensor | None, weight: Tensor) -> Tensor:
+    return weight.new_zeros(weight.shape[0]) if bias is None else bias

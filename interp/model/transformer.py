@@ -1,0 +1,350 @@
+"""The hooked transformer: embed → blocks → unembed, read top to bottom.
+
+Every tensor that a site names passes through the tap. With no tap this is the plain fast model:
+attention and norms stay fused, and nothing is kept.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..config import ConfigError, TransformerConfig
+from ..sites import SiteFilter, SiteTable
+from ..tap import SILENT, ActivationCache, EditError, FwdHooks, Positions, Silent, Tap
+from ..tokens import Tokens
+from .attention import Attention, SplitInputs
+from .mlp import MLP
+from .norm import Norm
+from .positions import GrowingPrefix, Layout, Prefix
+from .verbs import Verbs
+
+if TYPE_CHECKING:
+    from ..tokenizer import Tokenizer
+
+Input: TypeAlias = Tokens | Tensor | str | Sequence
+"""Tokens, ids, vectors [batch pos d_model], or text where the model has a tokenizer."""
+
+# What a config may say and this forward pass does not compute.
+NOT_YET = {"head": "mlm", "positions": "sinusoidal"}
+
+
+class Embed(nn.Module):
+    """Token embedding, plus learned positions and token types where the architecture has them."""
+
+    def __init__(self, cfg: TransformerConfig) -> None:
+        super().__init__()
+        self.scale, self.offset = cfg.embed_scale, cfg.position_offset
+        self.W_E = _frozen(cfg.d_vocab, cfg.d_model)
+        self.W_pos = self.W_token_type = None
+        if cfg.positions == "learned":
+            self.W_pos = _frozen(cfg.position_offset + cfg.n_ctx, cfg.d_model)
+        if cfg.n_token_types:
+            self.W_token_type = _frozen(cfg.n_token_types, cfg.d_model)
+
+    def forward(
+        self, tokens: Tokens, layout: Layout, tap: Silent | Tap = SILENT
+    ) -> Float[Tensor, "batch pos d_model"]:
+        x = F.embedding(tokens.ids, self.W_E) if tokens.vectors is None else tokens.vectors
+        if self.scale is not None and tokens.vectors is None:
+            x = x * torch.tensor(self.scale, dtype=x.dtype)
+        x = tap("hook_embed", x)
+        if self.W_pos is not None:
+            rows = F.embedding(layout.positions + self.offset, self.W_pos)
+            x = x + tap("hook_pos_embed", rows.expand(len(tokens), -1, -1))
+        if self.W_token_type is not None:
+            types = tokens.token_types
+            types = tokens.real.new_zeros(tokens.shape, dtype=torch.long) if types is None else types
+            x = x + tap("hook_token_type_embed", F.embedding(types, self.W_token_type))
+        return x
+
+
+class Block(nn.Module):
+    """One layer: attention, then the MLP, each added to the residual stream."""
+
+    def __init__(self, cfg: TransformerConfig, layer: int) -> None:
+        super().__init__()
+        name, position = f"blocks.{layer}", cfg.norm_position
+        self.parallel, self.shared_norm = cfg.parallel, cfg.parallel_shared_norm
+        self.heads = (cfg.n_heads, cfg.n_kv_heads, cfg.n_kv_heads)
+        self.attn = Attention(cfg, layer)
+        self.mlp = MLP(cfg, layer) if cfg.d_mlp else None
+        normed = cfg.norm != "none"
+        self.pre_norm = normed and position in ("pre", "both")
+        self.post_norm = normed and position == "post"
+        self.output_norm = normed and position in ("output", "both")
+        has_ln2 = cfg.d_mlp > 0 and not cfg.parallel_shared_norm
+        if self.pre_norm or self.post_norm:
+            self.ln1 = Norm(cfg, f"{name}.ln1")
+            self.ln2 = Norm(cfg, f"{name}.ln2") if has_ln2 else None
+        if self.output_norm:
+            self.ln1_post = Norm(cfg, f"{name}.ln1_post")
+            self.ln2_post = Norm(cfg, f"{name}.ln2_post") if cfg.d_mlp else None
+        for site in ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"):
+            setattr(self, f"hook_{site}", f"{name}.hook_{site}")
+        self.input_sites = tuple(f"{name}.hook_{part}_input" for part in "qkv")
+
+    def forward(
+        self,
+        resid_pre: Float[Tensor, "batch pos d_model"],
+        layout: Layout,
+        tap: Silent | Tap = SILENT,
+    ) -> Float[Tensor, "batch pos d_model"]:
+        x = tap(self.hook_resid_pre, resid_pre)
+        split = self._split_inputs(x, tap)
+        normed = self.ln1(x, tap) if self.pre_norm else x
+        attn_out = self.attn(normed, layout, tap, split)
+        if self.output_norm:
+            attn_out = self.ln1_post(attn_out, tap)
+        attn_out = tap(self.hook_attn_out, attn_out)
+        if self.parallel:
+            mlp_in = normed if self.shared_norm or not self.pre_norm else self.ln2(x, tap)
+            mlp_out = tap(self.hook_mlp_out, self.mlp(mlp_in, tap))
+            return tap(self.hook_resid_post, x + attn_out + mlp_out)
+        x = x + attn_out
+        if self.post_norm:
+            x = self.ln1(x, tap)
+        if self.mlp is not None:
+            x = self.from_resid_mid(x, tap)
+        return tap(self.hook_resid_post, x)
+
+    def from_resid_mid(self, resid_mid: Tensor, tap: Silent | Tap = SILENT) -> Tensor:
+        """The MLP's half, up to hook_resid_post."""
+        x = tap(self.hook_resid_mid, resid_mid)
+        mlp_out = self.mlp(self.ln2(x, tap) if self.pre_norm else x, tap)
+        if self.output_norm:
+            mlp_out = self.ln2_post(mlp_out, tap)
+        x = x + tap(self.hook_mlp_out, mlp_out)
+        return self.ln2(x, tap) if self.post_norm else x
+
+    def _split_inputs(self, x: Tensor, tap: Silent | Tap) -> SplitInputs | None:
+        """What q, k and v read, per head, where somebody may change it."""
+        if not any(map(tap.wants, self.input_sites)):
+            return None
+        if self.pre_norm and any(map(tap.changes, self.input_sites)):
+            for site in (self.ln1.hook_scale, self.ln1.hook_normalized):
+                if tap.changes(site):  # heads with an input of their own no longer read it
+                    raise EditError(
+                        f"{site!r} cannot be changed in one run with {self.input_sites}: a head "
+                        "whose input is its own is normed apart; use one or the other"
+                    )
+        parts: list[Tensor | None] = [None, None, None]
+        for i, (site, heads) in enumerate(zip(self.input_sites, self.heads, strict=True)):
+            if tap.wants(site):
+                seen = tap(site, x[:, :, None].expand(-1, -1, heads, -1))
+                if tap.changes(site):
+                    parts[i] = self.ln1(seen) if self.pre_norm else seen
+        return None if parts == [None, None, None] else tuple(parts)
+
+
+class Unembed(nn.Module):
+    """Logits over the vocabulary; the matrix is the embedding's where the two are tied."""
+
+    def __init__(self, cfg: TransformerConfig) -> None:
+        super().__init__()
+        self.softcap = cfg.final_softcap
+        self.weight = None if cfg.tied else _frozen(cfg.d_vocab, cfg.d_model)
+        self.bias = _frozen(cfg.d_vocab) if cfg.unembed_bias else None
+
+    def forward(
+        self, x: Float[Tensor, "batch pos d_model"], W_E: Float[Tensor, "d_vocab d_model"]
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        logits = F.linear(x, W_E if self.weight is None else self.weight, self.bias)
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+
+class HookedTransformer(Verbs, nn.Module):
+    """A transformer of the given config. Its weights are set by `init_weights` or by loading.
+
+    Parameters never require a gradient unless somebody asks them to (`model.requires_grad_()`).
+    Made under `torch.device("meta")`, it allocates nothing.
+    """
+
+    def __init__(
+        self,
+        cfg: TransformerConfig,
+        tokenizer: Tokenizer | None = None,
+        *,
+        name: str = "custom",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for field, value in NOT_YET.items():
+            if getattr(cfg, field) == value:
+                raise ConfigError(f"{field}={value!r} is not computed yet by HookedTransformer")
+        if cfg.rotary_scaling is not None and cfg.rotary_scaling.kind == "ntk":
+            raise ConfigError("rotary_scaling.kind='ntk' is not computed yet by HookedTransformer")
+        self.cfg, self.tokenizer, self.name = cfg, tokenizer, name
+        self.sites = SiteTable(cfg)
+        self.fwd_hooks: tuple = ()
+        self.source: dict = {}
+        normed = cfg.norm != "none"
+        with torch.device(torch.empty(0).device if device is None else device):
+            self.embed = Embed(cfg)
+            self.embed_ln = Norm(cfg, "embed_ln") if cfg.embed_norm else None
+            self.blocks = nn.ModuleList(Block(cfg, layer) for layer in range(cfg.n_layers))
+            self.ln_final = Norm(cfg, "ln_final") if cfg.final_norm and normed else None
+            self.unembed = None if cfg.head == "none" else Unembed(cfg)
+        self.to(dtype)
+        if not self.W_E.is_meta:
+            self.init_weights(seed)
+
+    def forward(
+        self,
+        tokens: Input,
+        tap: Tap | None = None,
+        *,
+        prefix: Prefix | None = None,
+        stop_at_layer: int | None = None,
+    ) -> Tensor:
+        """Logits [batch pos d_vocab]; with cfg.head "none" the final residual [batch pos d_model].
+
+        With stop_at_layer=l, the residual stream that layer l would read (l = n_layers: the last).
+        `prefix` lies to the left of the tokens. Raises ValueError on ids outside the vocabulary, an
+        empty prompt, or positions past n_ctx.
+        """
+        tokens = self.accept(tokens)
+        stop = self._stop(stop_at_layer)
+        if tap is not None or not self.fwd_hooks:
+            return self._run(tokens, SILENT if tap is None else tap, prefix, stop)
+        own = self.make_tap(stop_at_layer=stop_at_layer)
+        out = self._run(tokens, own, prefix, stop)
+        own.check_fired()
+        return out
+
+    def _run(
+        self, tokens: Tokens, tap: Silent | Tap, prefix: Prefix | None, stop: int | None
+    ) -> Tensor:
+        layout = Layout(self.cfg, tokens, prefix, like=self.embed.W_E)
+        layout.check_context()
+        x = self.embed(tokens, layout, tap)
+        if self.embed_ln is not None:
+            x = self.embed_ln(x, tap)
+        for layer, block in enumerate(self.blocks):
+            if layer == stop:
+                return x
+            x = block(x, layout, tap)
+        if isinstance(prefix, GrowingPrefix):
+            prefix.advance(tokens)
+        return x if stop is not None else self.to_logits(x, tap)
+
+    def to_logits(
+        self, resid: Float[Tensor, "batch pos d_model"], tap: Silent | Tap = SILENT
+    ) -> Tensor:
+        """From the last residual stream to the model's output: final norm, then unembedding."""
+        if self.ln_final is not None:
+            resid = self.ln_final(resid, tap)
+        if self.unembed is None:
+            return resid
+        return tap("hook_logits", self.unembed(resid, self.embed.W_E))
+
+    def run_with_hooks(
+        self, tokens: Input, fwd_hooks: FwdHooks, *, stop_at_layer: int | None = None
+    ) -> Tensor:
+        """The output of one run with `fwd_hooks` [(filter, fn)], fn(tensor, hook) → tensor | None."""
+        return self.with_hooks(fwd_hooks)(tokens, stop_at_layer=stop_at_layer)
+
+    def run_with_cache(
+        self,
+        tokens: Input,
+        names_filter: SiteFilter = None,
+        *,
+        pos: Positions = None,
+        stop_at_layer: int | None = None,
+        device: torch.device | str | None = None,
+        grad: bool = False,
+    ) -> tuple[Tensor, ActivationCache]:
+        """The output of one run, and the sites that `names_filter` selects (None: all but the
+        per-head expansions).
+
+        `pos` keeps some positions (an index, slice or list; the axis stays). `device` is where
+        the cache goes; the model stays. With grad=True the cached tensors are in the autograd
+        graph, so that `torch.autograd.grad(metric, cache.values())` works; it refuses pos= and
+        device=, whose copies would be off the graph.
+        """
+        if grad and (pos is not None or device is not None):
+            raise ValueError("grad=True refuses pos= and device=: their copies are off the graph")
+        tokens = self.accept(tokens)
+        tap = self.make_tap(
+            names_filter, reading=True, stop_at_layer=stop_at_layer, pos=pos, device=device, grad=grad
+        )
+        with torch.set_grad_enabled(grad):
+            out = self._run(tokens, tap, None, self._stop(stop_at_layer))
+        tap.check_fired()
+        return out, ActivationCache(tap.values, self.sites, tokens)
+
+    def make_tap(
+        self,
+        names_filter: SiteFilter = None,
+        *,
+        reading: bool = False,
+        stop_at_layer: int | None = None,
+        pos: Positions = None,
+        device: torch.device | str | None = None,
+        grad: bool = False,
+    ) -> Tap:
+        """A tap for one run: this view's hooks and, when `reading`, the sites of `names_filter`."""
+        stop = self._stop(stop_at_layer)
+        sites = self.sites if stop is None else self.sites.before_layer(stop)
+        reads = sites.select(names_filter) if reading else ()
+        return Tap(sites, reads=reads, fwd_hooks=self.fwd_hooks, pos=pos, device=device, grad=grad)
+
+    def with_hooks(self, fwd_hooks: FwdHooks) -> HookedTransformer:
+        """A view of this model on which the hooks are active in every verb.
+
+        The view shares the weights and cannot be changed; this model stays as it is. Views of
+        views apply the older hooks first. Raises UnknownSite at once on a name that matches nothing.
+        """
+        hooks = (*self.fwd_hooks, *fwd_hooks)
+        Tap(self.sites, fwd_hooks=hooks)  # names and functions are checked here
+        view = copy.copy(self)
+        view.__dict__["fwd_hooks"] = hooks
+        return view
+
+    def hooks(self, *_: object, **__: object) -> None:
+        """Not here: hooks in a context would need state in the model."""
+        raise TypeError("the model holds no hooks; use `model.with_hooks([(site, fn)])(tokens)`")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if self.__dict__.get("fwd_hooks"):
+            raise AttributeError(f"cannot set {name!r}: a view made by with_hooks is immutable")
+        super().__setattr__(name, value)
+
+    def _apply(self, fn, recurse: bool = True):
+        if self.fwd_hooks:
+            raise AttributeError("a view made by with_hooks is immutable: move or cast the model")
+        return super()._apply(fn, recurse)
+
+    def _stop(self, stop_at_layer: int | None) -> int | None:
+        if stop_at_layer is None:
+            return None
+        n = self.cfg.n_layers
+        if not -n <= stop_at_layer <= n:
+            raise ValueError(f"stop_at_layer={stop_at_layer}: this model has layers 0 to {n - 1}")
+        return stop_at_layer % n if stop_at_layer < 0 else stop_at_layer
+
+    @torch.no_grad()
+    def init_weights(self, seed: int = 0) -> None:
+        """Random weights as GPT-2's: N(0, 0.02), writers divided by √(2 n_layers), biases 0."""
+        generator = torch.Generator(self.W_E.device).manual_seed(seed)
+        shrink = (2 * self.cfg.n_layers) ** -0.5
+        for name, parameter in self.named_parameters():
+            if name.endswith(".w"):
+                parameter.fill_(0.0 if self.cfg.norm == "rmsnorm_plus1" else 1.0)
+            elif name.endswith((".b", "bias")):
+                parameter.zero_()
+            else:
+                std = 0.02 * (shrink if name.endswith("out_weight") else 1)
+                parameter.normal_(0, std, generator=generator)
+
+
+def _frozen(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.empty(*shape), requires_grad=False)

@@ -1,0 +1,236 @@
+"""What a model can be asked besides running: text in and out, pooling, generation, weight views."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..sites import SiteFilter
+from ..tokens import Tokens
+from . import generate as generation
+from .identities import check_identities
+from .weights import FactoredMatrix, count_params, folded
+
+if TYPE_CHECKING:
+    from ..tokenizer import Tokenizer
+    from .transformer import HookedTransformer, Input
+
+
+def _stacked(part: str, name: str) -> property:
+    def stack(self: HookedTransformer) -> Tensor:
+        return torch.stack([getattr(getattr(block, part), name) for block in self.blocks])
+
+    return property(stack, doc=f"`blocks[l].{part}.{name}` of all layers, stacked on demand.")
+
+
+class Verbs:
+    """The part of `HookedTransformer` that does not compute the forward pass."""
+
+    W_Q, W_K, W_V, W_O = (_stacked("attn", name) for name in ("W_Q", "W_K", "W_V", "W_O"))
+    b_Q, b_K, b_V, b_O = (_stacked("attn", name) for name in ("b_Q", "b_K", "b_V", "b_O"))
+    W_in, W_gate, W_out = (_stacked("mlp", name) for name in ("W_in", "W_gate", "W_out"))
+    b_in, b_gate, b_out = (_stacked("mlp", name) for name in ("b_in", "b_gate", "b_out"))
+
+    @property
+    def W_E(self: HookedTransformer) -> Float[Tensor, "d_vocab d_model"]:
+        return self.embed.W_E
+
+    @property
+    def W_pos(self: HookedTransformer) -> Float[Tensor, "n_ctx d_model"]:
+        """Row p belongs to position p."""
+        if self.embed.W_pos is None:
+            raise ValueError(f"positions={self.cfg.positions!r}: this model has no W_pos")
+        return self.embed.W_pos[self.cfg.position_offset :]
+
+    @property
+    def W_U(self: HookedTransformer) -> Float[Tensor, "d_model d_vocab"]:
+        if self.unembed is None:
+            raise ValueError("head='none': this model has no unembedding")
+        return (self.W_E if self.cfg.tied else self.unembed.weight).T
+
+    @property
+    def b_U(self: HookedTransformer) -> Float[Tensor, " d_vocab"]:
+        bias = None if self.unembed is None else self.unembed.bias
+        return self.W_E.new_zeros(self.cfg.d_vocab) if bias is None else bias
+
+    @property
+    def QK(self: HookedTransformer) -> FactoredMatrix:
+        """W_Q W_Kᵀ of every head [layer head d_model d_model]: query side × key side."""
+        return FactoredMatrix(self.W_Q, self._per_query_head(self.W_K).mT)
+
+    @property
+    def OV(self: HookedTransformer) -> FactoredMatrix:
+        """W_V W_O of every head [layer head d_model d_model]: what is read × what is written."""
+        return FactoredMatrix(self._per_query_head(self.W_V), self.W_O)
+
+    def _per_query_head(self: HookedTransformer, kv: Tensor) -> Tensor:
+        return kv.repeat_interleave(self.cfg.n_heads // self.cfg.n_kv_heads, dim=1)
+
+    @property
+    def device(self: HookedTransformer) -> torch.device:
+        return self.embed.W_E.device
+
+    @property
+    def dtype(self: HookedTransformer) -> torch.dtype:
+        return self.embed.W_E.dtype
+
+    def accept(self: HookedTransformer, value: Input) -> Tokens:
+        """Tokens on this model's device, checked: ids inside the vocabulary, vectors d_model wide."""
+        if isinstance(value, str) or (
+            isinstance(value, (list, tuple)) and len(value) > 0 and isinstance(value[0], str)
+        ):
+            value = self.to_tokens(value)
+        tokens = Tokens.of(value)
+        if tokens.vectors is not None:
+            if tokens.vectors.shape[-1] != self.cfg.d_model:
+                raise ValueError(
+                    f"vectors are {tokens.vectors.shape[-1]} wide; d_model={self.cfg.d_model}"
+                )
+            vectors = tokens.vectors.to(self.device, self.dtype)
+            return dataclasses.replace(tokens, vectors=vectors).to(self.device)
+        if not torch.compiler.is_compiling() and not tokens.ids.is_meta:
+            low, high = (int(v) for v in tokens.ids.aminmax())
+            if low < 0 or high >= self.cfg.d_vocab:
+                raise ValueError(
+                    f"token id {low if low < 0 else high} is outside the vocabulary: "
+                    f"expected 0 to {self.cfg.d_vocab - 1}"
+                )
+        return tokens.to(self.device)
+
+    def to_tokens(
+        self: HookedTransformer,
+        texts: str | Sequence[str],
+        *,
+        bos: bool | None = None,
+        side: Literal["left", "right"] = "right",
+        roles: Mapping[str, Tensor] | None = None,
+    ) -> Tokens:
+        """Text to Tokens, one row per text, padded on `side`.
+
+        bos=None follows the tokenizer's own template ([CLS] … [SEP] for BERT, BOS for Llama,
+        nothing for GPT-2); True puts exactly one BOS first; False adds no special token.
+        """
+        tokenizer = self._tokenizer()
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if not texts:
+            raise ValueError("empty prompt: no text was given")
+        rows = [tokenizer.encode(text, bos=bos) for text in texts]
+        for text, row in zip(texts, rows, strict=True):
+            if not row:
+                raise ValueError(f"empty prompt: {text!r} has no tokens (bos=True would add one)")
+        pad_id = next((i for i in (tokenizer.pad_id, tokenizer.eos_id) if i is not None), 0)
+        tokens = Tokens.from_rows(rows, pad_id=pad_id, side=side)
+        begins = tokenizer.bos_id is not None and all(row[0] == tokenizer.bos_id for row in rows)
+        return dataclasses.replace(
+            tokens,
+            strings=[tokenizer.str_tokens(ids) for ids in tokens.ids.tolist()],
+            roles=dict(roles or {}),
+            bos=begins,
+        ).to(self.device)
+
+    def to_str_tokens(self: HookedTransformer, text: str, *, bos: bool | None = None) -> list[str]:
+        """The readable pieces of a text, one per token."""
+        return self._tokenizer().str_tokens(self._tokenizer().encode(text, bos=bos))
+
+    def to_string(self: HookedTransformer, ids: Tensor | Sequence[int]) -> str:
+        """The text of some ids."""
+        return self._tokenizer().decode(torch.as_tensor(ids).flatten().tolist())
+
+    def to_single_token(self: HookedTransformer, word: str) -> int:
+        """The one id of a word. Raises ValueError naming the pieces when it is several."""
+        return self._tokenizer().single(word)
+
+    def _tokenizer(self: HookedTransformer) -> Tokenizer:
+        if self.tokenizer is None:
+            raise ValueError(f"model {self.name!r} has no tokenizer: give token ids, not text")
+        return self.tokenizer
+
+    @torch.no_grad()
+    def pool(
+        self: HookedTransformer, tokens: Input, how: Literal["mean", "first", "last"] = "mean"
+    ) -> Float[Tensor, "batch d_model"]:
+        """One vector per row from the last residual stream (behind the last block).
+
+        mean: over real tokens (sentence-transformers, not normalised); first: BERT's [CLS]; last:
+        the last real token.
+        """
+        tokens = self.accept(tokens)
+        resid = self(tokens, stop_at_layer=self.cfg.n_layers)
+        real = tokens.real
+        if how == "mean":
+            weights = real.to(resid.dtype)[..., None]
+            return (resid * weights).sum(1) / weights.sum(1)
+        index = torch.arange(real.shape[1], device=real.device)
+        if how == "first":
+            at = torch.where(real, index, real.shape[1]).amin(1)
+        elif how == "last":
+            at = torch.where(real, index, -1).amax(1)
+        else:
+            raise ValueError(f"how={how!r}: expected 'mean', 'first' or 'last'")
+        return resid[torch.arange(len(tokens), device=at.device), at]
+
+    def generate(
+        self: HookedTransformer,
+        prompt: Input,
+        max_new_tokens: int = 50,
+        *,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        stop: str | Sequence[str] = (),
+        stop_at_eos: bool = True,
+        names_filter: SiteFilter = None,
+    ) -> generation.Generation:
+        """Continue a prompt, or several of unequal length; temperature 0 is greedy.
+
+        A row ends at a stop string (cut off) or the end-of-sequence token. The draws of a row
+        depend on `seed` and its index alone. With `names_filter`, the activations of every step are
+        in `.caches`. Raises ValueError where prompt and continuation pass n_ctx.
+        """
+        return generation.generate(
+            self,
+            prompt,
+            max_new_tokens,
+            generation.Sampling(temperature, top_k, top_p, seed),
+            [stop] if isinstance(stop, str) else list(stop),
+            names_filter,
+            stop_at_eos,
+        )
+
+    def stream(
+        self: HookedTransformer,
+        prompt: Input,
+        max_new_tokens: int = 50,
+        *,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        names_filter: SiteFilter = None,
+    ) -> Iterator[generation.Step]:
+        """`generate`, one step at a time and without stopping early; may be abandoned."""
+        tokens = generation.prepare(self, prompt, max_new_tokens)
+        sampling = generation.Sampling(temperature, top_k, top_p, seed)
+        keep = names_filter is not None
+        return generation.stream(self, tokens, max_new_tokens, sampling, names_filter, keep)
+
+    def folded(self: HookedTransformer) -> HookedTransformer:
+        """A copy whose norms only normalise; see `interp.model.weights.folded`."""
+        return folded(self)
+
+    def check_identities(self: HookedTransformer, tokens: Input) -> pd.DataFrame:
+        """Whether the sites of this model mean what they say; see `interp.model.identities`."""
+        return check_identities(self, tokens)
+
+    def num_params(
+        self: HookedTransformer, by: Literal["component", "layer"] | None = None
+    ) -> pd.Series | int:
+        """Parameters: in all, by component or by layer; see `interp.num_params`."""
+        return count_params(self, by)

@@ -1,0 +1,225 @@
+"""Weights as a researcher reads them: per-head matrices, products kept factored, folded norms."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Literal
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..config import TransformerConfig
+
+if TYPE_CHECKING:
+    from .transformer import HookedTransformer
+
+COMPONENTS = (
+    "embed", "pos_embed", "W_Q", "W_K", "W_V", "W_O", "W_in", "W_gate", "W_out", "norms", "unembed",
+)  # fmt: skip
+
+
+class FactoredMatrix:
+    """The product A B, kept as its factors: [..., m, r] and [..., r, n] with r small.
+
+    Products, singular values, eigenvalues and norms never multiply it out (Elhage et al. 2021 read
+    QK and OV circuits this way).
+    """
+
+    def __init__(self, A: Float[Tensor, "*batch m r"], B: Float[Tensor, "*batch r n"]) -> None:
+        if A.shape[-1] != B.shape[-2]:
+            raise ValueError(
+                f"inner sizes differ: A is {list(A.shape)}, B is {list(B.shape)}; "
+                "expected [..., m, r] and [..., r, n]"
+            )
+        self.A, self.B = A, B
+
+    @property
+    def shape(self) -> torch.Size:
+        batch = torch.broadcast_shapes(self.A.shape[:-2], self.B.shape[:-2])
+        return torch.Size([*batch, self.A.shape[-2], self.B.shape[-1]])
+
+    @property
+    def AB(self) -> Float[Tensor, "*batch m n"]:
+        """The product, multiplied out."""
+        return self.A @ self.B
+
+    @property
+    def T(self) -> FactoredMatrix:
+        return FactoredMatrix(self.B.mT, self.A.mT)
+
+    def __getitem__(self, index) -> FactoredMatrix:
+        """A part of the batch axes: QK[3, 5]."""
+        batch = self.shape[:-2]
+        A = self.A.expand(*batch, *self.A.shape[-2:])
+        B = self.B.expand(*batch, *self.B.shape[-2:])
+        return FactoredMatrix(A[index], B[index])
+
+    def __matmul__(self, other: FactoredMatrix | Tensor) -> FactoredMatrix:
+        if isinstance(other, FactoredMatrix):
+            inner = self.B @ other.A
+            if inner.shape[-1] <= inner.shape[-2]:  # keep the smaller inner size
+                return FactoredMatrix(self.A @ inner, other.B)
+            return FactoredMatrix(self.A, inner @ other.B)
+        return FactoredMatrix(self.A, self.B @ other)
+
+    def __rmatmul__(self, other: Tensor) -> FactoredMatrix:
+        return FactoredMatrix(other @ self.A, self.B)
+
+    def svd(self) -> tuple[Tensor, Tensor, Tensor]:
+        """U [..., m, r], S [..., r] falling, Vh [..., r, n] with A B = U diag(S) Vh."""
+        q_a, r_a = torch.linalg.qr(self.A)
+        q_b, r_b = torch.linalg.qr(self.B.mT)
+        U, S, Vh = torch.linalg.svd(r_a @ r_b.mT, full_matrices=False)
+        return q_a @ U, S, Vh @ q_b.mT
+
+    @property
+    def eigenvalues(self) -> Tensor:
+        """The eigenvalues of A B that can differ from zero, complex [..., r]: those of B A."""
+        if self.shape[-1] != self.shape[-2]:
+            raise ValueError(f"eigenvalues need a square product, this one is {list(self.shape)}")
+        return torch.linalg.eigvals(self.B @ self.A)
+
+    def norm(self) -> Tensor:
+        """Frobenius norm [...], from the singular values (a Gram product would square the error)."""
+        return self.svd()[1].square().sum(-1).sqrt()
+
+    def __repr__(self) -> str:
+        return f"FactoredMatrix({list(self.shape)}, inner {self.A.shape[-1]})"
+
+
+def count_params(
+    model: HookedTransformer, by: Literal["component", "layer"] | None = None
+) -> pd.Series | int:
+    """Parameters of a model, counted without reading them.
+
+    by="component": Series over embed (with token types), pos_embed, W_Q … W_out, norms, unembed
+    (0 when tied); a bias counts with its matrix. by="layer": Series over layers, with -1 for what
+    lies outside the blocks. None: the total.
+    """
+    if by not in (None, "component", "layer"):
+        raise ValueError(f"by={by!r}: expected 'component', 'layer' or None")
+    counts = [
+        (component, _layer_of(name), size)
+        for name, parameter in model.named_parameters()
+        for component, size in _components(name, parameter, model.cfg)
+    ]
+    if by is None:
+        return sum(size for *_, size in counts)
+    frame = pd.DataFrame(counts, columns=["component", "layer", "n_params"])
+    totals = frame.groupby(by)["n_params"].sum()
+    return totals.reindex(COMPONENTS, fill_value=0) if by == "component" else totals
+
+
+def _layer_of(name: str) -> int:
+    return int(name.split(".")[1]) if name.startswith("blocks.") else -1
+
+
+def _components(name: str, parameter: Tensor, cfg: TransformerConfig) -> list[tuple[str, int]]:
+    """Which components a parameter holds: fused matrices hold several."""
+    module, _, leaf = name.rpartition(".")
+    total = parameter.numel()
+    if leaf.startswith("qkv_"):
+        per_head = total // (cfg.n_heads + 2 * cfg.n_kv_heads)
+        kv = per_head * cfg.n_kv_heads
+        return [("W_Q", per_head * cfg.n_heads), ("W_K", kv), ("W_V", kv)]
+    if module.endswith("attn"):
+        return [("W_O", total)]
+    if leaf.startswith("in_"):
+        halves = [("W_gate", total // 2), ("W_in", total // 2)]
+        return halves if cfg.mlp_gated else [("W_in", total)]
+    if module.endswith("mlp"):
+        return [("W_out", total)]
+    if module in ("embed", "unembed"):
+        return [("pos_embed" if leaf == "W_pos" else module, total)]
+    return [("norms", total)]
+
+
+@torch.no_grad()
+def folded(model: HookedTransformer) -> HookedTransformer:
+    """A copy with the same predictions in which norms only normalise.
+
+    Gains and biases of the norms before each sublayer and before the unembedding go into the
+    matrices that read them. Under LayerNorm what is written to the residual stream is centred
+    (LayerNorm removes the mean anyway), and W_U is centred over the vocabulary unless the logits
+    are soft-capped: logits then differ by a constant per position, probabilities not at all.
+    Raises ValueError on post-norm models, whose norms stand on the residual stream itself.
+    """
+    cfg = model.cfg
+    if cfg.norm_position in ("post", "output"):
+        raise ValueError(
+            f"cannot fold norms with norm_position={cfg.norm_position!r}: no linear map reads "
+            "them alone; folding needs 'pre' or 'both'"
+        )
+    if model.fwd_hooks:
+        raise ValueError("fold the model before with_hooks: its sites mean something else after")
+    biased = cfg.norm == "layernorm" and cfg.norm_affine and cfg.norm_bias
+    has_head = cfg.head != "none"
+    new_cfg = cfg.replace(
+        tied=False,
+        qkv_bias=cfg.qkv_bias or biased,
+        mlp_bias=cfg.mlp_bias or (biased and cfg.d_mlp > 0),
+        unembed_bias=has_head and (cfg.unembed_bias or biased),
+    )
+    with torch.device("meta"):
+        new = type(model)(new_cfg, model.tokenizer, name=f"{model.name} (folded)")
+    state = {name: p.clone() for name, p in model.state_dict().items()}
+    if has_head and cfg.tied:
+        state["unembed.weight"] = model.W_E.clone()
+    for name, empty in new.state_dict().items():  # biases that folding brings
+        if name not in state:
+            state[name] = torch.zeros(empty.shape, dtype=model.W_E.dtype, device=model.W_E.device)
+    new.load_state_dict(state, assign=True)
+    new.requires_grad_(False)
+    new.source = copy.deepcopy(model.source)
+    _fold_norms(new)
+    if cfg.norm == "layernorm" and cfg.norm_position == "pre" and cfg.final_norm:
+        _centre_writers(new)
+    if has_head and cfg.final_softcap is None:
+        new.unembed.weight -= new.unembed.weight.mean(0)
+        if new.unembed.bias is not None:
+            new.unembed.bias -= new.unembed.bias.mean()
+    return new
+
+
+def _fold_norms(model: HookedTransformer) -> None:
+    for block in model.blocks:
+        readers = [(block.attn.qkv_weight, block.attn.qkv_bias)]
+        if block.mlp is not None:
+            mlp = (block.mlp.in_weight, block.mlp.in_bias)
+            if model.cfg.parallel_shared_norm:
+                readers.append(mlp)
+            elif block.pre_norm:
+                _fold(block.ln2, [mlp])
+        if block.pre_norm:
+            _fold(block.ln1, readers)
+    if model.ln_final is not None and model.unembed is not None:
+        _fold(model.ln_final, [(model.unembed.weight, model.unembed.bias)])
+
+
+def _fold(norm, readers: list[tuple[Tensor, Tensor | None]]) -> None:
+    """Move a norm's gain and bias into the maps [out, in] that read it."""
+    if norm.w is None:
+        return
+    for weight, bias in readers:
+        if norm.b is not None:
+            bias += weight @ norm.b
+        weight *= norm.gain
+    norm.w.fill_(0.0 if norm.kind == "rmsnorm_plus1" else 1.0)
+    if norm.b is not None:
+        norm.b.zero_()
+
+
+def _centre_writers(model: HookedTransformer) -> None:
+    """Remove the mean over d_model from everything that is added to the residual stream."""
+    if model.embed_ln is None:  # behind an embedding norm the embedding is no longer a sum
+        for table in (model.embed.W_E, model.embed.W_pos, model.embed.W_token_type):
+            if table is not None:
+                table -= table.mean(-1, keepdim=True)
+    for block in model.blocks:
+        for part in (block.attn, block.mlp):
+            if part is not None:
+                part.out_weight -= part.out_weight.mean(0)
+                if part.out_bias is not None:
+                    part.out_bias -= part.out_bias.mean()

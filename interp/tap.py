@@ -1,0 +1,224 @@
+"""The tap: what one run reads and edits, and the ledger of what fired.
+
+The model holds no hooks. Its forward pass calls `x = tap(site, x)` at every site, and asks
+`tap.wants(site)` before computing what exists only to be looked at. A tap lives for one run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from .sites import SiteFilter, SiteName, SiteTable, UnknownSite
+from .tokens import Tokens
+
+
+class Hook(NamedTuple):
+    """Where an edit function is called."""
+
+    name: str
+    layer: int | None
+
+
+EditFn: TypeAlias = Callable[[Tensor, Hook], Tensor | None]
+FwdHooks: TypeAlias = Sequence[tuple[SiteFilter, EditFn]]
+Positions: TypeAlias = int | slice | Sequence[int] | None
+
+
+class Fired(NamedTuple):
+    """One line of the ledger: how often a site's edits ran, over how many rows in all."""
+
+    site: str
+    times: int
+    rows: int
+
+
+class EditError(ValueError):
+    """An edit that cannot land: wrong shape, dtype or device, or it never fired."""
+
+
+class Silent:
+    """The tap of a plain forward pass: wants nothing, changes nothing."""
+
+    __slots__ = ()
+
+    def wants(self, site: str) -> bool:
+        return False
+
+    def changes(self, site: str) -> bool:
+        return False
+
+    def __call__(self, site: str, x: Tensor) -> Tensor:
+        return x
+
+
+SILENT = Silent()
+
+
+class Tap:
+    """Reads `reads` into `values` and applies `fwd_hooks`, in order, during one run.
+
+    An edit function gets its own copy of the tensor and a `Hook`; it returns a tensor of the same
+    shape, dtype and device, or None for the copy as it stands. A value is read after its edits.
+    `pos` keeps some positions of each read (the axis stays); `device` moves reads there; `grad`
+    keeps them in the autograd graph. Raises UnknownSite on a name that the table does not have.
+    """
+
+    def __init__(
+        self,
+        sites: SiteTable,
+        *,
+        reads: Iterable[str] = (),
+        fwd_hooks: FwdHooks = (),
+        pos: Positions = None,
+        device: torch.device | str | None = None,
+        grad: bool = False,
+    ) -> None:
+        self.sites = sites
+        self.values: dict[str, Tensor] = {}
+        self._reads = set(reads)
+        self._edits: dict[str, list[EditFn]] = {}
+        for names_filter, edit in fwd_hooks:
+            if not callable(edit):
+                raise EditError(f"the hook on {names_filter!r} is {edit!r}, not a function")
+            for name in sites.select(names_filter):
+                self._edits.setdefault(name, []).append(edit)
+        for name in self._reads:
+            if name not in sites:
+                sites[name]  # raises with the nearest names
+        self._looked_at = self._reads | set(self._edits)
+        self._pos, self._device, self._grad = pos, device, grad
+        self._fired: dict[str, list[int]] = {}
+
+    def wants(self, site: str) -> bool:
+        """Whether anybody reads or edits this site."""
+        return site in self._looked_at
+
+    def changes(self, site: str) -> bool:
+        """Whether what flows on from this site may depend on the tap: an edit, or a gradient."""
+        return site in self._edits or (self._grad and site in self._reads)
+
+    def __call__(self, site: str, x: Tensor) -> Tensor:
+        if site in self._looked_at:
+            if site in self._edits:
+                x = self._edit(site, x)
+            if site in self._reads:
+                x = self._read(site, x)
+        return x
+
+    @property
+    def ledger(self) -> list[Fired]:
+        """What fired, in the order of first firing."""
+        return [Fired(site, *counts) for site, counts in self._fired.items()]
+
+    def check_fired(self) -> None:
+        """Raise EditError unless every edit ran and every read was met."""
+        silent = [site for site in self.sites.names if site in self._edits and site not in self._fired]
+        if silent:
+            raise EditError(
+                f"the edit on {silent[0]!r} never fired"
+                + (f" (nor did {len(silent) - 1} more)" if len(silent) > 1 else "")
+                + ": the run did not reach that site"
+            )
+        unread = self._reads - set(self.values)
+        if unread:
+            raise EditError(f"the run did not reach {sorted(unread)[0]!r}, which was to be read")
+
+    def _edit(self, site: str, x: Tensor) -> Tensor:
+        hook = Hook(site, self.sites[site].layer)
+        for edit in self._edits[site]:
+            own = x.clone()
+            returned = edit(own, hook)
+            x = own if returned is None else _checked(returned, own, site)
+        times, rows = self._fired.get(site, (0, 0))
+        self._fired[site] = [times + 1, rows + x.shape[0]]
+        return x
+
+    def _read(self, site: str, x: Tensor) -> Tensor:
+        if self._grad and not x.requires_grad:
+            x = x.detach().requires_grad_()
+        kept = x if self._pos is None else _positions(x, self._pos, self.sites[site].pos_axis, site)
+        self.values[site] = kept if self._device is None else kept.to(self._device)
+        return x
+
+
+def _checked(returned: Tensor, given: Tensor, site: str) -> Tensor:
+    if not isinstance(returned, Tensor):
+        raise EditError(
+            f"the edit on {site!r} returned {type(returned).__name__}, not a tensor or None"
+        )
+    if returned.shape != given.shape:
+        raise EditError(
+            f"the edit on {site!r} returned shape {list(returned.shape)}; "
+            f"the site has {list(given.shape)}"
+        )
+    for what in ("dtype", "device"):
+        if getattr(returned, what) != getattr(given, what):
+            raise EditError(
+                f"the edit on {site!r} returned {what} {getattr(returned, what)}; "
+                f"the site has {getattr(given, what)}"
+            )
+    return returned
+
+
+def _positions(x: Tensor, pos: Positions, axis: int, site: str) -> Tensor:
+    """Some positions of x, copied: a view would keep all the others in memory."""
+    length = x.shape[axis]
+    chosen = range(length)[pos] if isinstance(pos, slice) else [pos] if isinstance(pos, int) else pos
+    for p in chosen:
+        if not -length <= p < length:
+            raise ValueError(f"pos={p} is outside the {length} positions of {site!r}")
+    index = torch.tensor([p % length for p in chosen], device=x.device, dtype=torch.long)
+    return x.index_select(axis, index)
+
+
+class ActivationCache(Mapping[str, Tensor]):
+    """What one run read: site name → tensor, in forward order. Short forms work as keys.
+
+    `cache["pattern", 3]`, `cache["blocks.3.attn.hook_pattern"]`, `cache["hook_embed"]`.
+    """
+
+    def __init__(self, values: Mapping[str, Tensor], sites: SiteTable, tokens: Tokens) -> None:
+        self._values = dict(values)
+        self._sites = sites
+        self.tokens = tokens
+        """The tokens of the run."""
+
+    def __getitem__(self, name: SiteName) -> Tensor:
+        site = self._sites[name].name
+        if site not in self._values:
+            raise UnknownSite(
+                f"{site!r} was not cached; name it in names_filter "
+                f"(cached: {len(self._values)} sites, e.g. {next(iter(self._values), None)!r})"
+            )
+        return self._values[site]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            self[name]  # type: ignore[index]
+        except KeyError:
+            return False
+        return True
+
+    def stack(self, name: str) -> Tensor:
+        """One site over all cached layers: [layer, *shape of the site]."""
+        names = [n for n in self._sites.select(name) if n in self._values]
+        locals_ = {self._sites[n].local_name for n in names}
+        if len(locals_) > 1:
+            raise UnknownSite(f"{name!r} names several sites: {', '.join(sorted(locals_))}")
+        if not names:
+            raise UnknownSite(f"no layer of {name!r} was cached; name it in names_filter")
+        return torch.stack([self._values[n] for n in names])
+
+    def __repr__(self) -> str:
+        size = sum(x.numel() * x.element_size() for x in self.values()) / 1e6
+        return f"ActivationCache({len(self)} sites, {size:.1f} MB, {self.tokens!r})"

@@ -1,0 +1,87 @@
+"""Random architectures and models for property tests."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import strategies as st
+
+from interp.config import ConfigError, TransformerConfig
+from interp.model import HookedTransformer
+
+
+@st.composite
+def configs(draw, **fixed) -> TransformerConfig:
+    """Any architecture that the forward pass computes, small."""
+    pick = lambda *options: draw(st.sampled_from(options))  # noqa: E731
+    n_layers = draw(st.integers(1, 3))
+    n_kv_heads = pick(1, 2)
+    norm = pick("layernorm", "rmsnorm", "rmsnorm_plus1", "none")
+    positions = pick("learned", "rotary", "alibi", "none")
+    position = pick("pre", "post", "output", "both")
+    d_mlp = pick(0, 24)
+    parallel = position == "pre" and d_mlp > 0 and pick(True, False)
+    head = pick("unembed", "unembed", "none")
+    values = {
+        "n_layers": n_layers,
+        "d_model": 16,
+        "d_head": 6,
+        "n_kv_heads": n_kv_heads,
+        "n_heads": n_kv_heads * pick(1, 2, 3),
+        "d_mlp": d_mlp,
+        "d_vocab": 11,
+        "n_ctx": 16,
+        "norm": norm,
+        "norm_position": position,
+        "norm_affine": pick(True, True, False),
+        "norm_bias": pick(True, False),
+        "embed_norm": norm != "none" and pick(True, False),
+        "final_norm": pick(True, False),
+        "parallel": parallel,
+        "parallel_shared_norm": parallel and pick(True, False),
+        "positions": positions,
+        "position_offset": pick(0, 2),
+        "rotary_dim": pick(6, 4, 2),
+        "rotary_interleaved": pick(True, False),
+        "rotary_base": pick(10_000.0, tuple([100.0, 5000.0, 50.0][:n_layers])),
+        "rotary_layers": pick(None, tuple([True, False, True][:n_layers])),
+        "causal": pick(True, True, False),
+        "sliding_window": pick(None, tuple([None, 2, 3][:n_layers]), tuple([3, 1, None][:n_layers])),
+        "attn_scale": pick(None, 0.7),
+        "attn_scale_by_layer": pick(True, False),
+        "attn_softcap": pick(None, None, 2.0),
+        "final_softcap": pick(None, 3.0) if head == "unembed" else None,
+        "qk_norm": pick("none", "head", "all") if norm != "none" else "none",
+        "qkv_bias": pick(True, False),
+        "attn_out_bias": pick(True, False),
+        "mlp_gated": d_mlp > 0 and pick(True, False),
+        "activation": pick("gelu", "gelu_tanh", "quick_gelu", "relu", "relu2", "silu"),
+        "mlp_bias": pick(True, False),
+        "embed_scale": pick(None, 1.5),
+        "n_token_types": pick(0, 2),
+        "head": head,
+        "tied": head == "unembed" and pick(True, False),
+        "unembed_bias": head == "unembed" and pick(True, False),
+    }
+    try:
+        return TransformerConfig(**(values | fixed))
+    except ConfigError as error:  # a strategy that makes invalid configs hides what it skips
+        raise AssertionError(f"the strategy made an invalid config: {error}") from error
+
+
+def random_model(cfg: TransformerConfig, seed: int = 0, **kwargs) -> HookedTransformer:
+    """Every parameter random and large, gains and biases too: nothing hides behind an init."""
+    model = HookedTransformer(cfg, dtype=torch.float64, **kwargs)
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        parameter.normal_(0, 0.4, generator=generator)
+        if name.endswith(".w") and cfg.norm != "rmsnorm_plus1":
+            parameter.add_(1.0)
+    return model
+
+
+def small_config(**changes) -> TransformerConfig:
+    """A GPT-2-like architecture that runs in a millisecond."""
+    values = {
+        "n_layers": 3, "d_model": 32, "n_heads": 4, "d_mlp": 64, "d_vocab": 29, "n_ctx": 24,
+    }  # fmt: skip
+    return TransformerConfig(**(values | changes))

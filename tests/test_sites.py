@@ -1,0 +1,73 @@
+"""Names of sites: full, short, pairs, filters; what is unknown says what is near."""
+
+from __future__ import annotations
+
+import pytest
+
+from interp.sites import SiteTable, UnknownSite
+
+from .strategies import small_config
+
+table = SiteTable(small_config())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [("z", 1), ("hook_z", 1), ("attn.hook_z", 1), ("attn.z", 1), "blocks.1.attn.hook_z"],
+)
+def test_short_forms_name_one_site(name):
+    assert table[name].name == "blocks.1.attn.hook_z"
+
+
+def test_a_short_form_means_all_layers():
+    assert table.select("resid_post") == [f"blocks.{l}.hook_resid_post" for l in range(3)]
+    assert table.select([("z", 2), "hook_embed"]) == ["hook_embed", "blocks.2.attn.hook_z"]
+    assert table.select(lambda name: name.endswith("hook_q"))[0] == "blocks.0.attn.hook_q"
+
+
+def test_the_default_leaves_out_per_head_expansions():
+    left_out = set(table.names) - set(table.select())
+    assert {name.rpartition(".")[2] for name in left_out} == {
+        "hook_result", "hook_q_input", "hook_k_input", "hook_v_input",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resid_pst", "did you mean 'resid_post'"),
+        ("blocks.1.attn.hook_zz", "blocks.1.attn.hook_z"),
+        (("z", 3), "no layer 3: it has layers 0 to 2"),
+        (("hook_embed", 0), "it has no layer"),
+        ([], "names no site"),
+        (lambda name: False, "matches none of the"),
+        (5, "not a site"),
+    ],
+)
+def test_unknown_sites_raise(unchecked, name, message):
+    filters = name if not isinstance(name, int) else [name]
+    with pytest.raises(UnknownSite, match=message):
+        table.select(filters)
+
+
+def test_an_ambiguous_name_is_refused_where_one_site_is_meant():
+    with pytest.raises(UnknownSite, match="names 3 sites"):
+        table["z"]
+    with pytest.raises(UnknownSite, match="names 2 sites"):
+        table["scale", 0]
+
+
+def test_architectures_have_their_own_sites():
+    def locals_of(**changes):
+        return {site.local_name for site in SiteTable(small_config(**changes))}
+
+    assert "attn.hook_rot_q" in locals_of(positions="rotary") - locals_of()
+    assert "hook_pos_embed" not in locals_of(positions="rotary")
+    assert "mlp.hook_pre_linear" in locals_of(mlp_gated=True)
+    assert "hook_resid_mid" not in locals_of(parallel=True)
+    assert "mlp.hook_post" not in locals_of(d_mlp=0)
+    assert "hook_logits" not in locals_of(head="none")
+    assert "ln1_post.hook_scale" in locals_of(norm_position="both")
+    assert "attn.q_norm.hook_scale" in locals_of(qk_norm="head")
+    assert "embed_ln.hook_scale" in locals_of(embed_norm=True)
+    assert "hook_token_type_embed" in locals_of(n_token_types=2)
