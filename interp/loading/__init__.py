@@ -1,0 +1,161 @@
+"""From a model's name to a `HookedTransformer` with weights and tokenizer, and back to a folder.
+
+The module is made without memory, then filled one parameter at a time from safetensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from ..model import HookedTransformer
+from ..tokenizer import Tokenizer
+from .assemble import WeightsError, common_dtype, fill, plan
+from .families import read_config
+from .files import UnknownModel, bundled, config_values, locate, weight_entries
+from .tensors import CorruptFile
+
+__all__ = [
+    "CorruptFile",
+    "UnknownModel",
+    "WeightsError",
+    "bundled",
+    "load",
+    "save",
+    "weights_hash",
+]
+
+DTYPES = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
+
+
+def load(
+    name: str | os.PathLike,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> HookedTransformer:
+    """A published model, ready to run.
+
+    `name` is a bundled model ("minilm"), else a local folder, else a Hugging Face hub id.
+    device: by default CUDA where there is one, else the CPU. dtype: by default as stored.
+    Peak memory is that of the weights. `model.source` says where they came from.
+
+    Raises ValueError on an unknown name, anything but safetensors, a corrupt file, an architecture
+    that is not supported, or weights that do not fit it, all faults listed.
+    """
+    where, wanted = _device(device), _dtype(dtype)
+    source = locate(name)
+    config_file = f"{source.folder / 'config.json'}"
+    family, cfg = read_config(config_values(source), config_file)
+    with torch.device("meta"):
+        model = HookedTransformer(cfg, name=source.name)
+    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    tokenizer = Tokenizer.from_folder(source.folder, source.name)
+    entries = weight_entries(source)
+    try:
+        chosen = plan(family, cfg, shapes, entries)
+        parameters = fill(chosen, shapes, wanted or common_dtype(chosen), where)
+        model.load_state_dict(dict(parameters), assign=True)
+    except WeightsError as error:
+        raise WeightsError(f"{source.folder}: {error}") from None
+    model.tokenizer = tokenizer
+    files = {entry.file for entry in entries.values()}
+    model.source = {
+        "name": source.name,
+        "kind": source.kind,
+        "revision": source.revision,
+        "files": {file.name: file.stat().st_size for file in sorted(files)},
+    }
+    return model.eval()
+
+
+def save(model: HookedTransformer, folder: str | os.PathLike) -> Path:
+    """Write a model as a folder that `load` reads: config.json, model.safetensors, tokenizer.json.
+
+    Each file is complete or absent, whatever happens meanwhile; config.json comes last.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {key: value.contiguous() for key, value in model.state_dict().items()}
+    metadata = {"format": "pt"}
+    _replace(
+        folder / "model.safetensors",
+        lambda file: safetensors.torch.save_file(weights, file, metadata),
+    )
+    if model.tokenizer is not None:
+        for name, data in model.tokenizer.files().items():
+            _replace(folder / name, lambda file, data=data: file.write_bytes(data))
+    config = {"model_type": "interp", "config": model.cfg.to_dict()}
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    _replace(folder / "config.json", lambda file: file.write_text(text, encoding="utf-8"))
+    return folder
+
+
+def weights_hash(model: HookedTransformer) -> str:
+    """sha256 over names, dtypes, shapes and numbers of all parameters, in order of name.
+
+    The same on every device and in every memory order; 500 MB take about a second.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        if flat.numel():
+            digest.update(flat.view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _replace(file: Path, write: Callable[[Path], Any]) -> None:
+    """Write beside the file, flush to disk, then put it in the file's place.
+
+    What a killed process left behind is overwritten by the next save.
+    """
+    beside = file.with_name(f".{file.name}.tmp")
+    try:
+        write(beside)
+        with beside.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        beside.replace(file)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    if dtype is None:
+        return None
+    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if found not in DTYPES.values():
+        allowed = ", ".join(DTYPES)
+        raise ValueError(f"dtype {dtype!r}: expected one of {allowed}, or None (as stored)")
+    return found
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        found = None
+    if found is not None and found.type == "mps":
+        raise ValueError(
+            "device 'mps': PyTorch computes wrong results on Apple's GPU for models of this kind "
+            "(TransformerLens issue 1178), so it is refused; use device='cpu'"
+        )
+    if found is None or found.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {device!r}: expected 'cpu', 'cuda', 'cuda:<number>' or None")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ValueError(f"device {device!r}: this machine has {count} CUDA devices; use 'cpu'")
+    return found

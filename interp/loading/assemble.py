@@ -1,0 +1,179 @@
+"""From the tensors of a checkpoint to our parameters: every key accounted for, then filled.
+
+`plan` compares names and shapes without reading a number, and its error lists everything that does
+not fit. `fill` allocates and reads one parameter at a time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..config import TransformerConfig
+from .families import Family, Target
+from .tensors import FLOATS, Entry, Reader
+
+SHOWN = 10
+"""Keys listed per kind of fault, before the count."""
+
+
+class WeightsError(ValueError):
+    """Weights that do not fit the architecture that their config describes."""
+
+
+class Piece(NamedTuple):
+    """One tensor of the file, and the rows of our parameter that it fills."""
+
+    entry: Entry
+    rows: slice
+    transposed: bool
+
+
+class Plan(NamedTuple):
+    """What fills each parameter, and a stored unembedding that should equal the embedding."""
+
+    pieces: dict[str, list[Piece]]
+    tied: Entry | None
+
+
+def plan(
+    family: Family,
+    cfg: TransformerConfig,
+    shapes: Mapping[str, Sequence[int]],
+    entries: Mapping[str, Entry],
+) -> Plan:
+    """Which tensor of the file fills which parameter.
+
+    Raises WeightsError, listing all missing, unexpected and wrongly shaped keys.
+    """
+    stored = _without_prefix(family, entries)
+    faults: dict[str, list[str]] = {"missing": [], "unexpected": [], "wrongly shaped": []}
+    faults["of a dtype that is not read"] = []
+    pieces: dict[str, list[Piece]] = {name: [] for name in shapes}
+    sources = _sources(family, cfg, shapes)
+    for target, keys in sources.items():
+        found = [stored.pop(key) for key in keys if key in stored]
+        if not found:
+            faults["missing"].append(keys[0])
+            continue
+        faults["unexpected"] += [f"{entry.key} (beside {found[0].key})" for entry in found[1:]]
+        rows, shape = _rows(cfg, target.part), list(shapes[target.name])
+        if target.part:
+            shape[0] = rows.stop - rows.start
+        if target.transposed:
+            shape.reverse()
+        if list(found[0].shape) != shape:
+            given = list(found[0].shape)
+            faults["wrongly shaped"].append(f"{found[0].key} {given}, expected {shape}")
+        if found[0].dtype not in FLOATS:
+            fault = f"{found[0].key} ({found[0].dtype}; read are {', '.join(FLOATS)})"
+            faults["of a dtype that is not read"].append(fault)
+        pieces[target.name].append(Piece(found[0], rows, target.transposed))
+    homeless = sorted(set(shapes) - {target.name for target in sources})
+    assert not homeless, f"the rename table of {family.name} has no key for {homeless}"
+    tied = _pop_tied(family, cfg, stored)
+    dropped = _pattern(family.dropped)
+    faults["unexpected"] += [e.key for key, e in stored.items() if not dropped.fullmatch(key)]
+    _raise_faults(family, faults)
+    return Plan(pieces, tied)
+
+
+def _without_prefix(family: Family, entries: Mapping[str, Entry]) -> dict[str, Entry]:
+    stored: dict[str, Entry] = {}
+    for key, entry in entries.items():
+        prefix = next((p for p in family.prefixes if key.startswith(p)), "")
+        short = key.removeprefix(prefix)
+        if short in stored:
+            raise WeightsError(f"both {key!r} and {stored[short].key!r} are in the file")
+        stored[short] = entry
+    return stored
+
+
+def _sources(
+    family: Family, cfg: TransformerConfig, shapes: Mapping[str, Sequence[int]]
+) -> dict[Target, list[str]]:
+    """For each part of each parameter, the keys under which a file may have it."""
+    if family.rename is None:
+        return {Target(name): [name] for name in shapes}
+    sources: dict[Target, list[str]] = {}
+    for template, target in family.rename.items():
+        for layer in range(cfg.n_layers) if "{}" in template else (0,):
+            filled = target._replace(name=target.name.format(layer))
+            if filled.name in shapes:
+                sources.setdefault(filled, []).append(template.format(layer))
+    return sources
+
+
+def _rows(cfg: TransformerConfig, part: str | None) -> slice:
+    q, kv = cfg.n_heads * cfg.d_head, cfg.n_kv_heads * cfg.d_head
+    return {
+        None: slice(None),
+        "q": slice(0, q),
+        "k": slice(q, q + kv),
+        "v": slice(q + kv, q + 2 * kv),
+        "gate": slice(0, cfg.d_mlp),
+        "in": slice(cfg.d_mlp, 2 * cfg.d_mlp),
+    }[part]
+
+
+def _pop_tied(family: Family, cfg: TransformerConfig, stored: dict[str, Entry]) -> Entry | None:
+    """The unembedding that a tied checkpoint stores a second time."""
+    keys = [k for k, t in (family.rename or {}).items() if t.name == "unembed.weight"]
+    return stored.pop(keys[0], None) if cfg.tied and keys else None
+
+
+def _pattern(templates: Sequence[str]) -> re.Pattern[str]:
+    parts = (re.escape(t).replace(r"\{\}", r"\d+").replace(r"\*", ".*") for t in templates)
+    return re.compile("|".join(parts) or r"(?!)")
+
+
+def _raise_faults(family: Family, faults: Mapping[str, Sequence[str]]) -> None:
+    lines = [
+        f"{len(found)} {kind}: {', '.join(found[:SHOWN])}{', …' if len(found) > SHOWN else ''}"
+        for kind, found in faults.items()
+        if found
+    ]
+    if lines:
+        raise WeightsError(
+            f"the weights do not fit the config (family {family.name}):\n  " + "\n  ".join(lines)
+        )
+
+
+def common_dtype(plan: Plan) -> torch.dtype:
+    """The dtype of the stored weights; the smallest that holds all where they differ."""
+    dtypes = {FLOATS[piece.entry.dtype] for pieces in plan.pieces.values() for piece in pieces}
+    common = dtypes.pop()
+    for dtype in dtypes:
+        common = torch.promote_types(common, dtype)
+    return common
+
+
+def fill(
+    plan: Plan,
+    shapes: Mapping[str, Sequence[int]],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Iterator[tuple[str, Tensor]]:
+    """Each parameter with its numbers, one after the other.
+
+    Raises WeightsError where a tied model stores an unembedding that is not its embedding.
+    """
+    with Reader() as reader:
+        for name, pieces in plan.pieces.items():
+            transposed = pieces[0].transposed
+            shape = list(shapes[name])
+            memory = torch.empty(shape[::-1] if transposed else shape, dtype=dtype, device=device)
+            parameter = memory.T if transposed else memory
+            for piece in pieces:
+                rows = parameter[piece.rows]
+                reader.copy(piece.entry, rows.T if transposed else rows)
+            if name == "embed.W_E" and plan.tied and not reader.equals(plan.tied, parameter):
+                raise WeightsError(
+                    f"{plan.tied.key} differs from the embedding, but the config says that they "
+                    'are tied; set "tie_word_embeddings": false in config.json'
+                )
+            yield name, parameter

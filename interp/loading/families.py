@@ -1,0 +1,269 @@
+"""Families of published models: how their config reads, and what their tensors are called.
+
+A family is data. Its rename table maps each tensor of a checkpoint to a parameter of
+`HookedTransformer`, or to the rows of one; `{}` stands for the layer. Every tensor is renamed,
+dropped by name, or an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ..config import ConfigError, TransformerConfig
+from .fields import Fields
+
+
+class Target(NamedTuple):
+    """Where a tensor of a checkpoint goes."""
+
+    name: str
+    part: str | None = None
+    """Rows of a fused parameter: q, k or v of qkv; gate or in of a gated MLP's in."""
+    transposed: bool = False
+    """Stored [in, out]. It stays so in memory, and our parameter is a transposed view of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One architecture as it is published."""
+
+    name: str
+    """`model_type` in its config.json."""
+    config: Callable[[Fields], TransformerConfig]
+    rename: Mapping[str, Target] | None
+    """Key template to target; None: the file uses our own names. Of several templates with one
+    target a file has exactly one, and a target that the config leaves out has none."""
+    prefixes: tuple[str, ...] = ()
+    """What the keys may begin with."""
+    dropped: tuple[str, ...] = ()
+    """Keys deliberately not read; `{}` is a layer, `*` anything."""
+
+
+def read_config(values: dict[str, Any], where: str) -> tuple[Family, TransformerConfig]:
+    """The family and architecture that a config.json describes. Raises ConfigError.
+
+    Unknown fields are reported in one logged warning.
+    """
+    kind = values.get("model_type")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        known = ", ".join(FAMILIES)
+        raise ConfigError(f"{where}: model_type={kind!r:.80} is not supported; supported: {known}")
+    family, fields = FAMILIES[kind], Fields(values, where)
+    try:
+        cfg = family.config(fields)
+    except ConfigError as error:
+        text = str(error)
+        raise ConfigError(text if text.startswith(where) else f"{where}: {text}") from None
+    fields.finish()
+    return family, cfg
+
+
+def _gpt2_config(f: Fields) -> TransformerConfig:
+    d_model = f.size("n_embd", "d_model")
+    return TransformerConfig(
+        n_layers=f.size("n_layer", "n_layers"),
+        d_model=d_model,
+        n_heads=f.size("n_head", "n_heads"),
+        d_vocab=f.size("vocab_size", "d_vocab"),
+        n_ctx=f.size("n_positions", "n_ctx", 1024),
+        d_mlp=f.optional_size("n_inner", "d_mlp") or 4 * d_model,
+        activation=f.activation("activation_function", "gelu_new"),
+        norm_eps=f.number("layer_norm_epsilon", 1e-5),
+        attn_scale=None if f.flag("scale_attn_weights", True) else 1.0,
+        attn_scale_by_layer=f.flag("scale_attn_by_inverse_layer_idx", False),
+        tied=f.flag("tie_word_embeddings", True),
+    )
+
+
+def _rotary_config(
+    f: Fields, *, n_ctx: int, n_kv_heads: int | None, biases: dict[str, bool]
+) -> dict[str, Any]:
+    """What Llama, Mistral and Qwen2 share; `n_ctx` and `n_kv_heads` are their defaults."""
+    n_ctx = f.size("max_position_embeddings", "n_ctx", n_ctx)
+    fields = {
+        "n_layers": f.size("num_hidden_layers", "n_layers"),
+        "d_model": f.size("hidden_size", "d_model"),
+        "n_heads": f.size("num_attention_heads", "n_heads"),
+        "n_kv_heads": f.optional_size("num_key_value_heads", "n_kv_heads", n_kv_heads),
+        "d_head": f.optional_size("head_dim", "d_head"),
+        "d_vocab": f.size("vocab_size", "d_vocab"),
+        "n_ctx": n_ctx,
+        "d_mlp": f.size("intermediate_size", "d_mlp"),
+        "mlp_gated": True,
+        "activation": f.activation("hidden_act", "silu"),
+        "norm": "rmsnorm",
+        "norm_eps": f.number("rms_norm_eps", 1e-6),
+        "positions": "rotary",
+        "tied": f.flag("tie_word_embeddings", False),
+        **biases,
+        **f.rotary(n_ctx),
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _llama_config(f: Fields) -> TransformerConfig:
+    attention = f.flag("attention_bias", False)
+    mlp = f.flag("mlp_bias", False)
+    biases = {"qkv_bias": attention, "attn_out_bias": attention, "mlp_bias": mlp}
+    return TransformerConfig(**_rotary_config(f, n_ctx=2048, n_kv_heads=None, biases=biases))
+
+
+def _mistral_config(f: Fields) -> TransformerConfig:
+    biases = {"qkv_bias": False, "attn_out_bias": False, "mlp_bias": False}
+    shared = _rotary_config(f, n_ctx=131_072, n_kv_heads=8, biases=biases)
+    window = f.optional_size("sliding_window", "n_ctx", 4096)
+    windows = (window,) * shared["n_layers"] if window else None
+    return TransformerConfig(**shared, sliding_window=windows)
+
+
+def _qwen2_config(f: Fields) -> TransformerConfig:
+    biases = {"qkv_bias": True, "attn_out_bias": False, "mlp_bias": False}
+    shared = _rotary_config(f, n_ctx=32_768, n_kv_heads=32, biases=biases)
+    return TransformerConfig(**shared, sliding_window=_qwen2_windows(f, shared["n_layers"]))
+
+
+def _qwen2_windows(f: Fields, n_layers: int) -> tuple[int | None, ...] | None:
+    """`layer_types` says which layers slide; older configs count the full ones from the bottom."""
+    on = f.flag("use_sliding_window", False)
+    window = f.optional_size("sliding_window", "n_ctx", 4096) if on else None
+    full_layers = f.number("max_window_layers", 28)
+    types = f.choices("layer_types", ("full_attention", "sliding_attention"), n_layers)
+    f.get("sliding_window", None)
+    if types is None:
+        slides = [window is not None and layer >= full_layers for layer in range(n_layers)]
+    else:
+        slides = [kind == "sliding_attention" for kind in types]
+    if any(slides) and window is None:
+        raise ConfigError(
+            "layer_types has 'sliding_attention', but use_sliding_window is false or "
+            "sliding_window is null"
+        )
+    return tuple(window if slide else None for slide in slides) if any(slides) else None
+
+
+def _bert_config(f: Fields) -> TransformerConfig:
+    f.get("tie_word_embeddings", True)  # about a head that is not read
+    return TransformerConfig(
+        n_layers=f.size("num_hidden_layers", "n_layers"),
+        d_model=f.size("hidden_size", "d_model"),
+        n_heads=f.size("num_attention_heads", "n_heads"),
+        d_vocab=f.size("vocab_size", "d_vocab"),
+        n_ctx=f.size("max_position_embeddings", "n_ctx", 512),
+        d_mlp=f.size("intermediate_size", "d_mlp"),
+        activation=f.activation("hidden_act", "gelu"),
+        norm_eps=f.number("layer_norm_eps", 1e-12),
+        norm_position="post",
+        embed_norm=True,
+        final_norm=False,
+        causal=False,
+        n_token_types=f.size("type_vocab_size", "n_token_types", 2),
+        head="none",
+    )
+
+
+def _interp_config(f: Fields) -> TransformerConfig:
+    values = f.get("config")
+    if not isinstance(values, dict):
+        raise ConfigError(f"{f.where}: config is a {type(values).__name__}: expected an object")
+    return TransformerConfig.from_dict(values)
+
+
+def _norm(theirs: str, ours: str) -> dict[str, Target]:
+    return {f"{theirs}.weight": Target(f"{ours}.w"), f"{theirs}.bias": Target(f"{ours}.b")}
+
+
+def _old_norm(theirs: str, ours: str) -> dict[str, Target]:
+    """The names of TensorFlow, which the first BERT checkpoints still bear."""
+    return {f"{theirs}.gamma": Target(f"{ours}.w"), f"{theirs}.beta": Target(f"{ours}.b")}
+
+
+def _linear(
+    theirs: str, ours: str, part: str | None = None, transposed: bool = False
+) -> dict[str, Target]:
+    return {
+        f"{theirs}.weight": Target(f"{ours}_weight", part, transposed),
+        f"{theirs}.bias": Target(f"{ours}_bias", part),
+    }
+
+
+_GPT2 = {
+    "wte.weight": Target("embed.W_E"),
+    "wpe.weight": Target("embed.W_pos"),
+    **_norm("h.{}.ln_1", "blocks.{}.ln1"),
+    **_linear("h.{}.attn.c_attn", "blocks.{}.attn.qkv", transposed=True),
+    **_linear("h.{}.attn.c_proj", "blocks.{}.attn.out", transposed=True),
+    **_norm("h.{}.ln_2", "blocks.{}.ln2"),
+    **_linear("h.{}.mlp.c_fc", "blocks.{}.mlp.in", transposed=True),
+    **_linear("h.{}.mlp.c_proj", "blocks.{}.mlp.out", transposed=True),
+    **_norm("ln_f", "ln_final"),
+    "lm_head.weight": Target("unembed.weight"),
+}
+
+_LLAMA = {
+    "embed_tokens.weight": Target("embed.W_E"),
+    **_norm("layers.{}.input_layernorm", "blocks.{}.ln1"),
+    **_linear("layers.{}.self_attn.q_proj", "blocks.{}.attn.qkv", "q"),
+    **_linear("layers.{}.self_attn.k_proj", "blocks.{}.attn.qkv", "k"),
+    **_linear("layers.{}.self_attn.v_proj", "blocks.{}.attn.qkv", "v"),
+    **_linear("layers.{}.self_attn.o_proj", "blocks.{}.attn.out"),
+    **_norm("layers.{}.post_attention_layernorm", "blocks.{}.ln2"),
+    **_linear("layers.{}.mlp.gate_proj", "blocks.{}.mlp.in", "gate"),
+    **_linear("layers.{}.mlp.up_proj", "blocks.{}.mlp.in", "in"),
+    **_linear("layers.{}.mlp.down_proj", "blocks.{}.mlp.out"),
+    **_norm("norm", "ln_final"),
+    "lm_head.weight": Target("unembed.weight"),
+}
+_LLAMA_BUFFERS = ("layers.{}.self_attn.rotary_emb.inv_freq", "rotary_emb.inv_freq")
+
+_BERT = {
+    "embeddings.word_embeddings.weight": Target("embed.W_E"),
+    "embeddings.position_embeddings.weight": Target("embed.W_pos"),
+    "embeddings.token_type_embeddings.weight": Target("embed.W_token_type"),
+    **_norm("embeddings.LayerNorm", "embed_ln"),
+    **_linear("encoder.layer.{}.attention.self.query", "blocks.{}.attn.qkv", "q"),
+    **_linear("encoder.layer.{}.attention.self.key", "blocks.{}.attn.qkv", "k"),
+    **_linear("encoder.layer.{}.attention.self.value", "blocks.{}.attn.qkv", "v"),
+    **_linear("encoder.layer.{}.attention.output.dense", "blocks.{}.attn.out"),
+    **_norm("encoder.layer.{}.attention.output.LayerNorm", "blocks.{}.ln1"),
+    **_linear("encoder.layer.{}.intermediate.dense", "blocks.{}.mlp.in"),
+    **_linear("encoder.layer.{}.output.dense", "blocks.{}.mlp.out"),
+    **_norm("encoder.layer.{}.output.LayerNorm", "blocks.{}.ln2"),
+    **_old_norm("embeddings.LayerNorm", "embed_ln"),
+    **_old_norm("encoder.layer.{}.attention.output.LayerNorm", "blocks.{}.ln1"),
+    **_old_norm("encoder.layer.{}.output.LayerNorm", "blocks.{}.ln2"),
+}
+
+
+def _llama_like(name: str, config: Callable[[Fields], TransformerConfig]) -> Family:
+    return Family(
+        name=name, config=config, rename=_LLAMA, prefixes=("model.",), dropped=_LLAMA_BUFFERS
+    )
+
+
+FAMILIES = {
+    family.name: family
+    for family in (
+        Family(
+            name="gpt2",
+            config=_gpt2_config,
+            rename=_GPT2,
+            prefixes=("transformer.",),
+            dropped=("h.{}.attn.bias", "h.{}.attn.masked_bias"),  # the causal mask
+        ),
+        _llama_like("llama", _llama_config),
+        _llama_like("mistral", _mistral_config),
+        _llama_like("qwen2", _qwen2_config),
+        Family(
+            name="bert",
+            config=_bert_config,
+            rename=_BERT,
+            prefixes=("bert.",),
+            # the pooler and the pre-training heads; a range that old versions stored
+            dropped=("pooler.*", "cls.*", "embeddings.position_ids"),
+        ),
+        Family(name="interp", config=_interp_config, rename=None),
+    )
+}
+"""By the `model_type` of config.json."""

@@ -1,0 +1,240 @@
+"""Text to token ids and back, over the `tokenizers` library.
+
+A `Tokenizer` is read from the files of a model's folder, as data. Whether a BOS token is added is
+said at every call, never a setting; padding and truncation that a file switches on are switched
+off, because they change a sequence without anybody having asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import decoders
+
+from .untrusted import read_json, refuse_code
+
+MAX_TOKENIZER_BYTES = 256 << 20
+SPECIAL = tuple(f"{role}_token" for role in ("bos", "eos", "pad", "unk", "mask", "cls", "sep"))
+OTHER_FORMATS = (("vocab.txt",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
+"""Files from which transformers can build a fast tokenizer where there is no tokenizer.json."""
+
+
+class Tokenizer:
+    """A vocabulary with its special tokens. Made by `from_folder`, or from the text of a
+    tokenizer.json and the special tokens' strings ({"bos_token": "<s>", …})."""
+
+    def __init__(
+        self, serialized: str, special: dict[str, str] | None = None, name: str = "tokenizer"
+    ) -> None:
+        try:
+            backend = tokenizers.Tokenizer.from_str(serialized)
+        except Exception as error:  # noqa: BLE001  # the library raises plain Exception
+            raise ValueError(f"{name}: not a valid tokenizer.json ({error})") from None
+        backend.no_truncation()
+        backend.no_padding()
+        self.name = name
+        self.special = dict(special or {})
+        self._serialized = serialized
+        self._backend = backend
+        self._pieces: dict[int, str] = {}
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, name: str | None = None) -> Tokenizer | None:
+        """The tokenizer of a model's folder; None where the folder has no tokenizer files."""
+        folder = Path(folder)
+        name = name or folder.name
+        file = folder / "tokenizer.json"
+        if file.is_file():
+            return cls(_read_text(file), _special_tokens(folder), name)
+        if any(all((folder / one).is_file() for one in files) for files in OTHER_FORMATS):
+            return cls(*_through_transformers(folder), name)
+        return None
+
+    @cached_property
+    def hash(self) -> str:
+        """sha256 of the tokenizer.json."""
+        return hashlib.sha256(self._serialized.encode()).hexdigest()
+
+    @property
+    def vocab_size(self) -> int:
+        """Entries, added tokens included; a model's d_vocab may be padded past it."""
+        return self._backend.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def bos_id(self) -> int | None:
+        """Beginning of sequence."""
+        return self._special_id("bos_token")
+
+    @property
+    def eos_id(self) -> int | None:
+        """End of sequence."""
+        return self._special_id("eos_token")
+
+    @property
+    def pad_id(self) -> int | None:
+        """Padding."""
+        return self._special_id("pad_token")
+
+    @property
+    def unk_id(self) -> int | None:
+        """What an unknown word becomes; byte-level vocabularies have none."""
+        return self._special_id("unk_token")
+
+    @property
+    def mask_id(self) -> int | None:
+        """The blank of masked language models."""
+        return self._special_id("mask_token")
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of all tokens that stand for no text."""
+        added = self._backend.get_added_tokens_decoder()
+        named = (self._special_id(role) for role in self.special)
+        found = {i for i, token in added.items() if token.special}
+        return frozenset(found.union(i for i in named if i is not None))
+
+    def encode(self, text: str, bos: bool | None = None) -> list[int]:
+        """Ids of a text.
+
+        bos=None: with the special tokens of the tokenizer's own template ([CLS] … [SEP] for BERT,
+        BOS for Llama, nothing for GPT-2). True: exactly one BOS at the start and nothing else
+        added; raises where there is none. False: no special token is added.
+        """
+        if not isinstance(text, str):
+            raise ValueError(f"text {text!r}: expected a string, not a {type(text).__name__}")
+        start = self.bos_id
+        if bos and start is None:
+            raise ValueError(
+                f"tokenizer {self.name!r} has no BOS token; bos=None gives its own template, "
+                "bos=False no special token"
+            )
+        text.encode("utf-8")  # a lone surrogate raises UnicodeEncodeError, which says where it is
+        ids = self._backend.encode(text, add_special_tokens=bos is None).ids
+        return [start, *ids] if bos and start is not None and ids[:1] != [start] else ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of these ids, special tokens included. Raises on an id out of range."""
+        ids = [int(i) for i in ids]
+        for i in set(ids):
+            self.token(i)
+        return self._backend.decode(ids, skip_special_tokens=False)
+
+    def token(self, id: int) -> str:
+        """The raw vocabulary entry of an id: "Ġthe", "▁the", "##ing"."""
+        token = self._backend.id_to_token(int(id)) if 0 <= id < 2**32 else None
+        if token is None:
+            raise ValueError(
+                f"id {id} is not in the vocabulary of {self.name!r}, which has {self.vocab_size}"
+            )
+        return token
+
+    def str_tokens(self, ids: Iterable[int]) -> list[str]:
+        """A readable piece per id (" the"); bytes that are no whole character become U+FFFD."""
+        return [self._piece(int(i)) for i in ids]
+
+    def single(self, text: str) -> int:
+        """The one id of a text, without special tokens.
+
+        Raises ValueError, naming the pieces, when the text is several tokens or an unknown one.
+        """
+        ids = self.encode(text, bos=False)
+        if len(ids) == 1 and (ids[0] != self.unk_id or text == self.special.get("unk_token")):
+            return ids[0]
+        if len(ids) == 1:
+            raise ValueError(f"{text!r} is unknown to the tokenizer {self.name!r}")
+        raise ValueError(
+            f"{text!r} is {len(ids)} tokens, {self.str_tokens(ids)}, where one is needed"
+            f"{self._single_variant(text)}"
+        )
+
+    def vocab(self) -> dict[str, int]:
+        """Raw entry to id, added tokens included."""
+        return self._backend.get_vocab(with_added_tokens=True)
+
+    def files(self) -> dict[str, bytes]:
+        """What `from_folder` reads back: tokenizer.json byte for byte, and the special tokens."""
+        config = json.dumps(self.special, indent=2, sort_keys=True) + "\n"
+        return {
+            "tokenizer.json": self._serialized.encode(),
+            "tokenizer_config.json": config.encode(),
+        }
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.name!r}, {self.vocab_size} entries, {self.special})"
+
+    def _special_id(self, role: str) -> int | None:
+        token = self.special.get(role)
+        return None if token is None else self._backend.token_to_id(token)
+
+    def _piece(self, id: int) -> str:
+        if id not in self._pieces:
+            self._pieces[id] = self._raw_or_decoded(id)
+        return self._pieces[id]
+
+    def _raw_or_decoded(self, id: int) -> str:
+        raw, decoder = self.token(id), self._backend.decoder
+        if decoder is None or isinstance(decoder, decoders.WordPiece) or id in self.special_ids:
+            return raw
+        # Twice minus once, because decoders strip the space in front of a text's first token.
+        once, twice = (self._backend.decode([id] * n, skip_special_tokens=False) for n in (1, 2))
+        return twice[len(once) :]
+
+    def _single_variant(self, text: str) -> str:
+        """A hint where the word is one token with, or without, the space in front of it."""
+        other = text.strip() if text != text.strip() else f" {text}"
+        if not other:
+            return ""
+        ids = self.encode(other, bos=False)
+        return f"; {other!r} is one" if len(ids) == 1 and ids[0] != self.unk_id else ""
+
+
+def _read_text(file: Path) -> str:
+    if file.stat().st_size > MAX_TOKENIZER_BYTES:
+        raise ValueError(f"{file}: more than {MAX_TOKENIZER_BYTES:,} bytes")
+    try:
+        return file.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not UTF-8 ({error})") from None
+
+
+def _special_tokens(folder: Path) -> dict[str, str]:
+    """Role to string; tokenizer_config.json wins over the older special_tokens_map.json."""
+    special: dict[str, str] = {}
+    for file in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (folder / file).is_file():
+            values = read_json(folder / file)
+            special |= {role: _content(values[role]) for role in SPECIAL if values.get(role)}
+    return special
+
+
+def _content(token: Any) -> str:
+    content = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(content, str):
+        raise ValueError(f"special token {token!r}: expected a string or an object with 'content'")
+    return content
+
+
+def _through_transformers(folder: Path) -> tuple[str, dict[str, str]]:
+    for file in ("config.json", "tokenizer_config.json"):
+        if (folder / file).is_file():
+            refuse_code(read_json(folder / file), str(folder / file))
+    from transformers import AutoTokenizer  # takes seconds, and few folders need it
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), trust_remote_code=False, local_files_only=True, use_fast=True
+        )
+        backend = tokenizer.backend_tokenizer
+    except Exception as error:
+        raise ValueError(
+            f"{folder}: transformers could not build a tokenizer from its files ({error}); "
+            "add a tokenizer.json, or remove the tokenizer files to load the model for ids only"
+        ) from error
+    special = {role: getattr(tokenizer, role, None) for role in SPECIAL}
+    return backend.to_str(), {role: str(token) for role, token in special.items() if token}

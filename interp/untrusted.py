@@ -1,0 +1,74 @@
+"""Reading what strangers wrote: names that become paths, and JSON of bounded size.
+
+A model's folder comes from the internet. Nothing in it is executed, and none of its strings reaches
+the file system without `safe_join`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+MAX_JSON_BYTES = 8 << 20
+"""A config with 20,000 class labels has about 1 MB."""
+MAX_NAME = 200
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+"""File names that Windows takes for devices."""
+FORBIDDEN = re.compile(r'[/\\:<>|"?*\x00-\x1f\x7f]')
+RUNS_CODE = ("auto_map", "trust_remote_code", "custom_pipelines")
+
+
+def safe_join(folder: Path, name: str) -> Path:
+    """The path of the file `name` directly inside `folder`.
+
+    Raises ValueError unless `name` is a plain base name: no separator of either kind, drive, "..",
+    control character, device name, and at most 200 characters.
+    """
+    if not isinstance(name, str) or not _is_plain(name):
+        shown = repr(name[:60] if isinstance(name, str) else name)
+        raise ValueError(f"file name {shown} is refused: expected a plain base name in {folder}")
+    return folder / name
+
+
+def _is_plain(name: str) -> bool:
+    return (
+        0 < len(name) <= MAX_NAME
+        and name == name.strip(" ").rstrip(".")
+        and not FORBIDDEN.search(name)
+        and not RESERVED.fullmatch(name)
+    )
+
+
+def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """The JSON object in a file. Raises ValueError, naming the file, on anything else."""
+    size = path.stat().st_size
+    if size > max_bytes:
+        raise ValueError(f"{path}: {size:,} bytes, but at most {max_bytes:,} are read")
+    return parse_json(path.read_bytes(), str(path))
+
+
+def parse_json(data: bytes, where: str) -> dict[str, Any]:
+    """The JSON object in these bytes; `where` names them in errors. Refuses NaN and infinity."""
+    try:
+        values = json.loads(data, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: not valid JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: expected a JSON object, not a {type(values).__name__}")
+    return values
+
+
+def refuse_code(values: dict[str, Any], where: str) -> None:
+    """Raise ValueError when a config asks for Python code to be run."""
+    for field in RUNS_CODE:
+        if values.get(field):
+            raise ValueError(
+                f"{where}: {field!r} asks for code, and code in a model's folder is never run; "
+                f"if the architecture is a supported one, remove the field"
+            )
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number of JSON")
