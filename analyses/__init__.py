@@ -1,0 +1,72 @@
+"""Analyses: one module per question, each a script and a command.
+
+An analysis is a module with a docstring whose first line says what it answers, a frozen dataclass
+`Config` (the command line is made from it; it has `model`, `device`, `dtype`, `seed` and `out`) and
+`run(model, config) -> Report`.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+import tyro
+
+import interp
+from interp.console import guarded
+from interp.report import check_destination
+from interp.report.text import one_line
+
+
+def names() -> list[str]:
+    """The analyses there are, as written on the command line."""
+    found = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name.replace("_", "-") for name in found if not name.startswith("_"))
+
+
+def summary(name: str) -> str:
+    """The first line of an analysis' docstring, read without importing it."""
+    spec = importlib.util.find_spec(f"{__name__}.{_module_name(name)}")
+    source = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
+    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+
+
+def load(name: str) -> ModuleType:
+    """The module of an analysis, by either spelling; raises ValueError naming those there are."""
+    return importlib.import_module(f"{__name__}.{_module_name(name)}")
+
+
+def perform(module: ModuleType, arguments: Sequence[str], prog: str) -> int:
+    """Parse an analysis' options, run it, write its report.
+
+    Prints the findings, and on the last line where the report is.
+    """
+    config = tyro.cli(
+        module.Config, args=list(arguments), prog=prog, description=module.__doc__ or ""
+    )
+    check_destination(config.out)  # before the work, not after it
+    model = interp.load(config.model, device=config.device, dtype=config.dtype)
+    report = module.run(model, config)
+    page = report.write(config.out)
+    sys.stdout.write("".join(f"{one_line(finding)}\n" for finding in report.findings))
+    sys.stdout.write(f"{page}\n")
+    return 0
+
+
+def main(module: ModuleType) -> int:
+    """The command `python -m analyses.<name>`."""
+    spec = module.__spec__
+    prog = f"python -m {spec.name}" if spec else str(module.__file__)
+    return guarded(lambda arguments: perform(module, arguments, prog))
+
+
+def _module_name(name: str) -> str:
+    if name.replace("_", "-") not in names():
+        raise ValueError(f"unknown analysis {name!r}; there are: {', '.join(names())}")
+    return name.replace("-", "_")

@@ -1,0 +1,379 @@
+"""King − man + woman: does arithmetic on word vectors answer analogies, and under which rules?
+
+Asks one question in every setting (three rules, centred or not, the words of the question left out
+or not), then a list of analogies by category, beside controls that must find nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from analyses import main
+from interp.analogies import QUESTION, SETTING, accuracy, swap_answers
+from interp.geometry import Embedding, embedding
+from interp.provenance import provenance
+from interp.report import Report, Section
+from interp.report.figures import bars
+
+Rule = Literal["3cosadd", "3cosmul", "pairdistance"]
+DATA = Path(__file__).parent / "data" / "analogies.csv"
+RULES = {
+    "3cosadd": "3CosAdd",
+    "3cosmul": "3CosMul",
+    "pairdistance": "PairDistance",
+    "neighbor": "neighbour of c",
+}
+PLACES = ("first", "second", "third")
+PERCENT = {"accuracy": ".1%", "low": ".1%", "high": ".1%"}
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to ask, and of which model."""
+
+    model: str = "minilm"
+    """A bundled model, a local folder or a Hugging Face id."""
+    a: str = "man"
+    """a is to b …"""
+    b: str = "king"
+    """… as c is to ?, which is b − a + c."""
+    c: str = "woman"
+    """The word that gets the answer."""
+    expected: str | None = None
+    """The answer whose rank is followed. By default queen for the default question, else none."""
+    analogies: Path | None = None
+    """CSV file of questions with the columns category, a, b, c, expected. By default our own."""
+    methods: tuple[Rule, ...] = ("3cosadd", "3cosmul", "pairdistance")
+    """Rules that score an answer; the first is the one in figures and findings."""
+    side: Literal["embed", "unembed"] = "embed"
+    """Which table of vectors: what the model reads (W_E) or what it predicts with (W_U)."""
+    k: int = 5
+    """Answers and neighbours to list."""
+    seed: int = 0
+    """Seed of the two shuffled controls."""
+    device: str | None = None
+    """cpu, cuda, …; by default the best one at hand."""
+    dtype: str | None = None
+    """float32, float64, bfloat16 or float16; by default that of the file."""
+    out: Path = Path("reports/embedding-arithmetic")
+    """Directory of the report; an older report there is replaced."""
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"k={self.k}: expected at least 1")
+        if not self.methods or len(set(self.methods)) < len(self.methods):
+            raise ValueError(f"methods={self.methods}: expected one or more, each once")
+
+    @property
+    def words(self) -> tuple[str, str, str]:
+        """The words of the question."""
+        return self.a, self.b, self.c
+
+    @property
+    def followed(self) -> str | None:
+        """The answer whose rank is followed."""
+        default = self.words == (Config.a, Config.b, Config.c)
+        return self.expected or ("queen" if default else None)
+
+
+def run(model: Any, config: Config) -> Report:
+    """The report. Raises ValueError if a, b or c is not one token, or no question can be asked."""
+    report = Report(
+        f"Embedding arithmetic in {model.name}",
+        f"{config.a} is to {config.b} as {config.c} is to what? Does {config.b} − {config.a} + "
+        f"{config.c} say so, and how far does the same arithmetic carry?",
+        analysis="embedding_arithmetic",
+        provenance=provenance(config, model),
+    )
+    table = embedding(model, side=config.side)
+    path = config.analogies or DATA
+    asked = read_analogies(path)
+    questions, skipped = table.usable(asked)
+    if questions.empty:
+        raise ValueError(
+            f"{path}: none of the {len(asked)} questions can be asked; "
+            f"the first: {skipped['reason'].iloc[0]}"
+        )
+    _one_question(report, table, config)
+    _many_questions(report, table, questions, config)
+    _neighbours(report, table, config)
+    _skipped(report, skipped, len(asked))
+    _doubts(report, table)
+    return report
+
+
+def read_analogies(path: Path) -> pd.DataFrame:
+    """The questions of a CSV file as text; raises ValueError if a column is missing or no row."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}; a list of analogies is a CSV file with the "
+                                f"columns {', '.join(QUESTION)}")  # fmt: skip
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except ValueError as error:
+        raise ValueError(f"{path}: not a readable CSV file ({error})") from None
+    frame.columns = frame.columns.str.strip()
+    missing = [name for name in QUESTION if name not in frame.columns]
+    if missing:
+        raise ValueError(
+            f"{path}: no column {', '.join(missing)}; expected {', '.join(QUESTION)}, "
+            f"got {', '.join(frame.columns)}"
+        )
+    if frame.empty:
+        raise ValueError(f"{path}: no questions below the heading")
+    return frame[list(QUESTION)].apply(lambda column: column.fillna("").str.strip())
+
+
+def answers(table: Embedding, config: Config) -> pd.DataFrame:
+    """The best answers to the question in every setting: method centre exclude_inputs rank …"""
+    frames = []
+    for method in config.methods:
+        for centre in (True, False):
+            for exclude in (True, False):
+                frame = table.analogy(
+                    *config.words, k=config.k, method=method, centre=centre, exclude_inputs=exclude
+                )
+                setting = dict(zip(SETTING, (method, centre, exclude), strict=True))
+                frames.append(pd.DataFrame(setting, index=frame.index).join(frame))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _one_question(report: Report, table: Embedding, config: Config) -> None:
+    found = answers(table, config)
+    grid = pd.DataFrame(
+        dict(zip(SETTING, setting, strict=True)) | dict(zip(PLACES, tokens, strict=False))
+        for setting, tokens in found.groupby(list(SETTING), sort=False)["token"]
+    )
+    if config.followed:
+        grid[f"rank_of_{config.followed}"] = _ranks(table, config)
+    grid["method"] = grid["method"].map(RULES)
+    section = report.section(
+        f"{config.b} − {config.a} + {config.c} in {len(grid)} settings",
+        "The rule, the centring of the vocabulary and the exclusion of the three words each change "
+        "the answer, so all of them are shown.",
+    )
+    section.table(grid, "Best answers, by setting", name="answers-by-setting")
+    section.table(_named(found), "The same with scores", name="answers", rows=config.k)
+    _tell_one(report, grid, found, config)
+
+
+def _ranks(table: Embedding, config: Config) -> list[int]:
+    question = pd.DataFrame([("", *config.words, config.followed)], columns=list(QUESTION))
+    return table.evaluate(question, methods=config.methods)["rank"].tolist()
+
+
+def _tell_one(report: Report, grid: pd.DataFrame, found: pd.DataFrame, config: Config) -> None:
+    best = found.head(min(config.k, 2)).to_dict("records")  # of the first setting
+    first = best[0]
+    others = "".join(f"; next “{one['token']}”, {one['score']:.3f}" for one in best[1:])
+    report.finding(
+        f"{config.b} − {config.a} + {config.c}: “{first['token']}” comes first by "
+        f"{RULES[first['method']]}, centred, the three words left out "
+        f"(score {first['score']:.3f}{others})."
+    )
+    answer = first["token"]
+    agreeing = grid["first"] == answer
+    left_in = grid[~grid["exclude_inputs"]]
+    words = {word.casefold().strip() for word in config.words}
+    echoes = sum(token.casefold().strip() in words for token in left_in["first"])
+    report.finding(
+        f"“{answer}” is first in {agreeing.sum()} of {len(grid)} settings. Where the three words "
+        f"may answer themselves, one of them does in {echoes} of {len(left_in)}."
+    )
+
+
+def _many_questions(
+    report: Report, table: Embedding, questions: pd.DataFrame, config: Config
+) -> None:
+    frame = table.evaluate(questions, methods=config.methods)
+    blind = table.evaluate(questions, methods=["neighbor"], centre=True, exclude_inputs=True)
+    overall, by_category = accuracy(frame, by=()), accuracy(frame)
+    main_rule = _main(by_category, config).assign(rule=RULES[config.methods[0]])
+    baseline = accuracy(blind).assign(rule=RULES["neighbor"])
+    section = report.section(
+        f"{len(questions)} questions in {questions['category'].nunique()} categories",
+        "An answer is right when the expected word is first of all tokens. The neighbour of c is "
+        "the baseline of Linzen (2016): it never sees a and b, so what it gets right is no "
+        "evidence of arithmetic.",
+    )
+    _draw(section, pd.concat([main_rule, baseline]))
+    section.table(_named(overall), "All questions, by setting", name="accuracy", formats=PERCENT)
+    both = pd.concat([by_category, accuracy(blind)])
+    section.table(_wide(both), "By category, centred, inputs excluded", name="rules-by-category",
+                  formats=dict.fromkeys(RULES.values(), ".0%"))  # fmt: skip
+    long = both.sort_values(list(SETTING), key=_in_order, kind="stable")
+    section.table(
+        _named(long), "By category and setting, with intervals", name="accuracy-by-category",
+        formats=PERCENT, rows=6,
+    )  # fmt: skip
+    _misses(section, frame, config)
+    section.table(_named(frame), "Every question in every setting", name="questions", rows=4)
+    _tell_many(report, overall, main_rule, baseline, config)
+    _controls(report, table, questions, frame, config)
+
+
+def _wide(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row per category, one column of accuracy per rule, in the main setting."""
+    kept = _named(frame[frame["centre"] & frame["exclude_inputs"]])
+    wide = {rule: one.set_index("category")["accuracy"]
+            for rule, one in kept.groupby("method", sort=False)}  # fmt: skip
+    size = kept.drop_duplicates("category").set_index("category")["n"]
+    return pd.DataFrame({"n": size, **wide}).reset_index()
+
+
+def _in_order(column: pd.Series) -> pd.Series:
+    """Sort keys: the rules as in RULES; True before False."""
+    rank = {True: 0, False: 1} if column.name != "method" else {m: i for i, m in enumerate(RULES)}
+    return column.map(rank)
+
+
+def _draw(section: Section, data: pd.DataFrame) -> None:
+    data = data[["category", "rule", "n", "correct", "accuracy", "low", "high"]]
+    order = data.iloc[: data["category"].nunique()].sort_values("accuracy", ascending=False)
+    rank = {category: number for number, category in enumerate(order["category"])}
+    data = data.sort_values("category", key=lambda c: c.map(rank), kind="stable")
+    told = "; ".join(f"{row.category} {row.accuracy:.0%}" for row in order.itertuples(index=False))
+    figure = bars(
+        data, label="category", value="accuracy", low="low", high="high", group="rule",
+        axis="share of questions answered (95% Wilson interval)", limits=(0.0, 1.0),
+        alt=f"Bars of accuracy per category under {order['rule'].iloc[0]} beside the baseline that "
+        f"takes the nearest neighbour of c. {order['rule'].iloc[0]}: {told}.",
+    )  # fmt: skip
+    section.figure(figure, "Accuracy by category, centred, inputs excluded", name="accuracy-figure")
+
+
+def _misses(section: Section, frame: pd.DataFrame, config: Config) -> None:
+    wrong = _main(frame, config).query("not correct")
+    if wrong.empty:
+        return
+    section.table(
+        wrong[[*QUESTION, "top", "rank"]].sort_values("rank", kind="stable"),
+        f"What {RULES[config.methods[0]]} gets wrong, centred, inputs excluded: the answer it "
+        "prefers and the rank of the expected one", name="misses", rows=15,
+    )  # fmt: skip
+
+
+def _tell_many(
+    report: Report,
+    overall: pd.DataFrame,
+    main_rule: pd.DataFrame,
+    baseline: pd.DataFrame,
+    config: Config,
+) -> None:
+    rule = RULES[config.methods[0]]
+    best, worst = (main_rule.sort_values("accuracy").iloc[i] for i in (-1, 0))
+    kept = overall[overall["centre"] & overall["exclude_inputs"]]
+    shares = "; ".join(f"{RULES[row.method]} {_share(row)}" for row in kept.itertuples())
+    left_in = overall[overall["centre"] & ~overall["exclude_inputs"]].iloc[0]
+    report.finding(
+        f"Of the questions of the list, centred and with the inputs excluded: {shares}. With the "
+        f"inputs left in, {rule} answers {left_in['accuracy']:.0%}."
+    )
+    if best["accuracy"] > worst["accuracy"]:
+        report.finding(
+            f"Categories differ: {best['category']} {best['accuracy']:.0%}, {worst['category']} "
+            f"{worst['accuracy']:.0%} by {rule}."
+        )
+    alone = baseline["correct"].sum()
+    rivals = baseline["accuracy"].to_numpy() >= main_rule["accuracy"].to_numpy()
+    named = ", ".join(main_rule["category"][rivals])
+    report.finding(
+        f"The nearest neighbour of c, which never sees a and b, is right in {alone} of "
+        f"{baseline['n'].sum()} ({alone / baseline['n'].sum():.0%}). "
+        + (f"It does no worse than {rule} in: {named}." if named else "No category is its own.")
+    )
+
+
+def _controls(
+    report: Report, table: Embedding, questions: pd.DataFrame, frame: pd.DataFrame, config: Config
+) -> None:
+    options = {"methods": config.methods, "centre": True, "exclude_inputs": True}
+    kept = frame[frame["centre"] & frame["exclude_inputs"]]
+    swapped = swap_answers(questions, config.seed)
+    runs = {
+        "as asked": kept,
+        "answers swapped": table.evaluate(swapped, **options),
+        "vectors shuffled": table.shuffled(config.seed).evaluate(questions, **options),
+    }
+    shares = [accuracy(run, by=()).assign(control=name) for name, run in runs.items() if len(run)]
+    result = pd.concat(shares)[["control", "method", "n", "correct", "accuracy", "low", "high"]]
+    section = report.section(
+        "Controls",
+        "The same code on the same questions, spoilt in two ways: each answer swapped for that of "
+        "another question of its category, and the vectors dealt out to the tokens at random. "
+        "“As asked” is the positive control: what the code finds where there is something.",
+    )
+    section.table(_named(result), "Centred, inputs excluded", name="controls", formats=PERCENT)
+    if len(swapped) < len(questions):
+        section.note(
+            f"{len(questions) - len(swapped)} questions have no other answer in their category and "
+            "are not in the swapped control."
+        )
+    told = result[result["method"] == config.methods[0]].set_index("control")
+    counts = "; ".join(f"{name} {row.correct} of {row.n}" for name, row in told.iterrows())
+    report.sure(f"Controls, {RULES[config.methods[0]]}: {counts} (seed {config.seed}).")
+    report.sure(
+        "Intervals are 95% Wilson intervals over the questions; the smallest category has "
+        f"{questions['category'].value_counts().min()}."
+    )
+
+
+def _neighbours(report: Report, table: Embedding, config: Config) -> None:
+    words = list(dict.fromkeys(config.words))
+    found = {word: table.neighbors(word, k=max(10, config.k)) for word in words}
+    frames = [frame.assign(word=word) for word, frame in found.items()]
+    long = pd.concat(frames)[["word", "rank", "token", "score"]]
+    wide = long.pivot(index="rank", columns="word", values="token")[words].reset_index()
+    section = report.section("Nearest neighbours", "By cosine, centred; the word itself left out.")
+    section.table(wide, "The three words", name="neighbours-side-by-side")
+    section.table(long, "The same with cosines", name="neighbours", rows=config.k)
+
+
+def _skipped(report: Report, skipped: pd.DataFrame, asked: int) -> None:
+    if skipped.empty:
+        return
+    report.skip(
+        f"{len(skipped)} of {asked} questions could not be asked, the first because "
+        f"{skipped['reason'].iloc[0]}."
+    )
+    section = report.section("Questions that could not be asked")
+    section.table(skipped, "With the reason", name="skipped")
+
+
+def _doubts(report: Report, table: Embedding) -> None:
+    report.doubt(
+        f"Every one of the {len(table):,} tokens competes, word pieces and special tokens too; "
+        "only the three words themselves are excluded, not their plurals or other spellings. "
+        "A smaller list of candidates gives higher numbers."
+    )
+    report.doubt(
+        "Each word pair serves in several questions, so these are not independent and the "
+        "intervals are narrower than they should be."
+    )
+    report.doubt(
+        "Only words that are one token can be asked, which favours frequent words. The table of "
+        "vectors is the model's input or output, not what its layers make of a word in a text."
+    )
+
+
+def _main(frame: pd.DataFrame, config: Config) -> pd.DataFrame:
+    main_setting = (
+        (frame["method"] == config.methods[0]) & frame["centre"] & frame["exclude_inputs"]
+    )
+    return frame[main_setting].reset_index(drop=True)
+
+
+def _named(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(method=frame["method"].map(RULES))
+
+
+def _share(row: Any) -> str:
+    return f"{row.correct} of {row.n} ({row.accuracy:.0%}, {row.low:.0%} to {row.high:.0%})"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.modules[__name__]))

@@ -1,0 +1,354 @@
+"""Geometry of word vectors: neighbours, similarities, analogies and directions.
+
+Centring subtracts the mean of the vocabulary before the vectors are normalised (Mu & Viswanath
+2018). Centring, and leaving out the words of the question, both change an answer: every result
+names them. The rules for analogies and their sources are in `analogies.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .analogies import (
+    METHODS,
+    QUESTION,
+    SCORES,
+    SETTING,
+    Cosines,
+    Method,
+    check_methods,
+    place,
+    questions,
+)
+
+BATCH = 32
+"""Texts per forward pass of contextual vectors."""
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """A table of vectors with a name for each row.
+
+    Unless `candidates` says otherwise every row competes for an answer: whole words, word pieces
+    ("##ing"), special and unused tokens alike. Only the very rows of a, b and c can be excluded;
+    their plurals or capitalised spellings stay in the race.
+    """
+
+    vectors: np.ndarray
+    """[n, d], float32 or float64, finite."""
+    tokens: Sequence[str]
+    """The readable name of each row; names may repeat."""
+    resolve: Callable[[str], int] | None = None
+    """From a word to its row; None: the row whose name is exactly the word."""
+
+    def __post_init__(self) -> None:
+        if self.vectors.ndim != 2 or self.vectors.dtype not in (np.float32, np.float64):
+            raise ValueError(
+                "vectors must be float32 or float64 of shape [n, d], "
+                f"got {self.vectors.dtype} {list(self.vectors.shape)}"
+            )
+        if len(self.tokens) != len(self.vectors):
+            raise ValueError(f"{len(self.tokens)} tokens for {len(self.vectors)} vectors")
+        bad = np.flatnonzero(~np.isfinite(self.vectors).all(axis=1))
+        if bad.size:
+            raise ValueError(f"{bad.size} vectors are not finite, first row {bad[0]}")
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def row(self, word: str) -> int:
+        """The row of a word; raises ValueError if it has none or is several tokens."""
+        if self.resolve is not None:
+            return self.resolve(word)
+        try:
+            return list(self.tokens).index(word)
+        except ValueError:
+            raise ValueError(f"{word!r} is not one of the {len(self)} tokens") from None
+
+    def unit(self, centre: bool = True) -> np.ndarray:
+        """The vectors at length one, first centred on the mean of all rows if `centre`.
+
+        A vector of length zero stays zero, so that its cosine with anything is 0. Made once and
+        kept.
+        """
+        return self._centred if centre else self._plain
+
+    @cached_property
+    def _centred(self) -> np.ndarray:
+        mean = self.vectors.mean(axis=0, dtype=np.float64)
+        return _normalised(self.vectors - mean.astype(self.vectors.dtype))
+
+    @cached_property
+    def _plain(self) -> np.ndarray:
+        return _normalised(self.vectors)
+
+    def similarity(self, a: str, b: str, centre: bool = True) -> float:
+        """Cosine of two words."""
+        unit = self.unit(centre)
+        return float(unit[self.row(a)] @ unit[self.row(b)])
+
+    def neighbors(self, word: str, k: int = 10, centre: bool = True) -> pd.DataFrame:
+        """The k tokens of highest cosine, the word itself left out: rank token score."""
+        unit, row = self.unit(centre), self.row(word)
+        return self._top(unit @ unit[row], np.arange(len(self)), {row}, k)
+
+    def analogy(
+        self,
+        a: str,
+        b: str,
+        c: str,
+        k: int = 5,
+        method: Method = "3cosadd",
+        centre: bool = True,
+        exclude_inputs: bool = True,
+        candidates: Iterable[str] | np.ndarray | None = None,
+    ) -> pd.DataFrame:
+        """The k best answers to "a is to b as c is to ?": rank token score.
+
+        `candidates` restricts who competes, as words or as row numbers.
+        """
+        check_methods([method])
+        rows = [self.row(word) for word in (a, b, c)]
+        unit, pool = self.unit(centre), self._pool(candidates)
+        scores = SCORES[method](_cosines(unit, rows, pool))
+        return self._top(scores, pool, set(rows) if exclude_inputs else set(), k)
+
+    def evaluate(
+        self,
+        analogies: pd.DataFrame,
+        methods: Iterable[Method] = METHODS,
+        centre: bool | Iterable[bool] = (True, False),
+        exclude_inputs: bool | Iterable[bool] = (True, False),
+        candidates: Iterable[str] | np.ndarray | None = None,
+    ) -> pd.DataFrame:
+        """Every question in every setting: one row each, in the order of the questions.
+
+        `analogies` has the columns category a b c expected; all words must be single tokens and
+        `expected` none of the inputs (`usable` sorts out those that are not). Columns: those five,
+        method centre exclude_inputs, rank (of the expected answer; a tie counts against it),
+        correct (rank is 1), top (the best token). Nothing is random.
+        """
+        rules, centres, excludes = check_methods(methods), _flags(centre), _flags(exclude_inputs)
+        rows = np.array([self._question(q) for q in questions(analogies)], dtype=int).reshape(-1, 4)
+        pool = self._pool(candidates)
+        column = np.full(len(self), -1)
+        column[pool] = np.arange(len(pool))
+        if len(rows) and (column[rows[:, 3]] < 0).any():
+            lost = analogies["expected"].iloc[int(np.argmax(column[rows[:, 3]] < 0))]
+            raise ValueError(f"the expected answer {lost!r} is not among the candidates")
+        results = []
+        for i, centred in enumerate(centres):
+            for number, cosines in enumerate(_all_cosines(self.unit(centred), rows, pool)):
+                *inputs, answer = column[rows[number]].tolist()
+                for j, method in enumerate(rules):
+                    scores = SCORES[method](cosines)
+                    for k, excluded in enumerate(excludes):
+                        rank, best = place(scores, answer, inputs if excluded else ())
+                        setting = (method, centred, excluded)
+                        results.append(((number, j, i, k), setting, rank, self.tokens[pool[best]]))
+        results.sort(key=lambda result: result[0])
+        asked = list(analogies.loc[:, list(QUESTION)].itertuples(index=False, name=None))
+        return pd.DataFrame(
+            [
+                (*asked[key[0]], *setting, rank, rank == 1, top)
+                for key, setting, rank, top in results
+            ],
+            columns=[*QUESTION, *SETTING, "rank", "correct", "top"],
+        )
+
+    def usable(self, analogies: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The questions that can be asked here, and the rest with a column `reason`."""
+        reasons = []
+        for question in questions(analogies):
+            try:
+                self._question(question)
+                reasons.append("")
+            except ValueError as error:
+                reasons.append(str(error))
+        reason = pd.Series(reasons, index=analogies.index, dtype=object)
+        kept, rest = analogies[reason == ""], analogies.assign(reason=reason)[reason != ""]
+        return kept.reset_index(drop=True), rest.reset_index(drop=True)
+
+    def direction(
+        self, pairs: Sequence[tuple[str, str]], method: Literal["mean", "pca"] = "mean"
+    ) -> np.ndarray:
+        """The unit vector [d] that leads from the first words of the pairs to the second.
+
+        mean: the mean difference. pca: the first principal component of the pairs, each centred on
+        its own middle (Bolukbasi et al. 2016), turned to agree with the mean difference.
+        """
+        if method not in ("mean", "pca"):
+            raise ValueError(f"method={method!r}: expected 'mean' or 'pca'")
+        if not pairs:
+            raise ValueError("a direction needs at least one pair of words")
+        first, second = (self.vectors[[self.row(pair[i]) for pair in pairs]] for i in (0, 1))
+        differences = second - first
+        direction = differences.mean(axis=0)
+        if method == "pca":
+            component = np.linalg.svd(differences, full_matrices=False)[2][0]
+            direction = -component if component @ direction < 0 else component
+        length = np.linalg.norm(direction)
+        if length == 0:
+            raise ValueError("the pairs cancel: their mean difference is zero")
+        return direction / length
+
+    def shuffled(self, seed: int) -> Embedding:
+        """The control: the same vectors dealt out to the tokens at random."""
+        order = np.random.default_rng(seed).permutation(len(self))
+        return replace(self, vectors=self.vectors[order])
+
+    def _question(self, words: Sequence[str]) -> list[int]:
+        rows = [self.row(word) for word in words]
+        if rows[3] in rows[:3]:
+            raise ValueError(f"the expected answer {words[3]!r} is itself one of a, b, c")
+        return rows
+
+    def _pool(self, candidates: Iterable[str] | np.ndarray | None) -> np.ndarray:
+        """The rows that compete, each once."""
+        if candidates is None:
+            return np.arange(len(self))
+        if isinstance(candidates, np.ndarray) and candidates.dtype.kind in "iu":
+            pool = np.unique(candidates)
+        else:
+            pool = np.unique([self.row(word) for word in candidates])
+        if not pool.size or pool[0] < 0 or pool[-1] >= len(self):
+            raise ValueError(f"candidates must be some of the rows 0 … {len(self) - 1}")
+        return pool
+
+    def _top(self, scores: np.ndarray, pool: np.ndarray, without: set[int], k: int) -> pd.DataFrame:
+        if k < 1:
+            raise ValueError(f"k={k}: expected at least 1")
+        order = np.argsort(-scores, kind="stable")
+        order = [i for i in order[: k + len(without)] if pool[i] not in without][:k]
+        return pd.DataFrame(
+            {
+                "rank": np.arange(1, len(order) + 1),
+                "token": [self.tokens[pool[i]] for i in order],
+                "score": scores[order].astype(float),
+            }
+        )
+
+
+def embedding(
+    model: Any,
+    side: Literal["embed", "unembed"] = "embed",
+    layer: int | None = None,
+    texts: Sequence[str] | None = None,
+    site: Literal["resid_pre", "resid_post"] = "resid_post",
+) -> Embedding:
+    """The word vectors of a model: rows of W_E, columns of W_U, or what it makes of words in texts.
+
+    With `layer` and `texts`: one row per distinct token of the texts (special tokens left out), the
+    mean of `site` of that layer over all places where the token stands.
+
+    A word is looked up as running text holds it, after a space (" king"), and if that is not one
+    token as it is written ("king"); a word that begins with a space is taken literally. Case is the
+    tokenizer's: an uncased one folds it, any other does not. A word of several tokens raises
+    ValueError, naming the pieces. A model without tokenizer names its rows by number; one without
+    unembedding raises at side="unembed".
+    """
+    if (layer is None) != (texts is None):
+        raise ValueError("contextual vectors need both layer= and texts=")
+    if side not in ("embed", "unembed"):
+        raise ValueError(f"side={side!r}: expected 'embed' or 'unembed'")
+    if layer is not None:
+        return _contextual(model, list(texts or ()), layer, site)
+    vectors = _numpy(model.W_U).T if side == "unembed" else _numpy(model.W_E)
+    ids = range(len(vectors))
+    if model.tokenizer is None:
+        return Embedding(vectors, [str(i) for i in ids])
+    return Embedding(vectors, _names(model.tokenizer, ids), lambda w: _token(model.tokenizer, w))
+
+
+def _normalised(vectors: np.ndarray) -> np.ndarray:
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = vectors / np.where(length == 0, 1, length)
+    unit.flags.writeable = False
+    return unit
+
+
+def _cosines(unit: np.ndarray, rows: Sequence[int], pool: np.ndarray) -> Cosines:
+    return next(_all_cosines(unit, np.array([rows]), pool))
+
+
+def _all_cosines(unit: np.ndarray, rows: np.ndarray, pool: np.ndarray) -> Iterator[Cosines]:
+    """The cosines of each question, from one matrix product over the distinct words."""
+    inputs = rows[:, :3]
+    words = np.unique(inputs)
+    known = unit[words]
+    candidates = unit if len(pool) == len(unit) else unit[pool]
+    to_pool, to_words = known @ candidates.T, known @ known.T
+    for a, b, c in np.searchsorted(words, inputs):
+        between = to_words[a, b], to_words[a, c], to_words[b, c]
+        yield Cosines(to_pool[a], to_pool[b], to_pool[c], *map(float, between))
+
+
+def _contextual(model: Any, texts: list[str], layer: int, site: str) -> Embedding:
+    if site not in ("resid_pre", "resid_post"):
+        raise ValueError(f"site={site!r}: expected 'resid_pre' or 'resid_post'")
+    if model.tokenizer is None:
+        raise ValueError("contextual vectors need a tokenizer, and this model has none")
+    if not 0 <= layer < model.cfg.n_layers:
+        raise ValueError(f"layer={layer}: expected 0 … {model.cfg.n_layers - 1}")
+    if not texts:
+        raise ValueError("contextual vectors need at least one text")
+    sums: dict[int, np.ndarray] = {}
+    counts: dict[int, int] = {}
+    for start in range(0, len(texts), BATCH):
+        tokens = model.to_tokens(texts[start : start + BATCH])
+        _, cache = model.run_with_cache(tokens, names_filter=(site, layer))
+        vectors = _numpy(cache[site, layer][tokens.real])
+        ids = tokens.ids[tokens.real].cpu().numpy()
+        for token in np.unique(ids).tolist():
+            here = vectors[ids == token]
+            sums[token] = sums.get(token, 0.0) + here.sum(axis=0, dtype=np.float64)
+            counts[token] = counts.get(token, 0) + len(here)
+    ids = sorted(sums.keys() - model.tokenizer.special_ids)
+    if not ids:
+        raise ValueError("the texts hold nothing but special tokens")
+    means = np.stack([sums[token] / counts[token] for token in ids]).astype(vectors.dtype)
+    place = {token: row for row, token in enumerate(ids)}
+
+    def resolve(word: str) -> int:
+        token = _token(model.tokenizer, word)
+        if token not in place:
+            raise ValueError(f"{word!r} does not stand in any of the {len(texts)} texts")
+        return place[token]
+
+    return Embedding(means, _names(model.tokenizer, ids), resolve)
+
+
+def _token(tokenizer: Any, word: str) -> int:
+    """The id of a word; see `embedding` for the spellings tried."""
+    if not word.strip():
+        raise ValueError(f"{word!r} is not a word")
+    if not word[0].isspace():
+        try:
+            return tokenizer.single(f" {word}")
+        except ValueError:
+            pass
+    return tokenizer.single(word)
+
+
+def _names(tokenizer: Any, ids: Iterable[int]) -> list[str]:
+    """Readable names; rows past the tokenizer's end are padding of the table."""
+    ids = [int(i) for i in ids]
+    known = [i for i in ids if i < tokenizer.vocab_size]
+    return [*tokenizer.str_tokens(known), *(f"<unused {i}>" for i in ids[len(known) :])]
+
+
+def _numpy(tensor: torch.Tensor) -> np.ndarray:
+    """float64 stays; everything else becomes float32."""
+    wide = tensor.dtype if tensor.dtype == torch.float64 else torch.float32
+    return tensor.detach().to("cpu", wide).numpy()
+
+
+def _flags(value: bool | Iterable[bool]) -> list[bool]:
+    return [value] if isinstance(value, bool) else list(value)

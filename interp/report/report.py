@@ -1,0 +1,293 @@
+"""Report: what was asked, what was found, how sure, what would make it wrong; then the evidence.
+
+report = Report("Title", "Question?", config=config, model=model)
+report.finding("In words, filled from the numbers.")
+section = report.section("Heading", "A paragraph.")
+section.table(frame, "Caption")
+report.write("reports/title")      # index.html, *.csv, figures/*.svg|png, manifest.json
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import hashlib
+import itertools
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+from pandas.api import types
+
+from .folder import KIND, MANIFEST, replacing, write_file
+from .text import MAX_CELL, csv_cell, number, one_line, shorten, slug, visible
+
+if TYPE_CHECKING:
+    from .figures import Figure
+
+HERE = Path(__file__).parent
+SHOWN_ROWS = 200
+"""Rows of a table that the page shows; the CSV holds all."""
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A frame as the page shows it and the CSV holds it."""
+
+    frame: pd.DataFrame
+    caption: str
+    name: str
+    formats: Mapping[str, str] = field(default_factory=dict)
+    rows: int = SHOWN_ROWS
+
+    @property
+    def columns(self) -> list[tuple[str, bool]]:
+        """Heading, and whether its cells are numbers."""
+        return [(str(c).replace("_", " "), _is_number(self.frame[c])) for c in self.frame]
+
+    @property
+    def cells(self) -> list[list[str]]:
+        """The rows that are shown, as text."""
+        head = self.frame.head(self.rows)
+        shown = [_shown(head[name], self.formats.get(str(name))) for name in head]
+        return [list(row) for row in zip(*shown, strict=True)]
+
+    def csv(self) -> bytes:
+        """All rows; text that a spreadsheet would run is disarmed, numbers are as they are."""
+        frame = self.frame.copy()
+        for name in frame:
+            if not types.is_numeric_dtype(frame[name]):
+                frame[name] = [csv_cell(_text(value)) for value in frame[name]]
+        frame.columns = [csv_cell(str(name)) for name in frame.columns]
+        return frame.to_csv(index=False, lineterminator="\n").encode("utf-8")
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A figure, its caption, and the numbers behind it."""
+
+    figure: Figure
+    table: Table
+    name: str
+
+    @property
+    def source(self) -> str:
+        """The SVG as a data: address, so that the page needs no other file."""
+        return "data:image/svg+xml;base64," + base64.b64encode(self.figure.svg).decode()
+
+
+@dataclass(frozen=True)
+class Note:
+    """A remark between the evidence."""
+
+    text: str
+
+
+class Section:
+    """A heading, a paragraph, and what stands below them in the order in which it was added."""
+
+    def __init__(self, title: str, text: str, taken: set[str]) -> None:
+        self.title = title
+        self.text = text
+        self.items: list[Table | Picture | Note] = []
+        self._taken = taken
+
+    def table(
+        self,
+        frame: pd.DataFrame,
+        caption: str,
+        *,
+        name: str | None = None,
+        formats: Mapping[str, str] | None = None,
+        missing: Sequence[str] = (),
+        rows: int = SHOWN_ROWS,
+    ) -> None:
+        """Add a table: `rows` of it on the page, all of it in <name>.csv.
+
+        `formats` maps a column to a format spec ({"accuracy": ".0%"}). A numeric column with NaN or
+        an infinity raises ValueError unless `missing` names it.
+        """
+        _check_frame(frame, missing)
+        own = self._unique(name or caption)
+        self.items.append(Table(frame.reset_index(drop=True), caption, own, formats or {}, rows))
+
+    def figure(self, figure: Figure, caption: str, *, name: str | None = None) -> None:
+        """Add a figure; the frame that it was drawn from stands behind it as a table."""
+        _check_frame(figure.data, ())
+        own = self._unique(name or caption)
+        table = Table(figure.data.reset_index(drop=True), caption, own)
+        self.items.append(Picture(figure, table, own))
+
+    def note(self, text: str) -> None:
+        """Add a remark."""
+        self.items.append(Note(text))
+
+    def _unique(self, text: str) -> str:
+        base = name = slug(text)
+        for count in itertools.count(2):
+            if name not in self._taken:
+                break
+            name = f"{base}-{count}"
+        self._taken.add(name)
+        return name
+
+
+class Report:
+    """The answer to one question. Make it first: its clock starts then."""
+
+    def __init__(
+        self,
+        title: str,
+        question: str,
+        *,
+        analysis: str = "",
+        provenance: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.title = title
+        self.question = question
+        self.analysis = analysis
+        self.findings: list[str] = []
+        self.certainty: list[str] = []
+        self.doubts: list[str] = []
+        self.skipped: list[str] = []
+        self.sections: list[Section] = []
+        self.provenance = dict(provenance or {})
+        self._taken: set[str] = set()
+        self._started = time.perf_counter()
+
+    def finding(self, text: str) -> None:
+        """What was found, in a sentence filled from the numbers; the first is the headline."""
+        self.findings.append(text)
+
+    def sure(self, text: str) -> None:
+        """How sure: intervals, controls, sizes."""
+        self.certainty.append(text)
+
+    def doubt(self, text: str) -> None:
+        """What would make it wrong."""
+        self.doubts.append(text)
+
+    def skip(self, text: str) -> None:
+        """What was left out, and why."""
+        self.skipped.append(text)
+
+    def section(self, title: str, text: str = "") -> Section:
+        """Open a section at the end of the report."""
+        self.sections.append(Section(title, text, self._taken))
+        return self.sections[-1]
+
+    def write(self, directory: str | Path) -> Path:
+        """Write the directory, all or nothing, and return the path of its index.html.
+
+        An older report there is replaced once the new one is whole. Raises FileExistsError where
+        something else lies (`check_destination`).
+        """
+        files = self._files()
+        with replacing(directory) as new:
+            for name, data in files.items():
+                write_file(new / name, data)
+        return Path(directory) / "index.html"
+
+    def manifest(self, files: Sequence[str] = ()) -> dict[str, Any]:
+        """Provenance and contents, as plain data."""
+        now = datetime.datetime.now(datetime.UTC)
+        return {
+            "kind": KIND,
+            "analysis": self.analysis,
+            "title": self.title,
+            "question": self.question,
+            "findings": self.findings,
+            "created": now.isoformat(timespec="seconds"),
+            "wall_seconds": round(time.perf_counter() - self._started, 3),
+            "skipped": self.skipped,
+            **self.provenance,
+            "files": list(files),
+        }
+
+    def html(self) -> str:
+        """The page. Same report, same text: no date in it (the manifest has that)."""
+        css = (HERE / "static" / "report.css").read_text(encoding="utf-8")
+        digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
+        environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(HERE / "templates"),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            finalize=_finalize,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        template = environment.get_template("report.html.j2")
+        facts = [(name, _fact(value)) for name, value in self.provenance.items()]
+        return template.render(
+            report=self,
+            title=shorten(one_line(self.title)),
+            css=css,
+            css_hash=digest,
+            facts=facts,
+            kind=_kind,
+        )
+
+    def _files(self) -> dict[str, bytes]:
+        files = {"index.html": self.html().encode("utf-8")}
+        for item in (item for section in self.sections for item in section.items):
+            if isinstance(item, Table):
+                files[f"{item.name}.csv"] = item.csv()
+            elif isinstance(item, Picture):
+                files[f"{item.name}.csv"] = item.table.csv()
+                files[f"figures/{item.name}.svg"] = item.figure.svg
+                files[f"figures/{item.name}.png"] = item.figure.png
+        manifest = json.dumps(self.manifest(sorted(files)), indent=2, allow_nan=False)
+        return files | {MANIFEST: manifest.encode("ascii") + b"\n"}
+
+
+def _check_frame(frame: pd.DataFrame, missing: Sequence[str]) -> None:
+    if frame.columns.has_duplicates:
+        raise ValueError(f"a table needs distinct columns, got {list(frame.columns)}")
+    for name in frame:
+        column = frame[name]
+        if name in missing or not types.is_numeric_dtype(column):
+            continue
+        bad = int((~np.isfinite(column.to_numpy(dtype=float, na_value=np.nan))).sum())
+        if bad:
+            raise ValueError(
+                f"column {name!r} holds {bad} values that are no finite numbers; "
+                "drop those rows, or declare them with missing="
+            )
+
+
+def _is_number(column: Any) -> bool:
+    return types.is_numeric_dtype(column) and not types.is_bool_dtype(column)
+
+
+def _shown(column: Any, spec: str | None) -> list[str]:
+    if types.is_numeric_dtype(column):
+        values = column.astype(object)
+        return [number(None if value is pd.NA else value, spec) for value in values]
+    return [shorten(_text(value)) for value in column]
+
+
+def _text(value: Any) -> str:
+    return "" if value is None or value is pd.NA or value is np.nan else str(value)
+
+
+def _finalize(value: Any) -> Any:
+    """What the template prints: plain text made visible, markup left alone."""
+    return visible(value) if type(value) is str else value
+
+
+def _kind(item: object) -> str:
+    return type(item).__name__
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, dict):
+        return " · ".join(f"{key} {_fact(one)}" for key, one in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_fact, value))
+    return "–" if value is None else shorten(one_line(str(value)), 4 * MAX_CELL)

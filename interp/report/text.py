@@ -1,0 +1,70 @@
+"""Text that leaves the program: made visible, bounded, and harmless to who opens it.
+
+Vocabularies hold control characters, lone surrogates, line separators and marks that turn the
+direction of writing. They are written as escapes ("\\u202e"); HTML escaping is the template's work.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from typing import Any
+
+MAX_CELL = 200
+"""Characters of a text shown in a page; the CSV beside it holds all of them."""
+FORMULA = ("=", "+", "-", "@")
+"""What makes a spreadsheet run a cell."""
+INVISIBLE = {"Cc", "Cs", "Zl", "Zp"}
+BIDI = {
+    *"\u200e\u200f\u061c\ufeff",
+    *map(chr, range(0x202A, 0x202F)),
+    *map(chr, range(0x2066, 0x206A)),
+}
+NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def visible(text: str) -> str:
+    """The text with every invisible, unencodable or direction-turning character as an escape."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        _escape(c) if c in BIDI or unicodedata.category(c) in INVISIBLE else c for c in text
+    )
+
+
+def shorten(text: str, limit: int = MAX_CELL) -> str:
+    """The beginning of a long text, with its length."""
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text):,} characters)"
+
+
+def one_line(text: str) -> str:
+    """Prose or an error message on one line."""
+    return visible(re.sub(r"\s*\n\s*", " ", text.strip()))
+
+
+def number(value: Any, spec: str | None = None) -> str:
+    """A number as a page shows it: three decimals, thousands apart, a true minus sign, "–" for
+    nothing. Booleans are yes and no."""
+    if isinstance(value, bool) or type(value).__name__ == "bool_":
+        return "yes" if value else "no"
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if spec is None:
+        spec = ".3f" if isinstance(value, float) else ","
+    return format(value, spec).replace("-", "\u2212")
+
+
+def csv_cell(text: str) -> str:
+    """A text as a CSV holds it: what a spreadsheet would run gets a leading apostrophe."""
+    text = visible(text)
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def slug(text: str, fallback: str = "table") -> str:
+    """A file name of a to z, 0 to 9 and hyphens, at most 60 characters."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower())[:60].strip("-") or fallback
+
+
+def _escape(character: str) -> str:
+    return NAMED.get(character) or f"\\u{ord(character):04x}"

