@@ -76,11 +76,15 @@ class RotaryScaling:
         if factor is not None and not (_is_number(factor) and 0 < factor < 1e6):
             raise ConfigError(f"rotary_scaling.attention_factor={factor!r}: expected a number > 0")
         if context is not None and not (_is_int(context) and 0 < context <= BOUNDS["n_ctx"][1]):
-            raise ConfigError(f"rotary_scaling.original_n_ctx={context!r}: expected a size in tokens")
+            raise ConfigError(
+                f"rotary_scaling.original_n_ctx={context!r}: expected a size in tokens"
+            )
         if not isinstance(self.truncate, bool):
             raise ConfigError(f"rotary_scaling.truncate={self.truncate!r}: expected true or false")
         if self.kind in ("yarn", "llama3") and self.original_n_ctx is None:
-            raise ConfigError(f"rotary_scaling.kind={self.kind!r} needs rotary_scaling.original_n_ctx")
+            raise ConfigError(
+                f"rotary_scaling.kind={self.kind!r} needs rotary_scaling.original_n_ctx"
+            )
         if self.kind == "llama3" and self.low_freq_factor >= self.high_freq_factor:
             raise ConfigError(
                 f"rotary_scaling.low_freq_factor={self.low_freq_factor} must be below "
@@ -130,7 +134,8 @@ class TransformerConfig:
     """In a parallel block both read the one ln1; otherwise the MLP has its own ln2."""
 
     positions: Positions = "learned"
-    """learned and sinusoidal are added to the embedding, rotary turns q and k, alibi biases scores."""
+    """learned and sinusoidal are added to the embedding, rotary turns q and k, alibi biases
+    scores."""
     position_offset: int = 0
     """Rows of W_pos skipped before position 0."""
     rotary_dim: int = None  # type: ignore[assignment]  # resolved below
@@ -164,7 +169,7 @@ class TransformerConfig:
     """The attention output has a bias."""
 
     mlp_gated: bool = False
-    """Neurons are act(x W_gate) · (x W_in); hook_pre is the gate's input, hook_pre_linear the other."""
+    """Neurons are act(x W_gate) · (x W_in): hook_pre is x W_gate, hook_pre_linear is x W_in."""
     activation: Activation = "gelu"
     """gelu is exact; gelu_tanh is the tanh approximation of GPT-2; relu2 is relu squared."""
     mlp_bias: bool = True
@@ -188,14 +193,14 @@ class TransformerConfig:
 
     def _resolve_defaults(self) -> None:
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
-        if self.d_head is None:
-            if _is_int(self.d_model) and _is_int(self.n_heads) and self.n_heads > 0:
-                if self.d_model % self.n_heads:
-                    raise ConfigError(
-                        f"d_model={self.d_model} is not a multiple of n_heads={self.n_heads}; "
-                        "give d_head"
-                    )
-                put("d_head", self.d_model // self.n_heads)
+        sizes = (self.d_model, self.n_heads)
+        if self.d_head is None and all(_is_int(size) and size > 0 for size in sizes):
+            if self.d_model % self.n_heads:
+                raise ConfigError(
+                    f"d_model={self.d_model} is not a multiple of n_heads={self.n_heads}; "
+                    "give d_head"
+                )
+            put("d_head", self.d_model // self.n_heads)
         if self.n_kv_heads is None:
             put("n_kv_heads", self.n_heads)
         if self.rotary_dim is None:
@@ -249,12 +254,12 @@ class TransformerConfig:
         for name in ("rotary_layers", "sliding_window", "rotary_base"):
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) != self.n_layers:
-                raise ConfigError(
-                    f"{name} has {len(value)} entries but n_layers={self.n_layers}"
-                )
+                raise ConfigError(f"{name} has {len(value)} entries but n_layers={self.n_layers}")
         for window in self.sliding_window or ():
             if window is not None and not (_is_int(window) and window > 0):
-                raise ConfigError(f"sliding_window holds {window!r}: expected positive numbers or None")
+                raise ConfigError(
+                    f"sliding_window holds {window!r}: expected positive numbers or None"
+                )
         if self.parallel and self.norm_position != "pre":
             raise ConfigError(
                 f"parallel=True goes with norm_position='pre', not {self.norm_position!r}"

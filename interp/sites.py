@@ -118,7 +118,7 @@ class SiteTable:
                     f"({_some(self.names)}); it is called with full names"
                 )
         elif isinstance(names_filter, str) or _is_pair(names_filter):
-            chosen = set(self._named(names_filter))
+            chosen = set(self._named(names_filter))  # type: ignore[arg-type]
         else:
             if not isinstance(names_filter, Iterable):
                 raise UnknownSite(f"{names_filter!r} is not a site: {_EXPECTED}")
@@ -133,11 +133,11 @@ class SiteTable:
         table = object.__new__(SiteTable)
         in_blocks = [s for s in self if s.layer is not None]
         first = next(i for i, site in enumerate(self) if site is in_blocks[0])
-        table._init([*list(self)[:first], *(s for s in in_blocks if s.layer < layer)])
+        table._init([*list(self)[:first], *(s for s in in_blocks if (s.layer or 0) < layer)])
         return table
 
     def _named(self, name: SiteName) -> list[str]:
-        text, layer = name if _is_pair(name) else (name, None)
+        text, layer = (name[0], int(name[1])) if _is_pair(name) else (name, None)
         if not isinstance(text, str):
             raise UnknownSite(f"{name!r} is not a site: {_EXPECTED}")
         names = self._aliases.get(text, [])
@@ -149,8 +149,9 @@ class SiteTable:
 
     def _unknown(self, text: str, layer: int | None) -> str:
         if text in self._aliases:
-            layers = sorted({self._sites[n].layer for n in self._aliases[text]} - {None})
-            where = f"it has layers {layers[0]} to {layers[-1]}" if layers else "it has no layer"
+            found = (self._sites[n].layer for n in self._aliases[text])
+            layers = [layer for layer in found if layer is not None]
+            where = f"it has layers {min(layers)} to {max(layers)}" if layers else "it has no layer"
             return f"site {text!r} has no layer {layer}: {where}"
         near = difflib.get_close_matches(text, self._aliases, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "see model.sites"
@@ -195,8 +196,10 @@ def _norm(name: str, layer: int | None) -> Iterator[Site]:
 
 def _block(cfg: TransformerConfig, layer: int) -> Iterator[Site]:
     block = f"blocks.{layer}"
-    has = {position: cfg.norm != "none" and cfg.norm_position == position for position in
-           ("pre", "post", "output", "both")}
+    has = {
+        position: cfg.norm != "none" and cfg.norm_position == position
+        for position in ("pre", "post", "output", "both")
+    }
 
     def site(name: str, axes: tuple[str, ...]) -> Site:
         return Site(f"{block}.{name}", layer, axes)

@@ -116,7 +116,9 @@ class Tap:
 
     def check_fired(self) -> None:
         """Raise EditError unless every edit ran and every read was met."""
-        silent = [site for site in self.sites.names if site in self._edits and site not in self._fired]
+        silent = [
+            site for site in self.sites.names if site in self._edits and site not in self._fired
+        ]
         if silent:
             raise EditError(
                 f"the edit on {silent[0]!r} never fired"
@@ -167,7 +169,9 @@ def _checked(returned: Tensor, given: Tensor, site: str) -> Tensor:
 def _positions(x: Tensor, pos: Positions, axis: int, site: str) -> Tensor:
     """Some positions of x, copied: a view would keep all the others in memory."""
     length = x.shape[axis]
-    chosen = range(length)[pos] if isinstance(pos, slice) else [pos] if isinstance(pos, int) else pos
+    chosen = (
+        range(length)[pos] if isinstance(pos, slice) else [pos] if isinstance(pos, int) else pos
+    )
     for p in chosen:
         if not -length <= p < length:
             raise ValueError(f"pos={p} is outside the {length} positions of {site!r}")

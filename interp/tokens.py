@@ -48,7 +48,9 @@ class Tokens:
         if isinstance(value, Tensor):
             return cls._of_tensor(value)
         if isinstance(value, str) or not isinstance(value, Sequence) or len(value) == 0:
-            what = "an empty list" if isinstance(value, Sequence) and not len(value) else repr(value)
+            what = (
+                "an empty list" if isinstance(value, Sequence) and not len(value) else repr(value)
+            )
             raise ValueError(f"expected token ids (or a model.to_tokens(text)), got {what}")
         if isinstance(value[0], Sequence) and not isinstance(value[0], str):
             return cls.from_rows(value)

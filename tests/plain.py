@@ -159,7 +159,9 @@ def mlp(cfg, w, layer, x, seen):
 def activation(cfg, x):
     return {
         "gelu": lambda: x * 0.5 * (1 + erf(x / math.sqrt(2))),
-        "gelu_tanh": lambda: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+        "gelu_tanh": lambda: (
+            0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+        ),
         "quick_gelu": lambda: x / (1 + np.exp(-1.702 * x)),
         "relu": lambda: np.maximum(x, 0),
         "relu2": lambda: np.maximum(x, 0) ** 2,

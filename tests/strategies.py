@@ -45,7 +45,9 @@ def configs(draw, **fixed) -> TransformerConfig:
         "rotary_base": pick(10_000.0, tuple([100.0, 5000.0, 50.0][:n_layers])),
         "rotary_layers": pick(None, tuple([True, False, True][:n_layers])),
         "causal": pick(True, True, False),
-        "sliding_window": pick(None, tuple([None, 2, 3][:n_layers]), tuple([3, 1, None][:n_layers])),
+        "sliding_window": pick(
+            None, tuple([None, 2, 3][:n_layers]), tuple([3, 1, None][:n_layers])
+        ),
         "attn_scale": pick(None, 0.7),
         "attn_scale_by_layer": pick(True, False),
         "attn_softcap": pick(None, None, 2.0),

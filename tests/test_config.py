@@ -50,7 +50,10 @@ def test_rotary_scaling_survives_json():
         ({"mlp_gated": True, "d_mlp": 0}, ["mlp_gated", "d_mlp=0"]),
         ({"head": "none", "tied": True}, ["head='none'", "tied"]),
         ({"norm": "none", "qk_norm": "head"}, ["norm='none'", "qk_norm"]),
-        ({"rotary_scaling": RotaryScaling(kind="linear", factor=2.0)}, ["rotary_scaling", "positions"]),
+        (
+            {"rotary_scaling": RotaryScaling(kind="linear", factor=2.0)},
+            ["rotary_scaling", "positions"],
+        ),
         ({"rotary_base": 0.5, "positions": "rotary"}, ["rotary_base=0.5"]),
     ],
 )

@@ -196,7 +196,8 @@ def test_compiles_without_a_graph_break():
 def test_parameters_are_counted_without_allocating():
     huge = small_config(n_layers=126, d_model=16384, n_heads=128, n_kv_heads=8, d_mlp=53248,
                         d_vocab=128256, n_ctx=131072, positions="rotary", norm="rmsnorm",
-                        mlp_gated=True, qkv_bias=False, attn_out_bias=False, mlp_bias=False)  # fmt: skip
+                        mlp_gated=True, qkv_bias=False, attn_out_bias=False,
+                        mlp_bias=False)  # fmt: skip
     assert interp.num_params(huge) == 405_853_388_800  # Llama 3.1 405B, as published
     model = random_model(small_config(n_kv_heads=2, mlp_gated=True))
     parts = model.num_params(by="component")

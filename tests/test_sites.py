@@ -20,7 +20,7 @@ def test_short_forms_name_one_site(name):
 
 
 def test_a_short_form_means_all_layers():
-    assert table.select("resid_post") == [f"blocks.{l}.hook_resid_post" for l in range(3)]
+    assert table.select("resid_post") == [f"blocks.{layer}.hook_resid_post" for layer in range(3)]
     assert table.select([("z", 2), "hook_embed"]) == ["hook_embed", "blocks.2.attn.hook_z"]
     assert table.select(lambda name: name.endswith("hook_q"))[0] == "blocks.0.attn.hook_q"
 

@@ -71,7 +71,7 @@ def test_hooks_get_their_own_copy(model):
 def test_hook_knows_where_it_is(model):
     seen = []
     model.run_with_hooks(IDS, [("z", lambda x, hook: seen.append((hook.name, hook.layer)))])
-    assert seen == [(f"blocks.{l}.attn.hook_z", l) for l in range(3)]
+    assert seen == [(f"blocks.{layer}.attn.hook_z", layer) for layer in range(3)]
 
 
 def test_hooks_run_in_order_and_views_stack(model):
@@ -114,7 +114,7 @@ def test_unknown_sites_raise_before_running(unchecked, model):
 def test_an_edit_that_never_fires_raises(model):
     tap = Tap(model.sites, fwd_hooks=[(("z", 2), zero)])
     model(IDS, tap, stop_at_layer=1)
-    with pytest.raises(EditError, match="'blocks.2.attn.hook_z' never fired"):
+    with pytest.raises(EditError, match=r"'blocks\.2\.attn\.hook_z' never fired"):
         tap.check_fired()
     with pytest.raises(UnknownSite):
         model.run_with_hooks(IDS, [(("z", 2), zero)], stop_at_layer=1)
@@ -135,7 +135,7 @@ def test_a_forward_pass_that_drops_a_site_is_caught(model, monkeypatch):
 def test_the_ledger_counts(model):
     tap = Tap(model.sites, fwd_hooks=[("z", zero)])
     model(IDS, tap)
-    assert tap.ledger == [(f"blocks.{l}.attn.hook_z", 1, 2) for l in range(3)]
+    assert tap.ledger == [(f"blocks.{layer}.attn.hook_z", 1, 2) for layer in range(3)]
 
 
 class Stop(Exception):

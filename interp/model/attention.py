@@ -19,7 +19,6 @@ from .mlp import _or_zeros
 from .norm import Norm
 from .positions import Layout, rotate
 
-
 SplitInputs: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None]
 """What queries, keys and values read, per head and normed; None where all heads read the same."""
 
@@ -27,11 +26,25 @@ SplitInputs: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None]
 class Attention(nn.Module):
     """qkv_weight [(n_heads + 2 n_kv_heads)·d_head, d_model]: q, k, v rows; out_weight back."""
 
+    hook_q: str
+    hook_k: str
+    hook_v: str
+    hook_rot_q: str
+    hook_rot_k: str
+    hook_attn_scores: str
+    hook_pattern: str
+    hook_z: str
+    hook_result: str
+
     def __init__(self, cfg: TransformerConfig, layer: int) -> None:
         super().__init__()
         self.layer, self.d_head = layer, cfg.d_head
         self.n_heads, self.n_kv_heads = cfg.n_heads, cfg.n_kv_heads
-        self.scale, self.softcap, self.window = cfg.scale(layer), cfg.attn_softcap, cfg.window(layer)
+        self.scale, self.softcap, self.window = (
+            cfg.scale(layer),
+            cfg.attn_softcap,
+            cfg.window(layer),
+        )
         self.rotary, self.interleaved = cfg.is_rotary(layer), cfg.rotary_interleaved
         self.alibi, self.norm_span = cfg.positions == "alibi", cfg.qk_norm
         self.sizes = (cfg.n_heads, cfg.n_kv_heads, cfg.n_kv_heads)
@@ -48,8 +61,8 @@ class Attention(nn.Module):
             heads = (1, 1) if cfg.qk_norm == "head" else (cfg.n_heads, cfg.n_kv_heads)
             self.q_norm = Norm(cfg, f"{name}.q_norm", heads[0] * cfg.d_head)
             self.k_norm = Norm(cfg, f"{name}.k_norm", heads[1] * cfg.d_head)
-        for site in ("q", "k", "v", "rot_q", "rot_k", "attn_scores", "pattern", "z", "result"):
-            setattr(self, f"hook_{site}", f"{name}.hook_{site}")
+        for site in self.__annotations__:
+            setattr(self, site, f"{name}.{site}")
 
     def forward(
         self,

@@ -128,10 +128,15 @@ def prepare(model: HookedTransformer, prompt: Input, max_new_tokens: int) -> Tok
     """The prompt padded on the left, checked against what the model can do."""
     cfg = model.cfg
     if not cfg.causal or cfg.head != "unembed":
-        raise ValueError(f"generation needs causal=True and head='unembed', not {cfg.head!r}")
+        raise ValueError(
+            f"generation needs causal=True and head='unembed'; this model has causal={cfg.causal} "
+            f"and head={cfg.head!r}"
+        )
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens}: expected at least 1")
     tokens = model.accept(prompt)
+    if tokens.ids is None:
+        raise ValueError("generation continues token ids; vectors have no ids to continue")
     if tokens.mask is not None:
         rows = [ids[real].tolist() for ids, real in zip(tokens.ids, tokens.mask, strict=True)]
         tokens = Tokens.from_rows(rows, side="left").to(tokens.device)

@@ -50,12 +50,22 @@ def _identities(
         yield layer, "Σ_k pattern = 1", pattern.sum(-1), torch.ones_like(pattern[..., 0])
         written = site("result").sum(2) + block.attn.b_O
         if block.output_norm:
-            yield layer, "ln1_post(Σ result + b_O) = attn_out", block.ln1_post(written), site("attn_out")
+            yield (
+                layer,
+                "ln1_post(Σ result + b_O) = attn_out",
+                block.ln1_post(written),
+                site("attn_out"),
+            )
         else:
             yield layer, "Σ result + b_O = attn_out", written, site("attn_out")
         yield from ((layer, *rest) for rest in _residual(block, site))
         if layer + 1 < model.cfg.n_layers:
-            yield layer, "resid_post = next resid_pre", site("resid_post"), cache["resid_pre", layer + 1]
+            yield (
+                layer,
+                "resid_post = next resid_pre",
+                site("resid_post"),
+                cache["resid_pre", layer + 1],
+            )
     last = cache["resid_post", model.cfg.n_layers - 1]
     yield layer, "to_logits(resid_post) = output", model.to_logits(last), logits
 

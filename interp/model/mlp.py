@@ -1,4 +1,4 @@
-"""The MLP: neurons act(x W_in), or gated act(x W_gate) · (x W_in) (Shazeer 2020), written by W_out."""
+"""The MLP: neurons act(x W_in), or act(x W_gate) · (x W_in) (Shazeer 2020), written by W_out."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class MLP(nn.Module):
     """in_weight [d_mlp d_model] (gated: gate rows, then in rows), out_weight [d_model d_mlp]."""
 
+    hook_pre: str
+    hook_pre_linear: str
+    hook_post: str
+
     def __init__(self, cfg: TransformerConfig, layer: int) -> None:
         super().__init__()
         self.gated, self.d_mlp = cfg.mlp_gated, cfg.d_mlp
@@ -36,8 +40,8 @@ class MLP(nn.Module):
         if cfg.mlp_bias:
             self.in_bias = nn.Parameter(torch.empty(rows), requires_grad=False)
             self.out_bias = nn.Parameter(torch.empty(cfg.d_model), requires_grad=False)
-        for site in ("pre", "pre_linear", "post"):
-            setattr(self, f"hook_{site}", f"blocks.{layer}.mlp.hook_{site}")
+        for site in self.__annotations__:
+            setattr(self, site, f"blocks.{layer}.mlp.{site}")
 
     def forward(
         self, x: Float[Tensor, "batch pos d_model"], tap: Silent | Tap = SILENT

@@ -47,9 +47,7 @@ class Prefix:
 class GrowingPrefix(Prefix):
     """A prefix that keeps what extends it, in buffers of fixed capacity: the key-value cache."""
 
-    def __init__(
-        self, cfg: TransformerConfig, batch: int, capacity: int, like: Tensor
-    ) -> None:
+    def __init__(self, cfg: TransformerConfig, batch: int, capacity: int, like: Tensor) -> None:
         shape = (batch, capacity, cfg.n_kv_heads, cfg.d_head)
         self._keys = [like.new_empty(shape) for _ in range(cfg.n_layers)]
         self._values = [like.new_empty(shape) for _ in range(cfg.n_layers)]
@@ -77,7 +75,9 @@ class GrowingPrefix(Prefix):
     def advance(self, tokens: Tokens) -> None:
         """Count the columns that the last run wrote."""
         if self.mask is not None or tokens.mask is not None:
-            old = tokens.real.new_ones(len(tokens), self._length) if self.mask is None else self.mask
+            old = (
+                tokens.real.new_ones(len(tokens), self._length) if self.mask is None else self.mask
+            )
             self.mask = torch.cat([old, tokens.real], dim=1)
         self._length += tokens.shape[1]
 

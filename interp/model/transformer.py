@@ -60,13 +60,21 @@ class Embed(nn.Module):
             x = x + tap("hook_pos_embed", rows.expand(len(tokens), -1, -1))
         if self.W_token_type is not None:
             types = tokens.token_types
-            types = tokens.real.new_zeros(tokens.shape, dtype=torch.long) if types is None else types
+            types = (
+                tokens.real.new_zeros(tokens.shape, dtype=torch.long) if types is None else types
+            )
             x = x + tap("hook_token_type_embed", F.embedding(types, self.W_token_type))
         return x
 
 
 class Block(nn.Module):
     """One layer: attention, then the MLP, each added to the residual stream."""
+
+    hook_resid_pre: str
+    hook_resid_mid: str
+    hook_resid_post: str
+    hook_attn_out: str
+    hook_mlp_out: str
 
     def __init__(self, cfg: TransformerConfig, layer: int) -> None:
         super().__init__()
@@ -86,8 +94,8 @@ class Block(nn.Module):
         if self.output_norm:
             self.ln1_post = Norm(cfg, f"{name}.ln1_post")
             self.ln2_post = Norm(cfg, f"{name}.ln2_post") if cfg.d_mlp else None
-        for site in ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"):
-            setattr(self, f"hook_{site}", f"{name}.hook_{site}")
+        for site in self.__annotations__:
+            setattr(self, site, f"{name}.{site}")
         self.input_sites = tuple(f"{name}.hook_{part}_input" for part in "qkv")
 
     def forward(
@@ -159,7 +167,7 @@ class Unembed(nn.Module):
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
 
-class HookedTransformer(Verbs, nn.Module):
+class HookedTransformer(Verbs):
     """A transformer of the given config. Its weights are set by `init_weights` or by loading.
 
     Parameters never require a gradient unless somebody asks them to (`model.requires_grad_()`).
@@ -249,7 +257,8 @@ class HookedTransformer(Verbs, nn.Module):
     def run_with_hooks(
         self, tokens: Input, fwd_hooks: FwdHooks, *, stop_at_layer: int | None = None
     ) -> Tensor:
-        """The output of one run with `fwd_hooks` [(filter, fn)], fn(tensor, hook) → tensor | None."""
+        """The output of one run with `fwd_hooks` [(filter, fn)], fn(tensor, hook) → a tensor
+        or None."""
         return self.with_hooks(fwd_hooks)(tokens, stop_at_layer=stop_at_layer)
 
     def run_with_cache(
@@ -274,7 +283,12 @@ class HookedTransformer(Verbs, nn.Module):
             raise ValueError("grad=True refuses pos= and device=: their copies are off the graph")
         tokens = self.accept(tokens)
         tap = self.make_tap(
-            names_filter, reading=True, stop_at_layer=stop_at_layer, pos=pos, device=device, grad=grad
+            names_filter,
+            reading=True,
+            stop_at_layer=stop_at_layer,
+            pos=pos,
+            device=device,
+            grad=grad,
         )
         with torch.set_grad_enabled(grad):
             out = self._run(tokens, tap, None, self._stop(stop_at_layer))
@@ -301,7 +315,7 @@ class HookedTransformer(Verbs, nn.Module):
         """A view of this model on which the hooks are active in every verb.
 
         The view shares the weights and cannot be changed; this model stays as it is. Views of
-        views apply the older hooks first. Raises UnknownSite at once on a name that matches nothing.
+        views apply the older hooks first. Raises UnknownSite at once where a name matches nothing.
         """
         hooks = (*self.fwd_hooks, *fwd_hooks)
         Tap(self.sites, fwd_hooks=hooks)  # names and functions are checked here

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal
 import pandas as pd
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..config import TransformerConfig
 from ..sites import SiteFilter
 from ..tokens import Tokens
 from . import generate as generation
@@ -19,18 +20,25 @@ from .weights import FactoredMatrix, count_params, folded
 
 if TYPE_CHECKING:
     from ..tokenizer import Tokenizer
-    from .transformer import HookedTransformer, Input
+    from .transformer import Embed, HookedTransformer, Input, Unembed
 
 
 def _stacked(part: str, name: str) -> property:
-    def stack(self: HookedTransformer) -> Tensor:
+    def stack(self: Verbs) -> Tensor:
         return torch.stack([getattr(getattr(block, part), name) for block in self.blocks])
 
     return property(stack, doc=f"`blocks[l].{part}.{name}` of all layers, stacked on demand.")
 
 
-class Verbs:
+class Verbs(nn.Module):
     """The part of `HookedTransformer` that does not compute the forward pass."""
+
+    cfg: TransformerConfig
+    tokenizer: Tokenizer | None
+    name: str
+    embed: Embed
+    unembed: Unembed | None
+    blocks: nn.ModuleList
 
     W_Q, W_K, W_V, W_O = (_stacked("attn", name) for name in ("W_Q", "W_K", "W_V", "W_O"))
     b_Q, b_K, b_V, b_O = (_stacked("attn", name) for name in ("b_Q", "b_K", "b_V", "b_O"))
@@ -38,50 +46,50 @@ class Verbs:
     b_in, b_gate, b_out = (_stacked("mlp", name) for name in ("b_in", "b_gate", "b_out"))
 
     @property
-    def W_E(self: HookedTransformer) -> Float[Tensor, "d_vocab d_model"]:
+    def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
         return self.embed.W_E
 
     @property
-    def W_pos(self: HookedTransformer) -> Float[Tensor, "n_ctx d_model"]:
+    def W_pos(self) -> Float[Tensor, "n_ctx d_model"]:
         """Row p belongs to position p."""
         if self.embed.W_pos is None:
             raise ValueError(f"positions={self.cfg.positions!r}: this model has no W_pos")
         return self.embed.W_pos[self.cfg.position_offset :]
 
     @property
-    def W_U(self: HookedTransformer) -> Float[Tensor, "d_model d_vocab"]:
+    def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
         if self.unembed is None:
             raise ValueError("head='none': this model has no unembedding")
         return (self.W_E if self.cfg.tied else self.unembed.weight).T
 
     @property
-    def b_U(self: HookedTransformer) -> Float[Tensor, " d_vocab"]:
+    def b_U(self) -> Float[Tensor, " d_vocab"]:
         bias = None if self.unembed is None else self.unembed.bias
         return self.W_E.new_zeros(self.cfg.d_vocab) if bias is None else bias
 
     @property
-    def QK(self: HookedTransformer) -> FactoredMatrix:
+    def QK(self) -> FactoredMatrix:
         """W_Q W_Kᵀ of every head [layer head d_model d_model]: query side × key side."""
         return FactoredMatrix(self.W_Q, self._per_query_head(self.W_K).mT)
 
     @property
-    def OV(self: HookedTransformer) -> FactoredMatrix:
+    def OV(self) -> FactoredMatrix:
         """W_V W_O of every head [layer head d_model d_model]: what is read × what is written."""
         return FactoredMatrix(self._per_query_head(self.W_V), self.W_O)
 
-    def _per_query_head(self: HookedTransformer, kv: Tensor) -> Tensor:
+    def _per_query_head(self, kv: Tensor) -> Tensor:
         return kv.repeat_interleave(self.cfg.n_heads // self.cfg.n_kv_heads, dim=1)
 
     @property
-    def device(self: HookedTransformer) -> torch.device:
+    def device(self) -> torch.device:
         return self.embed.W_E.device
 
     @property
-    def dtype(self: HookedTransformer) -> torch.dtype:
+    def dtype(self) -> torch.dtype:
         return self.embed.W_E.dtype
 
-    def accept(self: HookedTransformer, value: Input) -> Tokens:
-        """Tokens on this model's device, checked: ids inside the vocabulary, vectors d_model wide."""
+    def accept(self, value: Input) -> Tokens:
+        """Tokens on this model's device: ids inside the vocabulary, vectors d_model wide."""
         if isinstance(value, str) or (
             isinstance(value, (list, tuple)) and len(value) > 0 and isinstance(value[0], str)
         ):
@@ -104,7 +112,7 @@ class Verbs:
         return tokens.to(self.device)
 
     def to_tokens(
-        self: HookedTransformer,
+        self,
         texts: str | Sequence[str],
         *,
         bos: bool | None = None,
@@ -134,26 +142,26 @@ class Verbs:
             bos=begins,
         ).to(self.device)
 
-    def to_str_tokens(self: HookedTransformer, text: str, *, bos: bool | None = None) -> list[str]:
+    def to_str_tokens(self, text: str, *, bos: bool | None = None) -> list[str]:
         """The readable pieces of a text, one per token."""
         return self._tokenizer().str_tokens(self._tokenizer().encode(text, bos=bos))
 
-    def to_string(self: HookedTransformer, ids: Tensor | Sequence[int]) -> str:
+    def to_string(self, ids: Tensor | Sequence[int]) -> str:
         """The text of some ids."""
         return self._tokenizer().decode(torch.as_tensor(ids).flatten().tolist())
 
-    def to_single_token(self: HookedTransformer, word: str) -> int:
+    def to_single_token(self, word: str) -> int:
         """The one id of a word. Raises ValueError naming the pieces when it is several."""
         return self._tokenizer().single(word)
 
-    def _tokenizer(self: HookedTransformer) -> Tokenizer:
+    def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
             raise ValueError(f"model {self.name!r} has no tokenizer: give token ids, not text")
         return self.tokenizer
 
     @torch.no_grad()
     def pool(
-        self: HookedTransformer, tokens: Input, how: Literal["mean", "first", "last"] = "mean"
+        self, tokens: Input, how: Literal["mean", "first", "last"] = "mean"
     ) -> Float[Tensor, "batch d_model"]:
         """One vector per row from the last residual stream (behind the last block).
 
@@ -176,7 +184,7 @@ class Verbs:
         return resid[torch.arange(len(tokens), device=at.device), at]
 
     def generate(
-        self: HookedTransformer,
+        self,
         prompt: Input,
         max_new_tokens: int = 50,
         *,
@@ -205,7 +213,7 @@ class Verbs:
         )
 
     def stream(
-        self: HookedTransformer,
+        self,
         prompt: Input,
         max_new_tokens: int = 50,
         *,
@@ -221,16 +229,14 @@ class Verbs:
         keep = names_filter is not None
         return generation.stream(self, tokens, max_new_tokens, sampling, names_filter, keep)
 
-    def folded(self: HookedTransformer) -> HookedTransformer:
+    def folded(self) -> HookedTransformer:
         """A copy whose norms only normalise; see `interp.model.weights.folded`."""
         return folded(self)
 
-    def check_identities(self: HookedTransformer, tokens: Input) -> pd.DataFrame:
+    def check_identities(self, tokens: Input) -> pd.DataFrame:
         """Whether the sites of this model mean what they say; see `interp.model.identities`."""
         return check_identities(self, tokens)
 
-    def num_params(
-        self: HookedTransformer, by: Literal["component", "layer"] | None = None
-    ) -> pd.Series | int:
+    def num_params(self, by: Literal["component", "layer"] | None = None) -> pd.Series | int:
         """Parameters: in all, by component or by layer; see `interp.num_params`."""
         return count_params(self, by)

@@ -82,7 +82,7 @@ class FactoredMatrix:
         return torch.linalg.eigvals(self.B @ self.A)
 
     def norm(self) -> Tensor:
-        """Frobenius norm [...], from the singular values (a Gram product would square the error)."""
+        """Frobenius norm [...], from singular values (a Gram product would square the error)."""
         return self.svd()[1].square().sum(-1).sqrt()
 
     def __repr__(self) -> str:
