@@ -63,6 +63,7 @@ class Attention(nn.Module):
             self.k_norm = Norm(cfg, f"{name}.k_norm", heads[1] * cfg.d_head)
         for site in self.__annotations__:
             setattr(self, site, f"{name}.{site}")
+        self.qkv_sites = (self.hook_q, self.hook_k, self.hook_v)
 
     def forward(
         self,
@@ -76,16 +77,16 @@ class Attention(nn.Module):
 
     def project(self, x: Tensor, tap: Silent | Tap = SILENT, split: SplitInputs | None = None):
         """Queries [batch pos head d_head], keys and values [batch pos kv_head d_head]."""
-        heads = F.linear(x, self.qkv_weight, self.qkv_bias).unflatten(-1, (-1, self.d_head))
-        q, k, v = heads.split(self.sizes, dim=-2)
+        heads = F.linear(x, self.qkv_weight, self.qkv_bias)
+        heads = heads.view(*x.shape[:-1], -1, self.d_head)
+        q, k, v = heads.split_with_sizes(self.sizes, -2)
         if split is not None:
             own = ((self.W_Q, self.b_Q), (self.W_K, self.b_K), (self.W_V, self.b_V))
             q, k, v = (
                 whole if part is None else torch.einsum("bphm,hmd->bphd", part, W) + b
                 for whole, part, (W, b) in zip((q, k, v), split, own, strict=True)
             )
-        looked_at = [tap.wants(site) for site in (self.hook_q, self.hook_k, self.hook_v)]
-        if any(looked_at) and not all(looked_at):  # a kept view would keep the other two
+        if 0 < sum(map(tap.wants, self.qkv_sites)) < 3:  # a kept view would keep the other two
             q, k, v = q.clone(), k.clone(), v.clone()
         return tap(self.hook_q, q), tap(self.hook_k, k), tap(self.hook_v, v)
 

@@ -55,7 +55,7 @@ class MLP(nn.Module):
         pre = F.linear(x, self.in_weight, self.in_bias)
         if not self.gated:
             return tap(self.hook_post, self.act(tap(self.hook_pre, pre)))
-        gate, linear = pre.split(self.d_mlp, dim=-1)
+        gate, linear = pre.split_with_sizes((self.d_mlp, self.d_mlp), -1)
         if tap.wants(self.hook_pre) != tap.wants(self.hook_pre_linear):
             gate, linear = gate.clone(), linear.clone()  # a kept view would keep the other half
         gate, linear = tap(self.hook_pre, gate), tap(self.hook_pre_linear, linear)

@@ -7,7 +7,6 @@ leaves out the mean. `hook_normalized` is the vector before gain and bias.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -34,8 +33,8 @@ class Norm(nn.Module):
         if tap.wants(self.hook_scale) or tap.wants(self.hook_normalized):
             return self._stepwise(x, tap)
         if self.kind == "layernorm":
-            return F.layer_norm(x, (self.width,), self.w, self.b, self.eps)
-        return F.rms_norm(x, (self.width,), self.gain, self.eps)
+            return torch.layer_norm(x, (self.width,), self.w, self.b, self.eps)
+        return torch.rms_norm(x, (self.width,), self.gain, self.eps)
 
     @property
     def gain(self) -> Float[Tensor, " width"] | None:
