@@ -16,20 +16,26 @@ _HOMES = {
     "HookedTransformer": "interp.model",
     "Tokens": "interp.tokens",
     "TransformerConfig": "interp.config",
+    "ablate": "interp.engine",
     "embedding": "interp.geometry",
     "info": "interp.loading.info",
     "load": "interp.loading",
+    "nodes": "interp.selection",
     "num_params": "interp.model",
+    "patch": "interp.engine",
     "save": "interp.loading",
+    "sweep": "interp.engine",
 }
 __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
     from .config import TransformerConfig
+    from .engine import ablate, patch, sweep
     from .geometry import embedding
     from .loading import load, save
     from .loading.info import info
     from .model import FactoredMatrix, HookedTransformer, num_params
+    from .selection import nodes
     from .tap import ActivationCache
     from .tokens import Tokens
 

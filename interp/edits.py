@@ -1,0 +1,197 @@
+"""What an intervention puts in place of an activation: small frozen objects with a name.
+
+An edit is `bind`ed to a model once, which reads what it needs (a mean, a reference set, another
+run); the bound edit then computes replacements for rows of a batch. A row is one example under
+one node. Whatever is random is drawn from (seed, node, example), so that order does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .selection import stable_hash
+from .sites import Site
+from .tap import ActivationCache
+from .tokens import Tokens
+
+Direction = Literal["ablate", "patch", "steer"]
+
+
+class Rows(NamedTuple):
+    """Which rows of a batch a replacement is computed for."""
+
+    site: Site
+    examples: Int[Tensor, " rows"]
+    nodes: Sequence[int]
+    """A number per row that names its node, for what is random."""
+    start: int = 0
+    """The position at which the tensor begins."""
+
+
+Replace = Callable[[Tensor, Rows], Tensor]
+"""From x [rows, *site axes] to what would stand in its place, of the same shape."""
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """A named intervention. `direction`: ablate (remove), patch (from another run), steer."""
+
+    name: str
+    direction: Direction
+    bind: Callable[[Any, Tokens, Iterable[str]], Replace] = field(repr=False)
+    """(model, tokens of the run, sites) → replacement; reads what the edit needs."""
+
+
+def zero() -> Edit:
+    """Zeros."""
+    return _plain("zero", "ablate", lambda x, rows: torch.zeros_like(x))
+
+
+def set_to(value: float | Tensor) -> Edit:
+    """A number, or a vector over the site's last axis."""
+    return _plain("set", "steer", lambda x, rows: _like(value, x).expand_as(x))
+
+
+def scale(factor: float) -> Edit:
+    """The activation times a number."""
+    return _plain(f"scale({factor:g})", "steer", lambda x, rows: x * factor)
+
+
+def add(direction: Float[Tensor, " width"], factor: float = 1.0) -> Edit:
+    """The activation plus `factor` times a vector over the site's last axis."""
+    return _plain(f"add({factor:g})", "steer", lambda x, rows: x + factor * _like(direction, x))
+
+
+def project_out(directions: Float[Tensor, "*k width"]) -> Edit:
+    """The activation without its part in the span of one or several directions."""
+    basis = torch.linalg.qr(torch.atleast_2d(directions.detach().double()).T).Q
+
+    def replace(x: Tensor, rows: Rows) -> Tensor:
+        own = _like(basis, x, last=False)
+        return x - (x @ own) @ own.T
+
+    return _plain("project_out", "ablate", replace)
+
+
+def noise(sigma: float, seed: int = 0) -> Edit:
+    """The activation plus N(0, σ²) on every entry, drawn per node and example."""
+
+    def replace(x: Tensor, rows: Rows) -> Tensor:
+        full = [rows.start + x.shape[rows.site.pos_axis], *x.shape[2:]]
+        if rows.site.pos_axis != 1:
+            full = list(x.shape[1:])
+        drawn = torch.stack([
+            torch.randn(full, generator=_generator(seed, node, int(example)), dtype=torch.float64)
+            for node, example in zip(rows.nodes, rows.examples, strict=True)
+        ])  # fmt: skip
+        if rows.site.pos_axis == 1:  # drawn from position 0 on, wherever the tensor begins
+            drawn = drawn[:, rows.start :]
+        return x + sigma * drawn.to(x)
+
+    return _plain(f"noise({sigma:g})", "steer", replace)
+
+
+def patch(source: ActivationCache | Tokens) -> Edit:
+    """What the same example has in another run: a cache of it, or its tokens.
+
+    Raises ValueError where the shapes of the two runs differ, or the cache lacks a site.
+    """
+
+    def bind(model: Any, tokens: Tokens, sites: Iterable[str]) -> Replace:
+        other = source.tokens if isinstance(source, ActivationCache) else source
+        if other.shape != tokens.shape:
+            raise ValueError(
+                f"the source run has shape {list(other.shape)} [batch pos], this one "
+                f"{list(tokens.shape)}: patching needs equal batch and length"
+            )
+        values = _read(model, source, sites)
+        return lambda x, rows: _from_start(values[rows.site.name], rows)[rows.examples]
+
+    return Edit("patch", "patch", bind)
+
+
+def mean(reference: ActivationCache | Tokens, per: Literal["all", "pos"] = "all") -> Edit:
+    """The mean over a reference set: over all its real tokens, or per position."""
+    if per not in ("all", "pos"):
+        raise ValueError(f"per={per!r}: expected 'all' or 'pos'")
+
+    def bind(model: Any, tokens: Tokens, sites: Iterable[str]) -> Replace:
+        read = _read(model, reference, sites)
+        other = reference.tokens if isinstance(reference, ActivationCache) else reference
+        means = {name: _mean(x, model.sites[name], other, per) for name, x in read.items()}
+        if per == "pos" and other.shape[1] != tokens.shape[1]:
+            raise ValueError(
+                f"per='pos': the reference has {other.shape[1]} positions, this run "
+                f"{tokens.shape[1]}; use per='all'"
+            )
+        return lambda x, rows: _from_start(means[rows.site.name], rows).expand_as(x)
+
+    return Edit(f"mean per {per}" if per == "pos" else "mean", "ablate", bind)
+
+
+def resample(reference: ActivationCache | Tokens, seed: int = 0) -> Edit:
+    """What a random example of a reference set has there, drawn per node and example."""
+
+    def bind(model: Any, tokens: Tokens, sites: Iterable[str]) -> Replace:
+        read = _read(model, reference, sites)
+        size, width = next(iter(read.values())).shape[0], tokens.shape[1]
+        other = reference.tokens if isinstance(reference, ActivationCache) else reference
+        if other.shape[1] != width:
+            raise ValueError(
+                f"the reference has {other.shape[1]} positions, this run {width}: resampling "
+                "needs equal length"
+            )
+
+        def replace(x: Tensor, rows: Rows) -> Tensor:
+            drawn = [stable_hash(seed, node, int(example)) % size
+                     for node, example in zip(rows.nodes, rows.examples, strict=True)]  # fmt: skip
+            return _from_start(read[rows.site.name], rows)[torch.tensor(drawn, device=x.device)]
+
+        return replace
+
+    return Edit("resample", "ablate", bind)
+
+
+def _plain(name: str, direction: Direction, replace: Replace) -> Edit:
+    return Edit(name, direction, lambda model, tokens, sites: replace)
+
+
+def _like(value: float | Tensor, x: Tensor, last: bool = True) -> Tensor:
+    given = torch.as_tensor(value, dtype=x.dtype, device=x.device)
+    if last and given.ndim and given.shape[-1] != x.shape[-1]:
+        raise ValueError(f"a vector of {given.shape[-1]} for a site of width {x.shape[-1]}")
+    return given
+
+
+def _read(model: Any, source: ActivationCache | Tokens, sites: Iterable[str]) -> dict[str, Tensor]:
+    """The sites of a reference run, from its cache or by running it."""
+    names = list(sites)
+    if isinstance(source, ActivationCache):
+        return {name: source[name] for name in names}
+    return dict(model.run_with_cache(source, names)[1])
+
+
+def _from_start(values: Tensor, rows: Rows) -> Tensor:
+    """A whole run's values from the position on at which the tensor begins."""
+    axis = rows.site.pos_axis
+    if rows.start == 0 or values.shape[axis] == 1:
+        return values
+    return values.narrow(axis, rows.start, values.shape[axis] - rows.start)
+
+
+def _mean(x: Tensor, site: Site, tokens: Tokens, per: str) -> Tensor:
+    axis = site.pos_axis
+    weights = tokens.real.to(x).view([x.shape[0] if a == 0 else x.shape[axis] if a == axis else 1
+                                      for a in range(x.ndim)])  # fmt: skip
+    over = (0, axis) if per == "all" else (0,)
+    return (x * weights).sum(over, keepdim=True) / weights.sum(over, keepdim=True).clamp(min=1)
+
+
+def _generator(*parts: int) -> torch.Generator:
+    return torch.Generator().manual_seed(stable_hash(*parts))

@@ -1,0 +1,254 @@
+"""What is measured of a run: one number per example. Averaging is the sweep's business.
+
+A metric says what it reads (positions and columns of the logits, or the residual stream), so that
+an engine computes no more than that. Logarithms are natural: losses and divergences are in nats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .tokens import Tokens
+
+Where = int | str | Int[Tensor, " batch"] | None
+"""A position for all rows, a role, one position per row, or None: the last real token."""
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """A metric tied to the tokens of one run."""
+
+    measure: Callable[[Tensor, Int[Tensor, " rows"]], Float[Tensor, " rows"]]
+    """(what is read [rows, pos, columns], example of each row) → one number per row."""
+    reads: Literal["logits", "residual"] = "logits"
+    positions: Int[Tensor, "batch n"] | None = None
+    """Positions read, per example; None: all."""
+    columns: Int[Tensor, "batch k"] | None = None
+    """Columns of the vocabulary read, per example; None: all."""
+
+    def pick(self, out: Tensor, examples: Int[Tensor, " rows"]) -> Tensor:
+        """What the metric reads of a whole output [rows pos width]."""
+        if self.positions is not None:
+            at = self.positions[examples][:, :, None].expand(-1, -1, out.shape[-1])
+            out = out.gather(1, at)
+        if self.columns is not None:
+            columns = self.columns[examples][:, None].expand(-1, out.shape[1], -1)
+            out = out.gather(2, columns)
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class Metric:
+    """A named measure; `bind(model, tokens, base)` ties it to a run, whose output is `base`."""
+
+    name: str
+    bind: Callable[[Any, Tokens, Callable[[str], Tensor]], Bound] = field(repr=False)
+    """(model, tokens, base) → Bound; base("logits" | "residual") is the unedited run's output."""
+
+
+def logit_diff(answer: Tensor, wrong: Tensor, pos: Where = None) -> Metric:
+    """logit(answer) − logit(wrong) at `pos`; sets of ids [batch k] count with their mean logit."""
+
+    def bind(model: Any, tokens: Tokens, base: Callable) -> Bound:
+        right, other = _ids(answer, tokens, model), _ids(wrong, tokens, model)
+        n = right.shape[1]
+
+        def measure(x: Tensor, examples: Tensor) -> Tensor:
+            return x[:, 0, :n].mean(-1) - x[:, 0, n:].mean(-1)
+
+        columns = torch.cat([right, other], dim=1)
+        return Bound(measure, positions=_positions(pos, tokens), columns=columns)
+
+    return Metric("logit_diff", bind)
+
+
+def log_prob(answer: Tensor, pos: Where = None) -> Metric:
+    """ln p(answer) at `pos`; for sets of ids [batch k], of the set."""
+    return _of_answer("log_prob", answer, pos, lambda logp, ids: logp.gather(-1, ids).logsumexp(-1))
+
+
+def prob(answer: Tensor, pos: Where = None) -> Metric:
+    """p(answer) at `pos`; for sets of ids [batch k], of the set."""
+    return _of_answer("prob", answer, pos, lambda logp, ids: logp.gather(-1, ids).exp().sum(-1))
+
+
+def rank(answer: Tensor, pos: Where = None) -> Metric:
+    """Tokens with at least the answer's logit at `pos`, itself included: 1 is the top."""
+
+    def measure(logp: Tensor, ids: Tensor) -> Tensor:
+        best = logp.gather(-1, ids).amax(-1, keepdim=True)
+        return (logp >= best).sum(-1).to(logp)
+
+    return _of_answer("rank", answer, pos, measure)
+
+
+def accuracy(answer: Tensor, pos: Where = None) -> Metric:
+    """1 where the most probable token at `pos` is (among) the answer, else 0."""
+
+    def measure(logp: Tensor, ids: Tensor) -> Tensor:
+        return (logp.argmax(-1, keepdim=True) == ids).any(-1).to(logp)
+
+    return _of_answer("accuracy", answer, pos, measure)
+
+
+def kl(pos: Where | Literal["all"] = None) -> Metric:
+    """KL(unedited ‖ edited) at `pos`, summed over the vocabulary; "all": mean over real tokens.
+
+    At the unedited run it is stationary: a gradient of it there is zero.
+    """
+    return _divergence("kl", pos, lambda p, q: (p.exp() * (p - q)).sum(-1))
+
+
+def js(pos: Where | Literal["all"] = None) -> Metric:
+    """Jensen–Shannon divergence between the unedited and the edited run; positions as for `kl`."""
+
+    def divergence(p: Tensor, q: Tensor) -> Tensor:
+        middle = torch.logaddexp(p, q) - torch.log(torch.tensor(2.0, dtype=p.dtype))
+        return ((p.exp() * (p - middle)).sum(-1) + (q.exp() * (q - middle)).sum(-1)) / 2
+
+    return _divergence("js", pos, divergence)
+
+
+def loss() -> Metric:
+    """Mean next-token cross-entropy of each example, over its real tokens."""
+
+    def bind(model: Any, tokens: Tokens, base: Callable) -> Bound:
+        if tokens.ids is None:
+            raise ValueError("loss needs token ids to predict; these tokens are vectors")
+        real = tokens.real
+        counted = real[:, 1:] & real[:, :-1]
+        if not bool(counted.any(1).all()):
+            raise ValueError("loss needs at least two real tokens in every row")
+
+        def measure(x: Tensor, examples: Tensor) -> Tensor:
+            ids, mask = tokens.ids[examples][:, 1:, None], counted[examples]
+            logp = _wide(x[:, :-1]).log_softmax(-1).gather(-1, ids)[..., 0]
+            return -(logp * mask).sum(1) / mask.sum(1)
+
+        return Bound(measure)
+
+    return Metric("loss", bind)
+
+
+def cosine(direction: Float[Tensor, " d_model"], pos: Where = None) -> Metric:
+    """Cosine of the last residual stream at `pos` with a direction."""
+
+    def bind(model: Any, tokens: Tokens, base: Callable) -> Bound:
+        if direction.shape[-1] != model.cfg.d_model:
+            raise ValueError(
+                f"the direction has {direction.shape[-1]} of {model.cfg.d_model} entries"
+            )
+
+        def measure(x: Tensor, examples: Tensor) -> Tensor:
+            return torch.cosine_similarity(x[:, 0], direction.to(x)[None], dim=-1)
+
+        return Bound(measure, reads="residual", positions=_positions(pos, tokens))
+
+    return Metric("cosine", bind)
+
+
+def pooled_cosine(target: Float[Tensor, "batch d_model"] | None = None) -> Metric:
+    """Cosine of each example's mean-pooled last residual stream with `target`, one vector per
+    example; by default with its own in the unedited run (1: nothing moved)."""
+
+    def bind(model: Any, tokens: Tokens, base: Callable) -> Bound:
+        weights = tokens.real.to(model.W_E.dtype)[..., None]
+
+        def pooled(x: Tensor, examples: Tensor) -> Tensor:
+            own = weights[examples]
+            return (x * own).sum(1) / own.sum(1)
+
+        every = torch.arange(len(tokens), device=tokens.device)
+        aim = pooled(base("residual"), every) if target is None else target.to(model.W_E)
+        if aim.shape != (len(tokens), model.cfg.d_model):
+            raise ValueError(f"target has shape {list(aim.shape)}, expected one vector per example")
+
+        def measure(x: Tensor, examples: Tensor) -> Tensor:
+            return torch.cosine_similarity(pooled(x, examples), aim[examples], dim=-1)
+
+        return Bound(measure, reads="residual")
+
+    return Metric("pooled_cosine", bind)
+
+
+def function(
+    fn: Callable[[Tensor], Tensor],
+    name: str | None = None,
+    of: Literal["logits", "residual"] = "logits",
+) -> Metric:
+    """Any function of the whole output [rows pos width] that returns one number per row."""
+    own = name or getattr(fn, "__name__", "function")
+    return Metric(own, lambda model, tokens, base: Bound(lambda x, examples: fn(x), reads=of))
+
+
+def _of_answer(
+    name: str, answer: Tensor, pos: Where, measure: Callable[[Tensor, Tensor], Tensor]
+) -> Metric:
+    def bind(model: Any, tokens: Tokens, base: Callable) -> Bound:
+        ids = _ids(answer, tokens, model)
+        return Bound(
+            lambda x, examples: measure(_wide(x[:, 0]).log_softmax(-1), ids[examples]),
+            positions=_positions(pos, tokens),
+        )
+
+    return Metric(name, bind)
+
+
+def _divergence(name: str, pos: Any, divergence: Callable[[Tensor, Tensor], Tensor]) -> Metric:
+    def bind(model: Any, tokens: Tokens, base: Callable) -> Bound:
+        everywhere = isinstance(pos, str) and pos == "all"
+        positions = None if everywhere else _positions(pos, tokens)
+        reads = Bound(lambda x, examples: x, positions=positions)
+        every = torch.arange(len(tokens), device=tokens.device)
+        before = _wide(reads.pick(base("logits"), every)).log_softmax(-1)
+        real = tokens.real
+
+        def measure(x: Tensor, examples: Tensor) -> Tensor:
+            per_position = divergence(before[examples], _wide(x).log_softmax(-1))
+            if not everywhere:
+                return per_position[:, 0]
+            weights = real[examples].to(per_position)
+            return (per_position * weights).sum(1) / weights.sum(1)
+
+        return Bound(measure, positions=positions)
+
+    return Metric(name, bind)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """At least float32: a softmax over a vocabulary in half precision is noise."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _ids(answer: Tensor, tokens: Tokens, model: Any) -> Int[Tensor, "batch k"]:
+    ids = torch.as_tensor(answer, device=tokens.device)
+    ids = ids[:, None] if ids.ndim == 1 else ids
+    if ids.ndim != 2 or ids.shape[0] != len(tokens):
+        raise ValueError(
+            f"ids of shape {list(ids.shape)}: expected one row per example ({len(tokens)})"
+        )
+    if int(ids.min()) < 0 or int(ids.max()) >= model.cfg.d_vocab:
+        raise ValueError(f"an id is outside the vocabulary: expected 0 to {model.cfg.d_vocab - 1}")
+    return ids
+
+
+def _positions(pos: Where, tokens: Tokens) -> Int[Tensor, "batch 1"]:
+    """One position per example."""
+    batch, width = tokens.shape
+    if pos is None:
+        index = torch.arange(width, device=tokens.device)
+        return torch.where(tokens.real, index, -1).amax(1, keepdim=True)
+    if isinstance(pos, str):
+        if pos not in tokens.roles:
+            raise ValueError(f"pos={pos!r}: these tokens have the roles {', '.join(tokens.roles)}")
+        return tokens.roles[pos].to(tokens.device)[:, None]
+    at = torch.as_tensor(pos, device=tokens.device)
+    if int(at.min()) < -width or int(at.max()) >= width or at.ndim > 1:
+        raise ValueError(f"pos={pos!r}: these tokens have positions 0 to {width - 1}")
+    return (at % width).expand(batch)[:, None]

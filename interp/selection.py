@@ -1,0 +1,250 @@
+"""Nodes: the parts of a model that one intervention touches, as rows of a DataFrame.
+
+Columns `row site layer pos role head k_pos neuron`; a blank means all. Rows that share `row` are
+edited together. `site` is the name without its block ("attn.hook_z"), `layer` its block.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from .config import TransformerConfig
+from .sites import Site, SiteTable
+from .tokens import Tokens
+
+COLUMNS = ("row", "site", "layer", "pos", "role", "head", "k_pos", "neuron")
+NUMBERS = ("row", "layer", "pos", "head", "k_pos", "neuron")
+AXES = {
+    "pos": ("pos", "q_pos"),
+    "head": ("head", "kv_head"),
+    "k_pos": ("k_pos",),
+    "neuron": ("d_mlp",),
+}
+"""Which axis of a site a column picks from."""
+
+
+class Part(NamedTuple):
+    """One line of a node: a site and what of it; None: all."""
+
+    site: str
+    pos: int | None
+    role: str | None
+    head: int | None
+    k_pos: int | None
+    neuron: int | None
+
+
+class Node(NamedTuple):
+    """What one intervention edits."""
+
+    row: int
+    parts: tuple[Part, ...]
+
+    @property
+    def key(self) -> int:
+        """What is random at this node follows from it: what the node is, not where it stands."""
+        return stable_hash(*self.parts)
+
+    def __str__(self) -> str:
+        return " + ".join(
+            part.site
+            + "".join(
+                f" {k}={v}" for k, v in part._asdict().items() if k != "site" and v is not None
+            )
+            for part in self.parts
+        )
+
+
+def nodes(
+    model: Any,
+    site: str,
+    by: Sequence[str] = ("layer",),
+    *,
+    layers: Iterable[int] | None = None,
+    heads: Iterable[int] | None = None,
+    neurons: Iterable[int] | None = None,
+    positions: Iterable[int | str] | None = None,
+    tokens: Tokens | None = None,
+) -> pd.DataFrame:
+    """One node per combination of `by` ("layer", "pos", "head", "k_pos", "neuron") at a site.
+
+    `layers`, `heads`, `neurons` and `positions` restrict; positions are indices or names of roles,
+    by default all those of `tokens`. What `by` leaves out is edited together. Raises ValueError on
+    a column that the site does not have, or an index outside the model.
+    """
+    table: SiteTable = model.sites
+    found = [table[name] for name in table.select(site)]
+    if len({one.local_name for one in found}) > 1:
+        raise ValueError(f"{site!r} names several sites: {', '.join(s.local_name for s in found)}")
+    allowed = ["layer"] + [c for c in AXES if any(a in found[0].axes for a in AXES[c])]
+    for column in by:
+        if column not in allowed:
+            raise ValueError(f"by={column!r}: {found[0].local_name!r} has {', '.join(allowed)}")
+    found = _in_layers(found, layers, model.cfg)
+    given = {"head": heads, "neuron": neurons, "pos": positions, "k_pos": positions}
+    ranges = [_range(column, found[0], model.cfg, given[column], tokens) for column in by
+              if column != "layer"]  # fmt: skip
+    columns = [column for column in by if column != "layer"]
+    rows = []
+    for one in found:
+        for values in itertools.product(*ranges):
+            line = {"site": one.local_name, "layer": one.layer}
+            for column, value in zip(columns, values, strict=True):
+                line["role" if isinstance(value, str) else column] = value
+            rows.append(line)
+    if "layer" not in by:  # the layers of one combination are edited together
+        key = len(rows) // len(found)
+        return as_frame([{**line, "row": i % key} for i, line in enumerate(rows)])
+    return as_frame([{**line, "row": i} for i, line in enumerate(rows)])
+
+
+def as_frame(rows: pd.DataFrame | Iterable[dict]) -> pd.DataFrame:
+    """Nodes with all columns, numbers as nullable integers. Raises ValueError on other columns."""
+    frame = rows.copy() if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
+    unknown = [c for c in frame.columns if c not in COLUMNS]
+    if unknown:
+        raise ValueError(f"nodes have no column {unknown[0]!r}; they have {', '.join(COLUMNS)}")
+    if frame.empty or "site" not in frame:
+        raise ValueError(
+            "the frame of nodes is empty" if frame.empty else "nodes need a column 'site'"
+        )
+    for column in COLUMNS:
+        if column not in frame:
+            frame[column] = range(len(frame)) if column == "row" else pd.NA
+    for column in NUMBERS:
+        try:
+            frame[column] = frame[column].astype("Int64")
+        except (TypeError, ValueError):
+            raise ValueError(f"nodes: column {column!r} holds something that is no index") from None
+    if frame["row"].isna().any() or frame["site"].isna().any():
+        raise ValueError("nodes: 'row' and 'site' must not be blank")
+    return frame[list(COLUMNS)].reset_index(drop=True)
+
+
+def read_nodes(frame: pd.DataFrame, model: Any, tokens: Tokens) -> list[Node]:
+    """The nodes of a frame, checked against the model and the tokens, in order of first `row`."""
+    frame = as_frame(frame)
+    parts: dict[int, list[Part]] = {}
+    for line in frame.itertuples(index=False):
+        values = {c: None if pd.isna(v) else v for c, v in line._asdict().items()}
+        values = {c: int(v) if c in NUMBERS and v is not None else v for c, v in values.items()}
+        name = values["site"] if values["layer"] is None else (values["site"], values["layer"])
+        names = model.sites.select(name)
+        for full in names:
+            part = Part(full, *(values[c] for c in ("pos", "role", "head", "k_pos", "neuron")))
+            _check_part(part, model, tokens)
+            parts.setdefault(values["row"], []).append(part)
+    return [Node(row, tuple(some)) for row, some in parts.items()]
+
+
+def stable_hash(*parts: object) -> int:
+    """A number that depends on the parts alone: the same in every process and order."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+class Selection(NamedTuple):
+    """What of a site's tensor is replaced, per row of a batch; −1: all of that axis."""
+
+    pos: Int[Tensor, " rows"]
+    head: Int[Tensor, " rows"]
+    k_pos: Int[Tensor, " rows"]
+    neuron: Int[Tensor, " rows"]
+
+    @classmethod
+    def of(cls, part: Part, examples: Int[Tensor, " rows"], tokens: Tokens) -> Selection:
+        """The same part for some examples; roles are looked up per example."""
+
+        def fixed(value: int | None) -> Tensor:
+            return torch.full_like(examples, -1 if value is None else value)
+
+        width = tokens.shape[1]
+        pos = fixed(None if part.pos is None else part.pos % width)
+        if part.role is not None:
+            pos = tokens.roles[part.role].to(examples.device)[examples]
+        k_pos = fixed(None if part.k_pos is None else part.k_pos % width)
+        return cls(pos, fixed(part.head), k_pos, fixed(part.neuron))
+
+    def mask(self, site: Site, x: Tensor, start: int = 0) -> Bool[Tensor, "..."]:
+        """True where x [rows, …] is replaced; its position axis begins at position `start`."""
+        mask = torch.ones(x.shape[0], *[1] * (x.ndim - 1), dtype=torch.bool, device=x.device)
+        for column, axes in AXES.items():
+            wanted = getattr(self, column)
+            for axis, word in enumerate(site.axes):
+                if word in axes:
+                    shape = [1] * x.ndim
+                    shape[axis] = x.shape[axis]
+                    first = start if word in AXES["pos"] else 0
+                    index = (torch.arange(x.shape[axis], device=x.device) + first).view(shape)
+                    per_row = wanted.view(-1, *[1] * (x.ndim - 1))
+                    mask = mask & ((per_row < 0) | (per_row == index))
+        return mask
+
+
+def _in_layers(
+    found: list[Site], layers: Iterable[int] | None, cfg: TransformerConfig
+) -> list[Site]:
+    if layers is None:
+        return found
+    wanted = {_index("layer", layer, cfg.n_layers) for layer in layers}
+    chosen = [one for one in found if one.layer in wanted]
+    if not chosen:
+        raise ValueError(f"layers={sorted(wanted)}: {found[0].local_name!r} is in none of them")
+    return chosen
+
+
+def _range(
+    column: str,
+    site: Site,
+    cfg: TransformerConfig,
+    given: Iterable[int | str] | None,
+    tokens: Tokens | None,
+) -> list[int | str]:
+    if column in ("pos", "k_pos"):
+        if given is not None:
+            return list(given)
+        if tokens is None:
+            raise ValueError(f"by={column!r} needs positions= (indices or roles) or tokens=")
+        return list(range(tokens.shape[1]))
+    size = _size(column, site, cfg)
+    return list(range(size)) if given is None else [_index(column, i, size) for i in given]
+
+
+def _size(column: str, site: Site, cfg: TransformerConfig) -> int:
+    if column == "neuron":
+        return cfg.d_mlp
+    return cfg.n_kv_heads if "kv_head" in site.axes else cfg.n_heads
+
+
+def _index(column: str, value: Any, size: int) -> int:
+    if not isinstance(value, int) or not -size <= value < size:
+        raise ValueError(f"{column}={value!r}: this model has 0 to {size - 1}")
+    return value % size
+
+
+def _check_part(part: Part, model: Any, tokens: Tokens) -> None:
+    site, width = model.sites[part.site], tokens.shape[1]
+    for column, axes in AXES.items():
+        value = getattr(part, column)
+        if value is None:
+            continue
+        if not any(axis in site.axes for axis in axes):
+            raise ValueError(f"{column}={value}: the site {part.site!r} has no such axis")
+        size = width if column in ("pos", "k_pos") else _size(column, site, model.cfg)
+        low = -size if column in ("pos", "k_pos") else 0
+        if not low <= value < size:
+            raise ValueError(f"{column}={value} at {part.site!r}: expected {low} to {size - 1}")
+    if part.role is not None:
+        if part.pos is not None:
+            raise ValueError(f"a node has both pos={part.pos} and role={part.role!r}")
+        if part.role not in tokens.roles:
+            known = ", ".join(tokens.roles) or "none"
+            raise ValueError(f"role={part.role!r}: these tokens have the roles {known}")

@@ -1,0 +1,328 @@
+"""Sweeps: nodes are what they say, edits land where they say, effects are what a hand loop finds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import interp
+from interp import edits, metrics
+from interp.tokens import Tokens
+
+from .strategies import configs, random_model, small_config
+
+CLEAN = torch.tensor([[1, 2, 3, 4, 5], [6, 7, 8, 9, 10], [3, 3, 1, 4, 2]])
+CORRUPTED = torch.tensor([[1, 9, 3, 4, 5], [6, 2, 8, 9, 10], [3, 8, 1, 4, 2]])
+ANSWER, WRONG = torch.tensor([1, 2, 3]), torch.tensor([4, 5, 6])
+DIFF = metrics.logit_diff(ANSWER, WRONG)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model(small_config(n_kv_heads=2))
+
+
+def hand_diff(logits):
+    last = logits[:, -1]
+    return (last.gather(1, ANSWER[:, None]) - last.gather(1, WRONG[:, None]))[:, 0]
+
+
+def test_nodes_enumerate_what_by_names(model):
+    frame = interp.nodes(model, "z", by=("layer", "head"))
+    assert list(frame.columns) == ["row", "site", "layer", "pos", "role", "head", "k_pos", "neuron"]
+    assert len(frame) == 12 and frame["row"].tolist() == list(range(12))
+    assert frame["site"].unique().tolist() == ["attn.hook_z"]
+    assert len(interp.nodes(model, "k", by=("layer", "head"))) == 6  # key-value heads
+    assert len(interp.nodes(model, "mlp.hook_post", by=("layer", "neuron"), layers=[1])) == 64
+    two = interp.nodes(model, "resid_pre", by=("pos",), positions=[0, -1], layers=[0, 2])
+    assert two["row"].tolist() == [0, 1, 0, 1]  # the layers of one position go together
+    roles = interp.nodes(model, "resid_pre", by=("layer", "pos"), positions=["subject", 3])
+    assert roles["role"].tolist()[:1] == ["subject"] and roles["pos"].tolist()[1] == 3
+    tokens = model.accept(CLEAN)
+    assert len(interp.nodes(model, "pattern", by=("layer", "head", "pos", "k_pos"),
+                            tokens=tokens)) == 12 * 25  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"site": "zz"}, "did you mean"),
+        ({"site": "scale"}, "several sites"),
+        ({"site": "resid_pre", "by": ("head",)}, "by='head'"),
+        ({"site": "z", "by": ("layer", "pos")}, "positions="),
+        ({"site": "z", "by": ("head",), "heads": [4]}, "head=4: this model has 0 to 3"),
+        ({"site": "z", "layers": [3]}, "layer=3: this model has 0 to 2"),
+        ({"site": "hook_embed", "layers": [0]}, "in none of them"),
+    ],
+)
+def test_bad_nodes_are_named(unchecked, model, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        interp.nodes(model, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"site": "z", "layer": 7}, "no layer 7"),
+        ({"site": "z", "layer": 0, "head": 9}, "head=9"),
+        ({"site": "resid_pre", "layer": 0, "pos": 5}, "pos=5"),
+        ({"site": "resid_pre", "layer": 0, "head": 1}, "no such axis"),
+        ({"site": "resid_pre", "layer": 0, "role": "subject"}, "the roles none"),
+        ({"site": "z", "colour": 1}, "'colour'"),
+        ({"site": "z", "head": 1.5}, "'head' holds something"),
+        ({"layer": 1}, "column 'site'"),
+        ({"site": None}, "must not be blank"),
+    ],
+)
+def test_bad_frames_are_named(unchecked, model, row, message):
+    with pytest.raises(ValueError, match=message):
+        interp.sweep(model, CLEAN, pd.DataFrame([row]), edit=edits.zero(), metric=DIFF)
+    with pytest.raises(ValueError, match="empty"):
+        interp.sweep(model, CLEAN, pd.DataFrame(columns=["site"]), edit=edits.zero(), metric=DIFF)
+
+
+def test_a_sweep_is_the_hand_loop(model):
+    frame = interp.ablate(model, CLEAN, "z", kind="zero", metric=DIFF, progress=False)
+    base = hand_diff(model(CLEAN))
+    for line in frame.itertuples():
+
+        def silence(z, hook, head=line.head):
+            z[:, :, head] = 0
+
+        value = hand_diff(model.run_with_hooks(CLEAN, [(("z", int(line.layer)), silence)]))
+        assert line.value == pytest.approx(float(value.mean()), abs=1e-12)
+        assert line.effect == pytest.approx(float((value - base).mean()), abs=1e-12)
+        assert line.stderr == pytest.approx(float((value - base).std() / 3**0.5), abs=1e-12)
+    assert frame["n"].unique().tolist() == [3]
+    assert frame["direction"].unique().tolist() == ["ablate"]
+    assert frame.attrs["engine"] == "naive" and frame.attrs["forward_equivalents"] == 13
+    long = interp.ablate(model, CLEAN, "z", kind="zero", metric=DIFF, reduce="none", progress=False)
+    means = long.groupby("row")["effect"].mean().to_numpy()
+    assert np.allclose(means, frame["effect"]) and len(long) == 36
+
+
+@settings(max_examples=25, deadline=None)
+@given(cfg=configs(head="unembed"), data=st.data())
+def test_patching_a_run_into_itself_changes_nothing(cfg, data):
+    model = random_model(cfg)
+    ids = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
+    site = data.draw(st.sampled_from(list(model.sites)))
+    frame = pd.DataFrame({"site": [site.local_name], "layer": [site.layer]})
+    _, cache = model.run_with_cache(ids, model.sites.names)
+    metric = metrics.logit_diff(torch.tensor([1, 2]), torch.tensor([3, 4]))
+    # Bit for bit where only this site is read: reading scores unfuses attention, which rounds.
+    _, own = model.run_with_cache(ids, site.name)
+    with pytest.raises(ValueError, match="changes nothing"):
+        interp.sweep(model, ids, frame, edit=edits.patch(own), metric=metric, progress=False)
+    frame = interp.sweep(
+        model, ids, frame, edit=edits.patch(cache), metric=metric, allow_noop=True, progress=False
+    )
+    assert frame["effect"].abs().max() < 1e-8
+
+
+def test_patching_a_cut_set_reproduces_the_other_run(model):
+    frame = interp.nodes(model, "resid_pre")  # all positions of one layer cut the model in two
+    clean, corrupted = hand_diff(model(CLEAN)), hand_diff(model(CORRUPTED))
+    result = interp.sweep(model, CORRUPTED, frame, edit=edits.patch(model.accept(CLEAN)),
+                          metric=DIFF, progress=False)  # fmt: skip
+    assert np.allclose(result["value"], float(clean.mean()), atol=1e-9)
+    assert result["baseline"].iloc[0] == pytest.approx(float(corrupted.mean()))
+    assert result["direction"].unique().tolist() == ["patch"]
+
+
+def test_rows_that_share_row_are_edited_together(model):
+    frame = pd.DataFrame({"row": [0, 0, 1], "site": "z", "layer": [0, 1, 0], "head": [1, 2, 1]})
+    result = interp.sweep(model, CLEAN, frame, edit=edits.zero(), metric=DIFF, progress=False)
+
+    def silence(head):
+        def hook(z, _):
+            z[:, :, head] = 0
+
+        return hook
+
+    both = model.run_with_hooks(CLEAN, [(("z", 0), silence(1)), (("z", 1), silence(2))])
+    assert result["value"].iloc[0] == pytest.approx(float(hand_diff(both).mean()), abs=1e-12)
+    assert result["value"].iloc[0] == result["value"].iloc[1]  # one value, on both lines
+    assert result["value"].iloc[2] != result["value"].iloc[0]
+
+
+def test_roles_are_positions_per_example(model):
+    tokens = Tokens(CLEAN, roles={"subject": torch.tensor([1, 3, 0])})
+    frame = pd.DataFrame({"site": ["resid_mid"], "layer": [1], "role": ["subject"]})
+    result = interp.sweep(model, tokens, frame, edit=edits.zero(), metric=DIFF, progress=False)
+
+    def silence(x, hook):
+        x[torch.arange(3), tokens.roles["subject"]] = 0
+
+    value = hand_diff(model.run_with_hooks(CLEAN, [(("resid_mid", 1), silence)]))
+    assert result["value"].iloc[0] == pytest.approx(float(value.mean()), abs=1e-12)
+
+
+EDITS = {
+    "zero": (edits.zero(), lambda x: torch.zeros_like(x)),
+    "set": (edits.set_to(2.0), lambda x: torch.full_like(x, 2.0)),
+    "scale": (edits.scale(-1.5), lambda x: -1.5 * x),
+    "add": (edits.add(torch.arange(32.0), 0.1), lambda x: x + 0.1 * torch.arange(32.0).to(x)),
+    "project_out": (
+        edits.project_out(torch.eye(32)[:2] * 3),
+        lambda x: torch.cat([torch.zeros_like(x[..., :2]), x[..., 2:]], -1),
+    ),
+    "mean": (edits.mean(Tokens.of(CORRUPTED)), None),
+    "mean per pos": (edits.mean(Tokens.of(CORRUPTED), per="pos"), None),
+    "patch": (edits.patch(Tokens.of(CORRUPTED)), None),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_edits_put_what_they_say(model, name):
+    edit, by_hand = EDITS[name]
+    _, other = model.run_with_cache(CORRUPTED, "resid_mid")
+    reference = other["resid_mid", 1]
+    by_hand = (
+        by_hand
+        or {
+            "mean": lambda x: reference.mean((0, 1), keepdim=True).expand_as(x),
+            "mean per pos": lambda x: reference.mean(0, keepdim=True).expand_as(x),
+            "patch": lambda x: reference,
+        }[name]
+    )
+    frame = pd.DataFrame({"site": ["resid_mid"], "layer": [1], "pos": [-1]})
+    result = interp.sweep(model, CLEAN, frame, edit=edit, metric=DIFF, progress=False)
+
+    def hook(x, _):
+        x[:, -1] = by_hand(x)[:, -1]
+
+    value = hand_diff(model.run_with_hooks(CLEAN, [(("resid_mid", 1), hook)]))
+    assert result["value"].iloc[0] == pytest.approx(float(value.mean()), abs=1e-10)
+
+
+def test_what_is_random_follows_from_seed_node_and_example(model):
+    frame = interp.nodes(model, "z", by=("layer", "head"))
+    other = Tokens.of(CORRUPTED)
+    for edit in (edits.resample(other, seed=3), edits.noise(0.5, seed=3)):
+        run = lambda nodes: interp.sweep(  # noqa: E731
+            model,
+            CLEAN,
+            nodes,
+            edit=edit,
+            metric=DIFF,
+            progress=False,  # noqa: B023
+        ).set_index("row")["value"]
+        whole, some = run(frame), run(frame.iloc[[7, 2]])
+        assert whole[7] == some[7] and whole[2] == some[2]
+    a, b = (interp.ablate(model, CLEAN, "z", kind="resample", reference=other, seed=seed,
+                          metric=DIFF, progress=False)["value"] for seed in (0, 1))  # fmt: skip
+    assert not np.allclose(a, b)
+
+
+def test_metrics_by_hand(model):
+    logits = model(CLEAN)
+    logp = logits.log_softmax(-1)
+    tokens = model.accept(CLEAN)
+    at = torch.arange(3)
+
+    def measured(metric):
+        frame = pd.DataFrame({"site": ["resid_pre"], "layer": [2], "pos": [0]})
+        result = interp.sweep(model, tokens, frame, edit=edits.scale(2.0), metric=metric,
+                              reduce="none", progress=False)  # fmt: skip
+        return torch.tensor(result["baseline"].to_numpy()), torch.tensor(result["value"].to_numpy())
+
+    hook = [(("resid_pre", 2), lambda x, _: torch.cat([x[:, :1] * 2, x[:, 1:]], 1))]
+    edited = model.run_with_hooks(CLEAN, hook).log_softmax(-1)
+    right = logp[at, -1, ANSWER]
+    assert torch.allclose(measured(metrics.log_prob(ANSWER))[0], right)
+    assert torch.allclose(measured(metrics.prob(ANSWER))[0], right.exp())
+    ranks = (logp[:, -1] >= right[:, None]).sum(-1).double()
+    assert torch.equal(measured(metrics.rank(ANSWER))[0], ranks)
+    top = logp[:, -1].argmax(-1)
+    assert measured(metrics.accuracy(top))[0].tolist() == [1.0, 1.0, 1.0]
+    nll = -logp[:, :-1].gather(-1, CLEAN[:, 1:, None])[..., 0].mean(1)
+    assert torch.allclose(measured(metrics.loss())[0], nll)
+    p, q = logp[:, -1], edited[:, -1]
+    before, after = measured(metrics.kl())
+    assert torch.allclose(after, (p.exp() * (p - q)).sum(-1)) and before.abs().max() < 1e-12
+    both = (p.exp() + q.exp()) / 2
+    js = ((p.exp() * (p - both.log())).sum(-1) + (q.exp() * (q - both.log())).sum(-1)) / 2
+    assert torch.allclose(measured(metrics.js())[1], js)
+    everywhere = (logp.exp() * (logp - edited)).sum(-1).mean(1)
+    assert torch.allclose(measured(metrics.kl("all"))[1], everywhere)
+    own = metrics.function(lambda x: x[:, 0, 5], "five")
+    assert torch.allclose(measured(own)[0], logits[:, 0, 5])
+    resid = model(CLEAN, stop_at_layer=3)
+    aim = torch.arange(32.0, dtype=torch.float64)
+    assert torch.allclose(measured(metrics.cosine(aim, pos=1))[0],
+                          torch.cosine_similarity(resid[:, 1], aim[None], dim=-1))  # fmt: skip
+    before, after = measured(metrics.pooled_cosine())
+    assert torch.allclose(before, torch.ones(3, dtype=torch.float64)) and after.max() < 1
+
+
+def test_padded_batches_measure_as_single_rows(model):
+    rows = [[1, 2, 3, 4, 5], [6, 7, 8], [9, 1]]
+    frame = interp.nodes(model, "z", by=("layer", "head"))
+    options = {"edit": edits.zero(), "reduce": "none", "progress": False}
+    for side in ("left", "right"):
+        tokens = Tokens.from_rows(rows, side=side)
+        for make in (metrics.loss, lambda: metrics.kl("all"), metrics.kl):
+            whole = interp.sweep(model, tokens, frame, metric=make(), **options)
+            for i, row in enumerate(rows):
+                alone = interp.sweep(model, [row], frame, metric=make(), **options)
+                mine = whole[whole["example"] == i]["value"].to_numpy()
+                assert np.allclose(mine, alone["value"].to_numpy(), atol=1e-9)
+
+
+def test_encoders_are_studied_by_their_vectors():
+    model = random_model(small_config(causal=False, norm_position="post", head="none"))
+    frame = interp.ablate(model, CLEAN, "z", metric=metrics.pooled_cosine(), progress=False)
+    assert (frame["effect"] < 0).all()
+    with pytest.raises(ValueError, match="no logits"):
+        interp.ablate(model, CLEAN, "z", metric=metrics.loss(), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: {"metric": metrics.function(lambda x: x[:, 0, 0] / 0 * 0)}, "not finite at the"),
+        (lambda m: {"metric": metrics.function(lambda x: x.mean())}, "one number per example"),
+        (
+            lambda m: {"metric": metrics.log_prob(torch.tensor([1, 2]))},
+            r"one row per example \(3\)",
+        ),
+        (
+            lambda m: {"metric": metrics.log_prob(torch.tensor([1, 2, 99]))},
+            "outside the vocabulary",
+        ),
+        (lambda m: {"metric": metrics.log_prob(ANSWER, pos="end")}, "pos='end'"),
+        (lambda m: {"metric": metrics.log_prob(ANSWER, pos=9)}, "pos=9"),
+        (lambda m: {"edit": edits.scale(1.0)}, "changes nothing at any of the 12 nodes"),
+        (lambda m: {"edit": edits.patch(m.accept(CLEAN[:2]))}, "needs equal batch and length"),
+        (lambda m: {"edit": edits.patch(m.accept(CLEAN[:, :4]))}, "needs equal batch and length"),
+        (lambda m: {"edit": edits.patch(m.run_with_cache(CORRUPTED, "v")[1])}, "was not cached"),
+        (lambda m: {"edit": edits.add(torch.ones(5))}, "a vector of 5 for a site of width 8"),
+        (lambda m: {"edit": edits.mean(m.accept(CLEAN[:, :3]), per="pos")}, "use per='all'"),
+        (lambda m: {"edit": edits.resample(m.accept(CLEAN[:, :3]))}, "needs equal length"),
+        (lambda m: {"reduce": "sum"}, "reduce='sum'"),
+    ],
+)
+def test_bad_sweeps_are_named(unchecked, model, call, message):
+    frame = interp.nodes(model, "z", by=("layer", "head"))
+    options = {"edit": edits.zero(), "metric": DIFF, "progress": False} | call(model)
+    with pytest.raises(ValueError, match=message):
+        interp.sweep(model, CLEAN, frame, **options)
+
+
+def test_a_nan_names_its_node(model):
+    frame = interp.nodes(model, "z", by=("layer", "head"))
+    bad = edits.set_to(float("nan"))
+    with pytest.raises(ValueError, match=r"not finite at node blocks\.0\.attn\.hook_z head=0"):
+        interp.sweep(model, CLEAN, frame, edit=bad, metric=DIFF, progress=False)
+
+
+def test_hooks_of_a_view_stay_active(model):
+    view = model.with_hooks([(("resid_pre", 1), lambda x, hook: x * 0.5)])
+    frame = interp.ablate(view, CLEAN, "z", kind="zero", metric=DIFF, progress=False)
+    assert frame["baseline"].iloc[0] == pytest.approx(float(hand_diff(view(CLEAN)).mean()))
+    assert frame["baseline"].iloc[0] != pytest.approx(float(hand_diff(model(CLEAN)).mean()))
