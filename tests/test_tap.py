@@ -124,7 +124,7 @@ def test_a_forward_pass_that_drops_a_site_is_caught(model, monkeypatch):
     """The mutant: a block that forgets to call the tap at resid_mid."""
     block = type(model.blocks[0])
     monkeypatch.setattr(
-        block, "from_resid_mid", lambda self, x, tap=None: x + self.mlp(self.ln2(x))
+        block, "to_post", lambda self, x, tap: (x, self.mlp.to_post(self.ln2(x)))
     )
     with pytest.raises(EditError, match="never fired"):
         model.run_with_hooks(IDS, [("resid_mid", zero)])

@@ -72,8 +72,18 @@ class Attention(nn.Module):
         tap: Silent | Tap = SILENT,
         split: SplitInputs | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
+        return self.output(self.to_z(x, layout, tap, split), tap)
+
+    def to_z(
+        self,
+        x: Tensor,
+        layout: Layout,
+        tap: Silent | Tap = SILENT,
+        split: SplitInputs | None = None,
+    ) -> Tensor:
+        """z [batch pos head d_head], before its site."""
         q, k, v = self.project(x, tap, split)
-        return self.output(self.attend(*self.place(q, k, layout, tap), v, layout, tap), tap)
+        return self.attend(*self.place(q, k, layout, tap), v, layout, tap)
 
     def project(self, x: Tensor, tap: Silent | Tap = SILENT, split: SplitInputs | None = None):
         """Queries [batch pos head d_head], keys and values [batch pos kv_head d_head]."""
@@ -121,7 +131,7 @@ class Attention(nn.Module):
             z = self._stepwise(q, k, v, layout, tap)
         else:
             z = self._fused(q, k, v, layout)
-        return tap(self.hook_z, z.transpose(1, 2))
+        return z.transpose(1, 2)
 
     def _fused(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
         grouped = self.n_heads != self.n_kv_heads
@@ -156,7 +166,8 @@ class Attention(nn.Module):
     def output(
         self, z: Float[Tensor, "batch pos head d_head"], tap: Silent | Tap = SILENT
     ) -> Float[Tensor, "batch pos d_model"]:
-        """What the heads write together: Σ_head z W_O + b_O."""
+        """What the heads write together, from hook_z on: Σ_head z W_O + b_O."""
+        z = tap(self.hook_z, z)
         if tap.wants(self.hook_result):
             result = torch.einsum("bphd,hdm->bphm", z, self.W_O)
             seen = tap(self.hook_result, result)

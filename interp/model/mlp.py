@@ -46,24 +46,26 @@ class MLP(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch pos d_model"], tap: Silent | Tap = SILENT
     ) -> Float[Tensor, "batch pos d_model"]:
-        return self.output(self.neurons(x, tap))
+        return self.output(self.to_post(x, tap), tap)
 
-    def neurons(
+    def to_post(
         self, x: Float[Tensor, "*rows d_model"], tap: Silent | Tap = SILENT
     ) -> Float[Tensor, "*rows d_mlp"]:
-        """From the (normed) residual stream to hook_post."""
+        """The neurons, before hook_post."""
         pre = F.linear(x, self.in_weight, self.in_bias)
         if not self.gated:
-            return tap(self.hook_post, self.act(tap(self.hook_pre, pre)))
+            return self.act(tap(self.hook_pre, pre))
         gate, linear = pre.split_with_sizes((self.d_mlp, self.d_mlp), -1)
         if tap.wants(self.hook_pre) != tap.wants(self.hook_pre_linear):
             gate, linear = gate.clone(), linear.clone()  # a kept view would keep the other half
         gate, linear = tap(self.hook_pre, gate), tap(self.hook_pre_linear, linear)
-        return tap(self.hook_post, self.act(gate) * linear)
+        return self.act(gate) * linear
 
-    def output(self, post: Float[Tensor, "*rows d_mlp"]) -> Float[Tensor, "*rows d_model"]:
-        """From hook_post to what W_out writes."""
-        return F.linear(post, self.out_weight, self.out_bias)
+    def output(
+        self, post: Float[Tensor, "*rows d_mlp"], tap: Silent | Tap = SILENT
+    ) -> Float[Tensor, "*rows d_model"]:
+        """From hook_post on: what W_out writes."""
+        return F.linear(tap(self.hook_post, post), self.out_weight, self.out_bias)
 
     @property
     def W_in(self) -> Float[Tensor, "d_model d_mlp"]:

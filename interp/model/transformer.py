@@ -104,32 +104,53 @@ class Block(nn.Module):
         layout: Layout,
         tap: Silent | Tap = SILENT,
     ) -> Float[Tensor, "batch pos d_model"]:
+        x, normed, z = self.to_z(resid_pre, layout, tap)
+        if self.parallel:
+            return self._from_z_parallel(x, normed, z, tap)
+        resid_mid = self.to_resid_mid(x, z, tap)
+        if self.mlp is None:
+            return tap(self.hook_resid_post, resid_mid)
+        return self.from_post(*self.to_post(resid_mid, tap), tap)
+
+    # The stages of a block, at whose seams a run may enter: resid_pre → z → resid_mid → post.
+
+    def to_z(
+        self, resid_pre: Tensor, layout: Layout, tap: Silent | Tap = SILENT
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The residual stream, what the sublayers read of it, and z before its site."""
         x = tap(self.hook_resid_pre, resid_pre)
         split = self._split_inputs(x, tap)
         normed = self.ln1(x, tap) if self.pre_norm else x
-        attn_out = self.attn(normed, layout, tap, split)
-        if self.output_norm:
-            attn_out = self.ln1_post(attn_out, tap)
-        attn_out = tap(self.hook_attn_out, attn_out)
-        if self.parallel:
-            mlp_in = normed if self.shared_norm or not self.pre_norm else self.ln2(x, tap)
-            mlp_out = tap(self.hook_mlp_out, self.mlp(mlp_in, tap))
-            return tap(self.hook_resid_post, x + attn_out + mlp_out)
-        x = x + attn_out
-        if self.post_norm:
-            x = self.ln1(x, tap)
-        if self.mlp is not None:
-            x = self.from_resid_mid(x, tap)
-        return tap(self.hook_resid_post, x)
+        return x, normed, self.attn.to_z(normed, layout, tap, split)
 
-    def from_resid_mid(self, resid_mid: Tensor, tap: Silent | Tap = SILENT) -> Tensor:
-        """The MLP's half, up to hook_resid_post."""
+    def to_resid_mid(self, x: Tensor, z: Tensor, tap: Silent | Tap = SILENT) -> Tensor:
+        """The residual stream with attention added, before hook_resid_mid."""
+        x = x + self._attn_out(z, tap)
+        return self.ln1(x, tap) if self.post_norm else x
+
+    def to_post(self, resid_mid: Tensor, tap: Silent | Tap = SILENT) -> tuple[Tensor, Tensor]:
+        """The residual stream, and the neurons before hook_post."""
         x = tap(self.hook_resid_mid, resid_mid)
-        mlp_out = self.mlp(self.ln2(x, tap) if self.pre_norm else x, tap)
-        if self.output_norm:
-            mlp_out = self.ln2_post(mlp_out, tap)
-        x = x + tap(self.hook_mlp_out, mlp_out)
-        return self.ln2(x, tap) if self.post_norm else x
+        return x, self.mlp.to_post(self.ln2(x, tap) if self.pre_norm else x, tap)
+
+    def from_post(self, x: Tensor, post: Tensor, tap: Silent | Tap = SILENT) -> Tensor:
+        """hook_resid_post: the residual stream with the MLP added."""
+        x = x + self._mlp_out(post, tap)
+        return tap(self.hook_resid_post, self.ln2(x, tap) if self.post_norm else x)
+
+    def _from_z_parallel(self, x: Tensor, normed: Tensor, z: Tensor, tap: Silent | Tap) -> Tensor:
+        attn_out = self._attn_out(z, tap)
+        read = normed if self.shared_norm or not self.pre_norm else self.ln2(x, tap)
+        mlp_out = self._mlp_out(self.mlp.to_post(read, tap), tap)
+        return tap(self.hook_resid_post, x + attn_out + mlp_out)
+
+    def _attn_out(self, z: Tensor, tap: Silent | Tap) -> Tensor:
+        written = self.attn.output(z, tap)
+        return tap(self.hook_attn_out, self.ln1_post(written, tap) if self.output_norm else written)
+
+    def _mlp_out(self, post: Tensor, tap: Silent | Tap) -> Tensor:
+        written = self.mlp.output(post, tap)
+        return tap(self.hook_mlp_out, self.ln2_post(written, tap) if self.output_norm else written)
 
     def _split_inputs(self, x: Tensor, tap: Silent | Tap) -> SplitInputs | None:
         """What q, k and v read, per head, where somebody may change it."""
