@@ -1,12 +1,13 @@
 """Sweeps: nodes × edit × metric → a tidy DataFrame, one row per node.
 
-This engine is the naive one: one whole forward per node. It is the yardstick of every faster one.
+Two engines give the same numbers: "rerun" recomputes only what an edit can change (see `rerun`);
+"naive" runs one whole forward per node, and is the yardstick.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pandas as pd
 import torch
@@ -14,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from . import edits, metrics
+from . import edits, metrics, rerun
 from .edits import Edit, Replace, Rows
 from .metrics import Bound, Metric
 from .selection import COLUMNS, Node, Part, Selection, as_frame, read_nodes
@@ -36,6 +37,7 @@ def sweep(
     edit: Edit,
     metric: Metric,
     reduce: Literal["mean", "none"] = "mean",
+    engine: Literal["rerun", "naive"] | None = None,
     allow_noop: bool = False,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -44,7 +46,8 @@ def sweep(
 
     effect = value − baseline, both means over the n examples; stderr is that of the effect (NaN
     for one example). reduce="none": one row per node and example, with `example` and no stderr.
-    `attrs` records the engine and its cost. Raises ValueError on a node that the model does not
+    engine: by default "rerun", and "naive" on a view with hooks; `attrs` records which, and its
+    cost in whole forwards. Raises ValueError on a node that the model does not
     have, a metric that is not finite (the node is named), and an edit that changes nothing at any
     node (unless allow_noop).
     """
@@ -58,23 +61,95 @@ def sweep(
     bound = metric.bind(model, tokens, base)
     replace = edit.bind(model, tokens, names)
     baseline = _measure(bound, base(bound.reads), tokens, f"the unedited run ({metric.name})")
-    values, changed = [], 0
-    for node in tqdm(
-        chosen, desc=f"{edit.name} × {metric.name}", disable=not progress, leave=False
-    ):
-        out, edits_landed = _run_node(model, tokens, node, replace, bound)
-        changed += edits_landed
-        values.append(_measure(bound, out, tokens, f"node {node}"))
+    engine = _engine(model, engine)
+    _check_reached(model, chosen, bound)
+    job = Job(model, tokens, chosen, replace, bound, base, baseline)
+    with tqdm(desc=f"{edit.name} × {metric.name}", disable=not progress, leave=False) as bar:
+        values, changed, spent = {"naive": _naive, "rerun": _rerun}[engine](job, bar)
     if not changed and not allow_noop:
         raise ValueError(
             f"the edit {edit.name!r} changes nothing at any of the {len(chosen)} nodes; "
             "pass allow_noop=True if that is meant"
         )
-    result = _tidy(frame, chosen, torch.stack(values), baseline, edit, metric, reduce)
-    spent = float(len(chosen) + 1)
-    result.attrs |= {"engine": "naive", "forward_equivalents": spent, "naive_equivalents": spent,
-                     "noop_nodes": len(chosen) - changed}  # fmt: skip
+    result = _tidy(frame, chosen, values, baseline, edit, metric, reduce)
+    result.attrs |= {
+        "engine": engine,
+        "forward_equivalents": spent,
+        "naive_equivalents": len(chosen) + 1.0,
+        "noop_nodes": len(chosen) - changed,
+    }
     return result
+
+
+class Job(NamedTuple):
+    """What an engine is given."""
+
+    model: Any
+    tokens: Tokens
+    nodes: Sequence[Node]
+    replace: Replace
+    bound: Bound
+    base: Callable[[str], Tensor]
+    baseline: Float[Tensor, " batch"]
+
+
+class Done(NamedTuple):
+    """What an engine gives back."""
+
+    values: Float[Tensor, "node batch"]
+    changed: int
+    """Nodes whose edit changed a number at its site."""
+    spent: float
+    """Whole forwards."""
+
+
+def _naive(job: Job, bar: tqdm) -> Done:
+    values, changed = [], 0
+    bar.reset(len(job.nodes))
+    for node in job.nodes:
+        out, landed = _run_node(job, node)
+        changed += landed
+        values.append(_measure(job.bound, out, job.tokens, f"node {node}"))
+        bar.update()
+    return Done(torch.stack(values), changed, len(job.nodes) + 1.0)
+
+
+def _rerun(job: Job, bar: tqdm) -> Done:
+    model, tokens = job.model, job.tokens
+    kept = rerun.base_run(model, tokens, job.nodes)
+    rows = rerun.plan_rows(model, tokens, job.nodes, job.replace, kept)
+    work = rerun.Rerun(model, tokens, kept, job.replace, job.bound, job.base(job.bound.reads))
+    number = {node.row: i for i, node in enumerate(job.nodes)}
+    values = job.baseline.repeat(len(job.nodes), 1)
+    bar.reset(len(rows))
+    for some in rerun.passes(rows, tokens.shape[1]):
+        measured = work.measure(some)
+        _check_measured(measured, len(some), [f"node {row.node}" for row in some])
+        node, example = torch.tensor([(number[row.node.row], row.example) for row in some]).T
+        values[node, example] = measured.double().cpu()
+        bar.update(len(some))
+    forwards = work.layer_tokens / (tokens.shape.numel() * model.cfg.n_layers)
+    return Done(values, len({row.node.row for row in rows}), forwards + 2.0)  # two base runs
+
+
+def _engine(model: Any, engine: str | None) -> str:
+    if engine not in (None, "rerun", "naive"):
+        raise ValueError(f"engine={engine!r}: expected 'rerun', 'naive' or None")
+    if engine == "rerun" and model.fwd_hooks:
+        raise ValueError("engine='rerun' needs a model without hooks; use engine='naive'")
+    return engine or ("naive" if model.fwd_hooks else "rerun")
+
+
+def _check_reached(model: Any, chosen: Sequence[Node], bound: Bound) -> None:
+    """A metric of the residual stream does not see what lies behind the last block."""
+    late = [s.name for s in model.sites if s.name.startswith(("ln_final", "hook_logits"))]
+    for node in chosen:
+        for part in node.parts:
+            if bound.reads == "residual" and part.site in late:
+                raise ValueError(
+                    f"node {node}: this metric reads the last residual stream, which lies before "
+                    f"{part.site!r}"
+                )
 
 
 def ablate(
@@ -159,30 +234,28 @@ def _output(model: Any, tokens: Tokens, tap: Any, reads: str) -> Tensor:
     return model(tokens, stop_at_layer=model.cfg.n_layers if reads == "residual" else None)
 
 
-def _run_node(
-    model: Any, tokens: Tokens, node: Node, replace: Replace, bound: Bound
-) -> tuple[Tensor, bool]:
+def _run_node(job: Job, node: Node) -> tuple[Tensor, bool]:
     """The output with one node edited, and whether any number there changed."""
     changed: list[bool] = []
-    hooks = [*model.fwd_hooks]
+    hooks = [*job.model.fwd_hooks]
     for part in node.parts:
-        hooks.append((part.site, _hook(model, tokens, node, part, replace, changed)))
-    tap = Tap(model.sites, fwd_hooks=hooks)
-    out = _output(model, tokens, tap, bound.reads)
+        hooks.append((part.site, _hook(job, node, part, changed)))
+    tap = Tap(job.model.sites, fwd_hooks=hooks)
+    out = _output(job.model, job.tokens, tap, job.bound.reads)
     tap.check_fired()
     return out, any(changed)
 
 
 def _hook(
-    model: Any, tokens: Tokens, node: Node, part: Part, replace: Replace, changed: list[bool]
+    job: Job, node: Node, part: Part, changed: list[bool]
 ) -> Callable[[Tensor, Hook], Tensor]:
-    site = model.sites[part.site]
+    site, tokens = job.model.sites[part.site], job.tokens
     examples = torch.arange(len(tokens), device=tokens.device)
     selection = Selection.of(part, examples, tokens)
     rows = Rows(site, examples, [node.key] * len(tokens))
 
     def hook(x: Tensor, hook: Hook) -> Tensor:
-        new = torch.where(selection.mask(site, x), replace(x, rows), x)
+        new = torch.where(selection.mask(site, x), job.replace(x, rows), x)
         changed.append(not torch.equal(new, x))
         return new
 
@@ -192,12 +265,17 @@ def _hook(
 def _measure(bound: Bound, out: Tensor, tokens: Tokens, where: str) -> Float[Tensor, " batch"]:
     every = torch.arange(len(tokens), device=tokens.device)
     value = bound.measure(bound.pick(out, every), every)
-    if not isinstance(value, Tensor) or value.shape != (len(tokens),):
-        got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"the metric gave {got} at {where}: expected one number per example")
-    if not bool(value.isfinite().all()):
-        raise ValueError(f"the metric is not finite at {where}")
+    _check_measured(value, len(tokens), [where] * len(tokens))
     return value.double().cpu()
+
+
+def _check_measured(value: Any, n: int, where: Sequence[str]) -> None:
+    if not isinstance(value, Tensor) or value.shape != (n,):
+        got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"the metric gave {got} at {where[0]}: expected one number per example")
+    finite = value.isfinite()
+    if not bool(finite.all()):
+        raise ValueError(f"the metric is not finite at {where[int((~finite).nonzero()[0])]}")
 
 
 def _tidy(

@@ -24,6 +24,7 @@ FLOORS = (
     {"model"},
     {"loading", "selection", "pairs", "prompts"},
     {"edits", "metrics", "provenance", "tasks", "zoo"},
+    {"rerun"},
     {"engine"},
     {"geometry"},
     {"report"},
