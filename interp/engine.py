@@ -192,9 +192,11 @@ def patch(
 ) -> pd.DataFrame:
     """Put each node's clean value into the corrupted run (denoising); `pairs` from `tasks`.
 
-    metric: by default the logit difference of the pairs' answer and wrong ids.
+    metric: by default the logit difference of the pairs' answer and wrong ids at their "end".
     """
-    metric = metrics.logit_diff(pairs.answer, pairs.wrong) if metric is None else metric
+    if metric is None:
+        end = "end" if "end" in pairs.corrupted.roles else None
+        metric = metrics.logit_diff(pairs.answer, pairs.wrong, pos=end)
     edit = edits.patch(model.accept(pairs.clean))
     return _sweep_by(model, pairs.corrupted, site, by, edit, metric, options)
 

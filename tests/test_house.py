@@ -22,7 +22,7 @@ FLOORS = (
     {"sites", "tokens", "tokenizer"},
     {"tap", "analogies"},
     {"model"},
-    {"loading", "selection", "pairs", "prompts"},
+    {"loading", "selection"},
     {"edits", "metrics", "provenance", "tasks", "zoo"},
     {"rerun"},
     {"engine"},

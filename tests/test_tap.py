@@ -123,9 +123,7 @@ def test_an_edit_that_never_fires_raises(model):
 def test_a_forward_pass_that_drops_a_site_is_caught(model, monkeypatch):
     """The mutant: a block that forgets to call the tap at resid_mid."""
     block = type(model.blocks[0])
-    monkeypatch.setattr(
-        block, "to_post", lambda self, x, tap: (x, self.mlp.to_post(self.ln2(x)))
-    )
+    monkeypatch.setattr(block, "to_post", lambda self, x, tap: (x, self.mlp.to_post(self.ln2(x))))
     with pytest.raises(EditError, match="never fired"):
         model.run_with_hooks(IDS, [("resid_mid", zero)])
     with pytest.raises(EditError, match="did not reach"):

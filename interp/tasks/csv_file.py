@@ -1,0 +1,173 @@
+"""Pairs of the user's own, read from a CSV file.
+
+    clean,corrupted,answer,wrong,role:subject
+    The Eiffel Tower is in,The Brandenburg Gate is in,Paris,Berlin,Tower
+
+Every fault is named with the file and the line, and nothing is left out in silence.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+from .pairs import Pairs
+from .prompts import Draft, Prompt, Reader, as_pairs
+
+COLUMNS = ("clean", "corrupted", "answer", "wrong")
+ROLE = "role:"
+MAX_BYTES = 64 << 20
+
+
+def from_csv(path: str | Path, model: Any, *, bos: bool | None = None, space: bool = True) -> Pairs:
+    """Pairs from a file with the columns clean, corrupted, answer and wrong.
+
+    The answer is the one token that follows the prompt behind a space (space=False: without one).
+    A column role:<name> holds a word of the clean prompt; the role is the position of its last
+    token, in both prompts ("John#2": its second occurrence). "end" is always there. Other columns
+    are kept in `table`. Rows may differ in length, and are then padded on the right. Raises
+    ValueError where a column is missing, quoting is broken, a cell is empty, clean and corrupted
+    differ in length, an answer is several tokens, or a word does not occur.
+    """
+    path = Path(path)
+    reader = Reader(model, path.stem, bos)
+    drafts = []
+    for where, row in _rows(path):
+        try:
+            drafts.append(_draft(reader, row, space))
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+    return as_pairs(reader, drafts, changed=())
+
+
+def _rows(path: Path) -> list[tuple[str, dict[str, str]]]:
+    """Each row with the words that say where it stands."""
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{path}: more than {MAX_BYTES:,} bytes; split it into several files")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from None
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows, header, begins = [], None, 1
+    try:
+        for cells in lines:
+            where, begins = f"{path}, line {begins}", lines.line_num + 1
+            if header is None:
+                header = _header(path, cells)
+            elif any(cells):
+                rows.append((where, _row(where, header, cells)))
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}, line {begins}: {error}; a cell with a comma, a quote or a line break stands "
+            'in quotes, and a quote inside it is written ""'
+        ) from None
+    if not rows:
+        raise ValueError(f"{path}: no rows; expected a header {','.join(COLUMNS)} and a row a pair")
+    return rows
+
+
+def _header(path: Path, cells: list[str]) -> list[str]:
+    header = [cell.strip() for cell in cells]
+    missing = [name for name in COLUMNS if name not in header]
+    if missing:
+        raise ValueError(
+            f"{path}: the columns {', '.join(missing)} are missing; expected {', '.join(COLUMNS)} "
+            f"and perhaps role:<name>, got {', '.join(header)}"
+        )
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise ValueError(f"{path}: the columns {', '.join(twice)} stand there twice")
+    if f"{ROLE}end" in header or ROLE in header:
+        raise ValueError(f"{path}: role:end is set by itself, and role: needs a name behind it")
+    return header
+
+
+def _row(where: str, header: list[str], cells: list[str]) -> dict[str, str]:
+    if len(cells) != len(header):
+        raise ValueError(
+            f"{where}: {len(cells)} cells for {len(header)} columns ({', '.join(header)}); a cell "
+            "with a comma stands in quotes"
+        )
+    row = dict(zip(header, cells, strict=True))
+    needed = [name for name in header if name in COLUMNS or name.startswith(ROLE)]
+    empty = [name for name in needed if not row[name].strip()]
+    if empty:
+        raise ValueError(f"{where}: {', '.join(empty)} is empty")
+    return row
+
+
+def _draft(reader: Reader, row: dict[str, str], space: bool) -> tuple[Draft, dict[str, int]]:
+    clean, corrupted = (_prompt(reader, side, row[side], space) for side in COLUMNS[:2])
+    roles = {name.removeprefix(ROLE): row[name] for name in row if name.startswith(ROLE)}
+    ends = {role: _end_of(role, word, clean.text) for role, word in roles.items()}
+    read = reader.read(Prompt(clean.text, {**ends, **clean.ends}))
+    other = reader.read(corrupted)
+    if read is None or other is None:
+        raise ValueError("the tokens of this prompt's words are not the tokens of the whole prompt")
+    if len(read.ids) != len(other.ids):
+        pieces = [reader.tokenizer.str_tokens(ids) for ids in (read.ids, other.ids)]
+        raise ValueError(
+            f"clean has {len(read.ids)} tokens and corrupted {len(other.ids)}, where positions are "
+            f"compared one by one: {pieces[0]} and {pieces[1]}"
+        )
+    if read.at["end"] != other.at["end"]:
+        raise ValueError(f"the mask {reader.blank!r} stands at different tokens")
+    ids = [_answer(reader, clean.text, row, what, space) for what in COLUMNS[2:]]
+    if ids[0] == ids[1]:
+        raise ValueError(f"answer and wrong are the same token, {row['answer']!r}")
+    if read.ids == other.ids:
+        raise ValueError("clean and corrupted are the same")
+    return Draft(clean, corrupted, ids[0], ids[1], row), read.at
+
+
+def _prompt(reader: Reader, side: str, text: str, space: bool) -> Prompt:
+    if reader.blank is None and space and text != text.rstrip():
+        raise ValueError(
+            f"{side} ends in a space, and another follows before the answer; take it away, or say "
+            "space=False"
+        )
+    if reader.blank is not None and text.count(reader.blank) > 1:
+        raise ValueError(f"{side} holds {reader.blank!r} more than once")
+    return reader.close(Prompt(text, {}))
+
+
+def _answer(reader: Reader, text: str, row: dict[str, str], what: str, space: bool) -> int:
+    word = row[what].strip() if space else row[what]
+    tokenizer = reader.tokenizer
+    if reader.blank is not None:
+        ids = reader.word(word) if space else tokenizer.encode(word, bos=False)
+    else:
+        ids = reader.following(text, f" {word}" if space else word)
+    if ids is None:
+        raise ValueError(f"{what} {word!r} melts into the prompt's last token")
+    if len(ids) != 1:
+        bare = reader.following(text, word) if space and reader.blank is None else None
+        raise ValueError(
+            f"{what} {word!r} is {len(ids)} tokens, {tokenizer.str_tokens(ids)}; one is needed"
+            + (" (space=False: it is one)" if bare and len(bare) == 1 else "")
+        )
+    if ids[0] == tokenizer.unk_id:
+        raise ValueError(f"{what} {word!r} is unknown to the tokenizer {tokenizer.name!r}")
+    return ids[0]
+
+
+def _end_of(role: str, cell: str, text: str) -> int:
+    """The index behind the word that a role's cell names."""
+    word, count = cell.strip(), None
+    if numbered := re.fullmatch(r"(.+)#([1-9]\d?)", word):
+        word, count = numbered[1], int(numbered[2])
+    # A word ends where no letter or digit follows; "art" is not found in "party".
+    ends = [m.end() for m in re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", text)]
+    if not ends:
+        raise ValueError(f"role {role}: the word {word!r} is not in {text!r}")
+    if count is None and len(ends) > 1:
+        raise ValueError(
+            f"role {role}: {word!r} is there {len(ends)} times; write {word}#1 or {word}#2"
+        )
+    if (count or 1) > len(ends):
+        raise ValueError(f"role {role}: {cell!r}, but {word!r} is there {len(ends)} times")
+    return ends[(count or 1) - 1]

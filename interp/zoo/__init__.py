@@ -1,0 +1,1 @@
+"""Models at hand. `from interp.zoo import planted; planted.induction()`."""
