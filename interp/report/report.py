@@ -1,6 +1,6 @@
 """Report: what was asked, what was found, how sure, what would make it wrong; then the evidence.
 
-report = Report("Title", "Question?", config=config, model=model)
+report = Report("Title", "Question?", provenance=provenance(config, model))
 report.finding("In words, filled from the numbers.")
 section = report.section("Heading", "A paragraph.")
 section.table(frame, "Caption")
