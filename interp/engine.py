@@ -57,13 +57,14 @@ def sweep(
     frame = as_frame(nodes)
     chosen = read_nodes(frame, model, tokens)
     names = list(dict.fromkeys(part.site for node in chosen for part in node.parts))
-    base = _base(model, tokens)
+    engine = _engine(model, engine)
+    kept = rerun.base_run(model, tokens, chosen) if engine == "rerun" else None
+    base = _base(model, tokens, {} if kept is None else kept.outputs)
     bound = metric.bind(model, tokens, base)
     replace = edit.bind(model, tokens, names)
     baseline = _measure(bound, base(bound.reads), tokens, f"the unedited run ({metric.name})")
-    engine = _engine(model, engine)
     _check_reached(model, chosen, bound)
-    job = Job(model, tokens, chosen, replace, bound, base, baseline)
+    job = Job(model, tokens, chosen, replace, bound, kept, baseline)
     with tqdm(desc=f"{edit.name} × {metric.name}", disable=not progress, leave=False) as bar:
         values, changed, spent = {"naive": _naive, "rerun": _rerun}[engine](job, bar)
     if not changed and not allow_noop:
@@ -89,7 +90,8 @@ class Job(NamedTuple):
     nodes: Sequence[Node]
     replace: Replace
     bound: Bound
-    base: Callable[[str], Tensor]
+    kept: rerun.Base | None
+    """The base run that a rerun enters."""
     baseline: Float[Tensor, " batch"]
 
 
@@ -115,10 +117,9 @@ def _naive(job: Job, bar: tqdm) -> Done:
 
 
 def _rerun(job: Job, bar: tqdm) -> Done:
-    model, tokens = job.model, job.tokens
-    kept = rerun.base_run(model, tokens, job.nodes)
+    model, tokens, kept = job.model, job.tokens, job.kept
     rows = rerun.plan_rows(model, tokens, job.nodes, job.replace, kept)
-    work = rerun.Rerun(model, tokens, kept, job.replace, job.bound, job.base(job.bound.reads))
+    work = rerun.Rerun(model, tokens, kept, job.replace, job.bound)
     number = {node.row: i for i, node in enumerate(job.nodes)}
     values = job.baseline.repeat(len(job.nodes), 1)
     bar.reset(len(rows))
@@ -129,7 +130,7 @@ def _rerun(job: Job, bar: tqdm) -> Done:
         values[node, example] = measured.double().cpu()
         bar.update(len(some))
     forwards = work.layer_tokens / (tokens.shape.numel() * model.cfg.n_layers)
-    return Done(values, len({row.node.row for row in rows}), forwards + 2.0)  # two base runs
+    return Done(values, len({row.node.row for row in rows}), forwards + 1.0)  # and the base run
 
 
 def _engine(model: Any, engine: str | None) -> str:
@@ -213,9 +214,8 @@ def _sweep_by(
     return sweep(model, tokens, frame, edit=edit, metric=metric, **options)
 
 
-def _base(model: Any, tokens: Tokens) -> Callable[[str], Tensor]:
+def _base(model: Any, tokens: Tokens, outputs: dict[str, Tensor]) -> Callable[[str], Tensor]:
     """The unedited run's output, computed once per kind and only when asked for."""
-    outputs: dict[str, Tensor] = {}
 
     def output(reads: str) -> Tensor:
         if reads not in outputs:

@@ -65,6 +65,8 @@ class Base:
 
     values: dict[str, Tensor]
     prefix: GrowingPrefix
+    outputs: dict[str, Tensor]
+    """What metrics read: "residual", and "logits" where the model has them."""
 
     def rows(self, site: str, layer: int, examples: Tensor, start: int) -> Tensor:
         """A stage's tensor for some examples, from a position on."""
@@ -157,10 +159,12 @@ def base_run(model: Any, tokens: Tokens, nodes: Iterable[Node]) -> Base:
             }[stage]
             keep |= {f"blocks.{layer}.{first}", f"blocks.{layer}.{second}"}
         keep |= {part.site for part in node.parts}
+    last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
     prefix = GrowingPrefix(model.cfg, *tokens.shape, like=model.W_E)
-    tap = Tap(model.sites, reads=keep)
-    model._run(tokens, tap, prefix, stop=None)
-    return Base(tap.values, prefix)
+    tap = Tap(model.sites, reads=keep | {last})
+    out = model._run(tokens, tap, prefix, stop=None)
+    outputs = {"residual": tap.values[last]} | ({} if model.cfg.head == "none" else {"logits": out})
+    return Base(tap.values, prefix, outputs)
 
 
 def plan_rows(
@@ -228,10 +232,10 @@ class Rerun:
     """Runs passes over one base run, and counts the work."""
 
     def __init__(
-        self, model: Any, tokens: Tokens, base: Base, replace: Replace, bound: Bound, output: Tensor
+        self, model: Any, tokens: Tokens, base: Base, replace: Replace, bound: Bound
     ) -> None:
         self.model, self.tokens, self.base = model, tokens, base
-        self.replace, self.bound, self.output = replace, bound, output
+        self.replace, self.bound, self.output = replace, bound, base.outputs[bound.reads]
         self.layer_tokens = 0
         """Tokens carried through a layer, summed over layers."""
 
