@@ -153,8 +153,8 @@ def _one_question(report: Report, table: Embedding, config: Config) -> None:
     grid["method"] = grid["method"].map(RULES)
     section = report.section(
         f"{config.b} − {config.a} + {config.c} in {len(grid)} settings",
-        "The rule, the centring of the vocabulary and the exclusion of the three words each change "
-        "the answer, so all of them are shown.",
+        "The rule, the centring of the vocabulary and the exclusion of the three words can each "
+        "change the answer, so all of them are shown.",
     )
     section.table(grid, "Best answers, by setting", name="answers-by-setting")
     section.table(_named(found), "The same with scores", name="answers", rows=config.k)
