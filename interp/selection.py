@@ -124,7 +124,7 @@ def as_frame(rows: pd.DataFrame | Iterable[dict]) -> pd.DataFrame:
             frame[column] = frame[column].astype("Int64")
         except (TypeError, ValueError):
             raise ValueError(f"nodes: column {column!r} holds something that is no index") from None
-    if frame["row"].isna().any() or frame["site"].isna().any():
+    if bool(frame[["row", "site"]].isna().any(axis=None)):
         raise ValueError("nodes: 'row' and 'site' must not be blank")
     return frame[list(COLUMNS)].reset_index(drop=True)
 

@@ -205,8 +205,8 @@ def _download(name: str, patterns: tuple[str, ...], revision: str | None = None)
 def _file_given(path: Path) -> str:
     if path.suffix.lower() in PICKLES:
         return (
-            f"{path}: a pickle can run code when it is opened, so load does not; convert it once "
-            f"with: interp convert {path} <folder>"
+            f"{path}: a pickle can run code when it is opened, so load does not; where you trust "
+            "it, write it once as safetensors (transformers: model.save_pretrained(folder))"
         )
     return f"{path} is a file; give the folder with config.json and {SINGLE}"
 
