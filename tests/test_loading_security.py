@@ -228,7 +228,10 @@ def test_pickles_are_never_opened(tmp_path: Path, name: str):
     with pytest.raises(ValueError, match="save_pretrained"):
         interp.load(file)
     file.write_bytes(b"csys\nexit\n(S'code was run'\ntR.")
-    with pytest.raises(ValueError, match=r"a pickle can run code.*safetensors \(transformers: model\.save_pretrained"):
+    with pytest.raises(
+        ValueError,
+        match=r"a pickle can run code.*safetensors \(transformers: model\.save_pretrained",
+    ):
         interp.load(file)
     write_config(tmp_path)
     with pytest.raises(ValueError, match=r"no model\.safetensors\..*save_pretrained"):
