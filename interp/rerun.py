@@ -236,8 +236,8 @@ class Rerun:
     ) -> None:
         self.model, self.tokens, self.base = model, tokens, base
         self.replace, self.bound, self.output = replace, bound, base.outputs[bound.reads]
-        self.layer_tokens = 0
-        """Tokens carried through a layer, summed over layers."""
+        self.layer_tokens = 0.0
+        """Tokens carried through a layer, summed over layers; a part of a layer counts as one."""
 
     def measure(self, rows: Sequence[Row]) -> Float[Tensor, " rows"]:
         """The metric of each row of one pass."""
@@ -271,12 +271,14 @@ class Rerun:
         def joining(stage: int, present: int) -> Tensor:
             """The examples of the rows that enter here, behind those present."""
             count = sum(row.entry <= (layer, stage) for row in rows)
+            width = self.tokens.shape[1] - start
+            entering = count if stage == PRE else count - present
+            self.layer_tokens += entering * width * _share(block, stage)
             return examples[present:count]
 
         new = joining(PRE, len(x))
         if len(new):
             x = torch.cat([x, base.rows("hook_resid_pre", layer, new, start)])
-        self.layer_tokens += x.shape[0] * x.shape[1]
         z = None
         if len(x):
             layout = self._layout(examples[: len(x)], start)
@@ -309,13 +311,12 @@ class Rerun:
         self, x: Float[Tensor, "rows pos d_model"], examples: Tensor, start: int, tap: Tap
     ) -> Float[Tensor, " rows"]:
         """Measure a few rows at a time: a whole batch's logits may not fit."""
-        bound, late = self.bound, {"ln_final.hook_scale", "ln_final.hook_normalized", "hook_logits"}
-        narrow = (
-            bound.positions is not None and bound.reads == "logits" and not late & set(tap.edits)
+        bound, logits_read = self.bound, self.bound.reads == "logits"
+        late = logits_read and any(
+            site.startswith(("ln_final", "hook_logits")) for site in tap.edits
         )
-        if narrow:
+        if logits_read and bound.positions is not None and not late:
             at = bound.positions[examples]
-            before = (at < start).all(1)  # causal: what is read lies left of every change
             own = (at - start).clamp(min=0)[..., None].expand(-1, -1, x.shape[-1])
             logits = self.model.to_logits(x.gather(1, own))
             seen = bound.pick(self.output, torch.arange(len(self.output), device=x.device))[
@@ -324,17 +325,18 @@ class Rerun:
             if bound.columns is not None:
                 columns = bound.columns[examples][:, None].expand(-1, logits.shape[1], -1)
                 logits = logits.gather(2, columns)
-            logits = torch.where(before[:, None, None] | (at < start)[..., None], seen, logits)
+            # Causal: what lies left of the start is the base run's.
+            logits = torch.where((at < start)[..., None], seen, logits)
             return bound.measure(logits, examples)
-        if bound.reads == "logits" and late & set(tap.edits):
+        if late:
             out = self.model.to_logits(x, tap)
             return self._whole(out, examples, start)
-        width = x.shape[-1] if bound.reads == "residual" else self.model.cfg.d_vocab
+        width = self.model.cfg.d_vocab if logits_read else x.shape[-1]
         step = max(1, VALUES_AT_ONCE // (self.tokens.shape[1] * width))
         values = []
         for i in range(0, len(x), step):
             out = x[i : i + step]
-            if bound.reads == "logits":
+            if logits_read:
                 out = self.model.to_logits(out)
             values.append(self._whole(out, examples[i : i + step], start))
         return torch.cat(values)
@@ -355,6 +357,14 @@ class Rerun:
 
         t = self.tokens
         return Tokens(cut(t.ids), cut(t.vectors), cut(t.mask), cut(t.positions), cut(t.token_types))
+
+
+def _share(block: Any, stage: int) -> float:
+    """How much of a block's matrix products lies behind a stage."""
+    parts = [block.attn.qkv_weight, block.attn.out_weight]
+    parts += [] if block.mlp is None else [block.mlp.in_weight, block.mlp.out_weight]
+    sizes = [weight.numel() for weight in parts]
+    return sum(sizes[stage:]) / sum(sizes)
 
 
 def _rows(site: Site, rows: Sequence[tuple[Row, Part]], tokens: Tokens) -> Rows:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator
+from numbers import Integral
 from typing import NamedTuple, TypeAlias
 
 from .config import TransformerConfig
@@ -166,7 +167,7 @@ _EXPECTED = "expected a name, a pair (name, layer), several of these, or a funct
 
 
 def _is_pair(name: object) -> bool:
-    return isinstance(name, tuple) and len(name) == 2 and isinstance(name[1], int)
+    return isinstance(name, tuple) and len(name) == 2 and isinstance(name[1], Integral)
 
 
 def _some(names: list[str]) -> str:

@@ -167,6 +167,11 @@ def test_the_rerun_spends_less(monkeypatch):
     # A patch that changes nothing left of position 2 (and nothing in row 2) is not run there.
     clean = edits.patch(Tokens.of(OTHER))
     patched = interp.sweep(model, tokens, frame, **(options | {"edit": clean}))
+    # Entering behind the queries, keys and values, a row leaves out their share of its layer.
+    heads = interp.nodes(model, "z", by=("layer",), layers=[2])
+    late = interp.sweep(model, tokens, heads, **options)
+    share = 1 - 3 * 32 / (4 * 32 + 2 * 64)
+    assert late.attrs["forward_equivalents"] == pytest.approx(1 + share / 3)
     # At layer 0 the runs differ at positions 2 and 4 alone, later from 2 on.
     assert patched.attrs["noop_nodes"] == 4 + 2 + 2
     naive = interp.sweep(model, tokens, frame, engine="naive", **(options | {"edit": clean}))

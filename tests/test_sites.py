@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from interp.sites import SiteTable, UnknownSite
@@ -17,6 +18,12 @@ table = SiteTable(small_config())
 )
 def test_short_forms_name_one_site(name):
     assert table[name].name == "blocks.1.attn.hook_z"
+
+
+def test_a_layer_may_come_out_of_a_frame(unchecked):
+    """A DataFrame holds numpy's integers, and ("z", frame.layer[0]) is how one goes on from it."""
+    assert table[("z", np.int64(1))].name == "blocks.1.attn.hook_z"
+    assert table.select([("z", np.int64(2))]) == ["blocks.2.attn.hook_z"]
 
 
 def test_a_short_form_means_all_layers():
