@@ -83,15 +83,15 @@ def noise(sigma: float, seed: int = 0) -> Edit:
     """The activation plus N(0, σ²) on every entry, drawn per node and example."""
 
     def replace(x: Tensor, rows: Rows) -> Tensor:
-        full = [rows.start + x.shape[rows.site.pos_axis], *x.shape[2:]]
-        if rows.site.pos_axis != 1:
-            full = list(x.shape[1:])
+        axis = rows.site.pos_axis
+        full = list(x.shape)  # drawn from position 0 on, wherever the tensor begins
+        full[axis] += rows.start
         drawn = torch.stack([
-            torch.randn(full, generator=_generator(seed, node, int(example)), dtype=torch.float64)
+            torch.randn(full[1:], generator=_generator(seed, node, int(example)),
+                        dtype=torch.float64)
             for node, example in zip(rows.nodes, rows.examples, strict=True)
         ])  # fmt: skip
-        if rows.site.pos_axis == 1:  # drawn from position 0 on, wherever the tensor begins
-            drawn = drawn[:, rows.start :]
+        drawn = drawn.narrow(axis, rows.start, x.shape[axis])
         return x + sigma * drawn.to(x)
 
     return _plain(f"noise({sigma:g})", "steer", replace)

@@ -74,8 +74,11 @@ def random_model(cfg: TransformerConfig, seed: int = 0, **kwargs) -> HookedTrans
     """Every parameter random and large, gains and biases too: nothing hides behind an init."""
     model = HookedTransformer(cfg, dtype=torch.float64, **kwargs)
     generator = torch.Generator().manual_seed(seed)
+    # Without norms the stream grows from block to block until softmaxes and caps saturate, and then
+    # an edit may truly change nothing.
+    std = 0.15 if cfg.norm == "none" else 0.4
     for name, parameter in model.named_parameters():
-        parameter.normal_(0, 0.4, generator=generator)
+        parameter.normal_(0, std, generator=generator)
         if name.endswith(".w") and cfg.norm != "rmsnorm_plus1":
             parameter.add_(1.0)
     return model

@@ -132,6 +132,20 @@ def compare_engines(cfg, data):
         assert np.allclose(fast[column], naive[column], rtol=0, atol=1e-9 * scale), column
 
 
+def test_noise_on_a_square_of_positions_is_drawn_from_position_0():
+    """The query axis of a pattern is cut short in a late pass; the draw must not notice."""
+    model, tokens = random_model(small_config()), Tokens.of(BATCHES[0])
+    for site in ("attn_scores", "z"):
+        frame = interp.nodes(model, site, by=("layer", "pos"), tokens=tokens)
+        run = [
+            interp.sweep(model, tokens, frame, edit=edits.noise(0.5), metric=metrics.kl(),
+                         engine=engine, progress=False)
+            for engine in ("rerun", "naive")
+        ]  # fmt: skip
+        assert np.allclose(run[0]["value"], run[1]["value"], rtol=0, atol=1e-10)
+        assert run[0].attrs["forward_equivalents"] < run[1].attrs["forward_equivalents"]
+
+
 def test_small_passes_change_no_number(monkeypatch):
     model = random_model(small_config())
     tokens = Tokens.of(BATCHES[0])
