@@ -45,7 +45,10 @@ class Edit:
     name: str
     direction: Direction
     bind: Callable[[Any, Tokens, Iterable[str]], Replace] = field(repr=False)
-    """(model, tokens of the run, sites) → replacement; reads what the edit needs."""
+    """(model, tokens of the run, sites) → replacement, which acts position by position; reads
+    what the edit needs."""
+    made_of: tuple = field(default=(), repr=False)
+    """What the edit was made with: numbers, tensors, tokens. A journal tells edits apart by it."""
 
 
 def zero() -> Edit:
@@ -55,17 +58,21 @@ def zero() -> Edit:
 
 def set_to(value: float | Tensor) -> Edit:
     """A number, or a vector over the site's last axis."""
-    return _plain("set", "steer", lambda x, rows: _like(value, x).expand_as(x))
+    return _plain("set", "steer", lambda x, rows: _like(value, x).expand_as(x), value)
 
 
 def scale(factor: float) -> Edit:
     """The activation times a number."""
-    return _plain(f"scale({factor:g})", "steer", lambda x, rows: x * factor)
+    return _plain(f"scale({factor:g})", "steer", lambda x, rows: x * factor, factor)
 
 
 def add(direction: Float[Tensor, " width"], factor: float = 1.0) -> Edit:
     """The activation plus `factor` times a vector over the site's last axis."""
-    return _plain(f"add({factor:g})", "steer", lambda x, rows: x + factor * _like(direction, x))
+
+    def replace(x: Tensor, rows: Rows) -> Tensor:
+        return x + factor * _like(direction, x)
+
+    return _plain(f"add({factor:g})", "steer", replace, direction, factor)
 
 
 def project_out(directions: Float[Tensor, "*k width"]) -> Edit:
@@ -76,7 +83,7 @@ def project_out(directions: Float[Tensor, "*k width"]) -> Edit:
         own = _like(basis, x, last=False)
         return x - (x @ own) @ own.T
 
-    return _plain("project_out", "ablate", replace)
+    return _plain("project_out", "ablate", replace, directions)
 
 
 def noise(sigma: float, seed: int = 0) -> Edit:
@@ -94,7 +101,7 @@ def noise(sigma: float, seed: int = 0) -> Edit:
         drawn = drawn.narrow(axis, rows.start, x.shape[axis])
         return x + sigma * drawn.to(x)
 
-    return _plain(f"noise({sigma:g})", "steer", replace)
+    return _plain(f"noise({sigma:g})", "steer", replace, sigma, seed)
 
 
 def patch(source: ActivationCache | Tokens) -> Edit:
@@ -104,7 +111,7 @@ def patch(source: ActivationCache | Tokens) -> Edit:
     """
 
     def bind(model: Any, tokens: Tokens, sites: Iterable[str]) -> Replace:
-        other = source.tokens if isinstance(source, ActivationCache) else source
+        other = _tokens(source)
         if other.shape != tokens.shape:
             raise ValueError(
                 f"the source run has shape {list(other.shape)} [batch pos], this one "
@@ -113,7 +120,7 @@ def patch(source: ActivationCache | Tokens) -> Edit:
         values = _read(model, source, sites)
         return lambda x, rows: _from_start(values[rows.site.name], rows)[rows.examples]
 
-    return Edit("patch", "patch", bind)
+    return Edit("patch", "patch", bind, (_tokens(source),))
 
 
 def mean(reference: ActivationCache | Tokens, per: Literal["all", "pos"] = "all") -> Edit:
@@ -122,8 +129,7 @@ def mean(reference: ActivationCache | Tokens, per: Literal["all", "pos"] = "all"
         raise ValueError(f"per={per!r}: expected 'all' or 'pos'")
 
     def bind(model: Any, tokens: Tokens, sites: Iterable[str]) -> Replace:
-        read = _read(model, reference, sites)
-        other = reference.tokens if isinstance(reference, ActivationCache) else reference
+        read, other = _read(model, reference, sites), _tokens(reference)
         means = {name: _mean(x, model.sites[name], other, per) for name, x in read.items()}
         if per == "pos" and other.shape[1] != tokens.shape[1]:
             raise ValueError(
@@ -132,7 +138,8 @@ def mean(reference: ActivationCache | Tokens, per: Literal["all", "pos"] = "all"
             )
         return lambda x, rows: _from_start(means[rows.site.name], rows).expand_as(x)
 
-    return Edit(f"mean per {per}" if per == "pos" else "mean", "ablate", bind)
+    name = f"mean per {per}" if per == "pos" else "mean"
+    return Edit(name, "ablate", bind, (_tokens(reference), per))
 
 
 def resample(reference: ActivationCache | Tokens, seed: int = 0) -> Edit:
@@ -141,7 +148,7 @@ def resample(reference: ActivationCache | Tokens, seed: int = 0) -> Edit:
     def bind(model: Any, tokens: Tokens, sites: Iterable[str]) -> Replace:
         read = _read(model, reference, sites)
         size, width = next(iter(read.values())).shape[0], tokens.shape[1]
-        other = reference.tokens if isinstance(reference, ActivationCache) else reference
+        other = _tokens(reference)
         if other.shape[1] != width:
             raise ValueError(
                 f"the reference has {other.shape[1]} positions, this run {width}: resampling "
@@ -155,11 +162,11 @@ def resample(reference: ActivationCache | Tokens, seed: int = 0) -> Edit:
 
         return replace
 
-    return Edit("resample", "ablate", bind)
+    return Edit("resample", "ablate", bind, (_tokens(reference), seed))
 
 
-def _plain(name: str, direction: Direction, replace: Replace) -> Edit:
-    return Edit(name, direction, lambda model, tokens, sites: replace)
+def _plain(name: str, direction: Direction, replace: Replace, *made_of: Any) -> Edit:
+    return Edit(name, direction, lambda model, tokens, sites: replace, made_of)
 
 
 def _like(value: float | Tensor, x: Tensor, last: bool = True) -> Tensor:
@@ -169,12 +176,29 @@ def _like(value: float | Tensor, x: Tensor, last: bool = True) -> Tensor:
     return given
 
 
+def _tokens(source: ActivationCache | Tokens) -> Tokens:
+    """The tokens of a reference run."""
+    return source.tokens if isinstance(source, ActivationCache) else Tokens.of(source)
+
+
 def _read(model: Any, source: ActivationCache | Tokens, sites: Iterable[str]) -> dict[str, Tensor]:
     """The sites of a reference run, from its cache or by running it."""
     names = list(sites)
-    if isinstance(source, ActivationCache):
-        return {name: source[name] for name in names}
-    return dict(model.run_with_cache(source, names)[1])
+    if not isinstance(source, ActivationCache):
+        return dict(model.run_with_cache(source, names)[1])
+    if not source.is_of(model.blocks):
+        raise ValueError(
+            "the cache was taken on another model, or on one that is gone; take it on this one, "
+            "or give the tokens in its place"
+        )
+    width = source.tokens.shape[1]
+    for name in names:
+        kept = source[name].shape[model.sites[name].pos_axis]
+        if kept != width:
+            raise ValueError(
+                f"the cache has {kept} of {width} positions at {name!r}: it was taken with pos="
+            )
+    return {name: source[name].to(model.W_E.device) for name in names}
 
 
 def _from_start(values: Tensor, rows: Rows) -> Tensor:

@@ -50,6 +50,8 @@ class Metric:
     name: str
     bind: Callable[[Any, Tokens, Callable[[str], Tensor]], Bound] = field(repr=False)
     """(model, tokens, base) → Bound; base("logits" | "residual") is the unedited run's output."""
+    made_of: tuple = field(default=(), repr=False)
+    """What the metric was made with. A journal tells metrics apart by it."""
 
 
 def logit_diff(answer: Tensor, wrong: Tensor, pos: Where = None) -> Metric:
@@ -65,7 +67,7 @@ def logit_diff(answer: Tensor, wrong: Tensor, pos: Where = None) -> Metric:
         columns = torch.cat([right, other], dim=1)
         return Bound(measure, positions=_positions(pos, tokens), columns=columns)
 
-    return Metric("logit_diff", bind)
+    return Metric("logit_diff", bind, (answer, wrong, pos))
 
 
 def log_prob(answer: Tensor, pos: Where = None) -> Metric:
@@ -150,7 +152,7 @@ def cosine(direction: Float[Tensor, " d_model"], pos: Where = None) -> Metric:
 
         return Bound(measure, reads="residual", positions=_positions(pos, tokens))
 
-    return Metric("cosine", bind)
+    return Metric("cosine", bind, (direction, pos))
 
 
 def pooled_cosine(target: Float[Tensor, "batch d_model"] | None = None) -> Metric:
@@ -174,7 +176,7 @@ def pooled_cosine(target: Float[Tensor, "batch d_model"] | None = None) -> Metri
 
         return Bound(measure, reads="residual")
 
-    return Metric("pooled_cosine", bind)
+    return Metric("pooled_cosine", bind, (target,))
 
 
 def function(
@@ -184,7 +186,11 @@ def function(
 ) -> Metric:
     """Any function of the whole output [rows pos width] that returns one number per row."""
     own = name or getattr(fn, "__name__", "function")
-    return Metric(own, lambda model, tokens, base: Bound(lambda x, examples: fn(x), reads=of))
+
+    def bind(model: Any, tokens: Tokens, base: Callable) -> Bound:
+        return Bound(lambda x, examples: fn(x), reads=of)
+
+    return Metric(own, bind, (fn, of))
 
 
 def _of_answer(
@@ -197,7 +203,7 @@ def _of_answer(
             positions=_positions(pos, tokens),
         )
 
-    return Metric(name, bind)
+    return Metric(name, bind, (answer, pos))
 
 
 def _divergence(name: str, pos: Any, divergence: Callable[[Tensor, Tensor], Tensor]) -> Metric:
@@ -218,7 +224,7 @@ def _divergence(name: str, pos: Any, divergence: Callable[[Tensor, Tensor], Tens
 
         return Bound(measure, positions=positions)
 
-    return Metric(name, bind)
+    return Metric(name, bind, (pos,))
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -6,11 +6,12 @@ The model holds no hooks. Its forward pass calls `x = tap(site, x)` at every sit
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .sites import SiteFilter, SiteName, SiteTable, UnknownSite
 from .tokens import Tokens
@@ -185,11 +186,32 @@ class ActivationCache(Mapping[str, Tensor]):
     `cache["pattern", 3]`, `cache["blocks.3.attn.hook_pattern"]`, `cache["hook_embed"]`.
     """
 
-    def __init__(self, values: Mapping[str, Tensor], sites: SiteTable, tokens: Tokens) -> None:
+    def __init__(
+        self,
+        values: Mapping[str, Tensor],
+        sites: SiteTable,
+        tokens: Tokens,
+        blocks: nn.ModuleList,
+    ) -> None:
         self._values = dict(values)
         self._sites = sites
+        self._blocks = weakref.ref(blocks)
         self.tokens = tokens
         """The tokens of the run."""
+
+    def is_of(self, blocks: nn.ModuleList) -> bool:
+        """Whether the run went through these blocks, or through others with the same weights.
+
+        False also where the model of the run is gone, since nobody can tell.
+        """
+        own = self._blocks()
+        if own is blocks or own is None:
+            return own is blocks
+        ours, theirs = own.state_dict(), blocks.state_dict()
+        return ours.keys() == theirs.keys() and all(
+            a.device == b.device and torch.equal(a, b)
+            for a, b in zip(ours.values(), theirs.values(), strict=True)
+        )
 
     def __getitem__(self, name: SiteName) -> Tensor:
         site = self._sites[name].name

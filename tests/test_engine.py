@@ -324,3 +324,24 @@ def test_hooks_of_a_view_stay_active(model):
     frame = interp.ablate(view, CLEAN, "z", kind="zero", metric=DIFF, progress=False)
     assert frame["baseline"].iloc[0] == pytest.approx(float(hand_diff(view(CLEAN)).mean()))
     assert frame["baseline"].iloc[0] != pytest.approx(float(hand_diff(model(CLEAN)).mean()))
+
+
+def test_a_cache_of_another_model_or_of_some_positions_is_refused():
+    ids = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
+    model, same, other = (random_model(small_config(), seed) for seed in (0, 0, 1))
+    options = {"metric": metrics.loss(), "progress": False}
+    frame = interp.nodes(model, "z", by=("layer",))
+    _, cache = same.run_with_cache(ids + 1)
+    interp.sweep(model, ids, frame, edit=edits.patch(cache), **options)  # the same weights
+    _, cache = model.with_hooks([("z", lambda z, hook: z * 2)]).run_with_cache(ids + 1)
+    interp.sweep(model, ids, frame, edit=edits.patch(cache), **options)  # a view of the model
+    _, cache = other.run_with_cache(ids + 1)
+    for make in (edits.patch, edits.mean, edits.resample):
+        with pytest.raises(ValueError, match="taken on another model"):
+            interp.sweep(model, ids, frame, edit=make(cache), **options)
+    del other
+    with pytest.raises(ValueError, match="or on one that is gone"):
+        interp.sweep(model, ids, frame, edit=edits.patch(cache), **options)
+    _, cache = model.run_with_cache(ids, pos=-1)
+    with pytest.raises(ValueError, match=f"has 1 of {ids.shape[1]} positions.*taken with pos="):
+        interp.sweep(model, ids, frame, edit=edits.patch(cache), **options)

@@ -119,7 +119,8 @@ def stream(
         if sampling.temperature > 0:
             draws = torch.stack([torch.rand((), generator=g) for g in generators])
         ids = sampling.choose(logits, draws)
-        yield Step(ids, ActivationCache(tap.values, model.sites, tokens) if keep else None)
+        cache = ActivationCache(tap.values, model.sites, tokens, model.blocks) if keep else None
+        yield Step(ids, cache)
         positions = None if prompt.mask is None else real + step
         tokens = Tokens(ids[:, None], positions=positions)
 

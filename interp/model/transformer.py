@@ -314,7 +314,7 @@ class HookedTransformer(Verbs):
         with torch.set_grad_enabled(grad):
             out = self._run(tokens, tap, None, self._stop(stop_at_layer))
         tap.check_fired()
-        return out, ActivationCache(tap.values, self.sites, tokens)
+        return out, ActivationCache(tap.values, self.sites, tokens, self.blocks)
 
     def make_tap(
         self,
