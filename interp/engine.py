@@ -59,7 +59,7 @@ def sweep(
     names = list(dict.fromkeys(part.site for node in chosen for part in node.parts))
     engine = _engine(model, engine)
     kept = rerun.base_run(model, tokens, chosen) if engine == "rerun" else None
-    base = _base(model, tokens, {} if kept is None else kept.outputs)
+    base = _base(model, tokens, {} if kept is None else {"residual": kept.residual})
     bound = metric.bind(model, tokens, base)
     replace = edit.bind(model, tokens, names)
     baseline = _measure(bound, base(bound.reads), tokens, f"the unedited run ({metric.name})")
@@ -123,14 +123,18 @@ def _rerun(job: Job, bar: tqdm) -> Done:
     number = {node.row: i for i, node in enumerate(job.nodes)}
     values = job.baseline.repeat(len(job.nodes), 1)
     bar.reset(len(rows))
-    for some in rerun.passes(rows, tokens.shape[1]):
+    packed = rerun.passes(rows, tokens.shape[1])
+    for some in packed:
         measured = work.measure(some)
         _check_measured(measured, len(some), [f"node {row.node}" for row in some])
         node, example = torch.tensor([(number[row.node.row], row.example) for row in some]).T
         values[node, example] = measured.double().cpu()
         bar.update(len(some))
-    forwards = work.layer_tokens / (tokens.shape.numel() * model.cfg.n_layers)
-    return Done(values, len({row.node.row for row in rows}), forwards + 1.0)  # and the base run
+    whole = rerun.forward_multiplies(model, tokens, job.bound)
+    spent = sum(rerun.multiplies(model, tokens, some, job.bound) for some in packed)
+    return Done(
+        values, len({row.node.row for row in rows}), spent / whole + 1.0
+    )  # and the base run
 
 
 def _engine(model: Any, engine: str | None) -> str:

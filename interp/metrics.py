@@ -25,22 +25,24 @@ class Bound:
     """A metric tied to the tokens of one run."""
 
     measure: Callable[[Tensor, Int[Tensor, " rows"]], Float[Tensor, " rows"]]
-    """(what is read [rows, pos, columns], example of each row) → one number per row."""
+    """(what is read [rows, n, k], example of each row) → one number per row."""
     reads: Literal["logits", "residual"] = "logits"
     positions: Int[Tensor, "batch n"] | None = None
-    """Positions read, per example; None: all."""
-    columns: Int[Tensor, "batch k"] | None = None
-    """Columns of the vocabulary read, per example; None: all."""
+    """The n positions read, per example; None: all."""
+    ids: Int[Tensor, "batch n k"] | None = None
+    """The logits read at each of these positions; None: all."""
+    log_probs: bool = False
+    """Whether log-probabilities of `ids` are read in place of their logits."""
 
     def pick(self, out: Tensor, examples: Int[Tensor, " rows"]) -> Tensor:
         """What the metric reads of a whole output [rows pos width]."""
         if self.positions is not None:
             at = self.positions[examples][:, :, None].expand(-1, -1, out.shape[-1])
             out = out.gather(1, at)
-        if self.columns is not None:
-            columns = self.columns[examples][:, None].expand(-1, out.shape[1], -1)
-            out = out.gather(2, columns)
-        return out
+        if self.ids is None:
+            return out
+        read = out.gather(2, self.ids[examples])
+        return _wide(read) - _wide(out).logsumexp(-1, keepdim=True) if self.log_probs else read
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,39 +66,39 @@ def logit_diff(answer: Tensor, wrong: Tensor, pos: Where = None) -> Metric:
         def measure(x: Tensor, examples: Tensor) -> Tensor:
             return x[:, 0, :n].mean(-1) - x[:, 0, n:].mean(-1)
 
-        columns = torch.cat([right, other], dim=1)
-        return Bound(measure, positions=_positions(pos, tokens), columns=columns)
+        ids = torch.cat([right, other], dim=1)[:, None]
+        return Bound(measure, positions=_positions(pos, tokens), ids=ids)
 
     return Metric("logit_diff", bind, (answer, wrong, pos))
 
 
 def log_prob(answer: Tensor, pos: Where = None) -> Metric:
     """ln p(answer) at `pos`; for sets of ids [batch k], of the set."""
-    return _of_answer("log_prob", answer, pos, lambda logp, ids: logp.gather(-1, ids).logsumexp(-1))
+    return _of_set("log_prob", answer, pos, lambda log_probs: log_probs.logsumexp(-1))
 
 
 def prob(answer: Tensor, pos: Where = None) -> Metric:
     """p(answer) at `pos`; for sets of ids [batch k], of the set."""
-    return _of_answer("prob", answer, pos, lambda logp, ids: logp.gather(-1, ids).exp().sum(-1))
+    return _of_set("prob", answer, pos, lambda log_probs: log_probs.exp().sum(-1))
 
 
 def rank(answer: Tensor, pos: Where = None) -> Metric:
     """Tokens with at least the answer's logit at `pos`, itself included: 1 is the top."""
 
-    def measure(logp: Tensor, ids: Tensor) -> Tensor:
-        best = logp.gather(-1, ids).amax(-1, keepdim=True)
-        return (logp >= best).sum(-1).to(logp)
+    def measure(logits: Tensor, ids: Tensor) -> Tensor:
+        best = logits.gather(-1, ids).amax(-1, keepdim=True)
+        return (logits >= best).sum(-1).to(logits)
 
-    return _of_answer("rank", answer, pos, measure)
+    return _of_all("rank", answer, pos, measure)
 
 
 def accuracy(answer: Tensor, pos: Where = None) -> Metric:
     """1 where the most probable token at `pos` is (among) the answer, else 0."""
 
-    def measure(logp: Tensor, ids: Tensor) -> Tensor:
-        return (logp.argmax(-1, keepdim=True) == ids).any(-1).to(logp)
+    def measure(logits: Tensor, ids: Tensor) -> Tensor:
+        return (logits.argmax(-1, keepdim=True) == ids).any(-1).to(logits)
 
-    return _of_answer("accuracy", answer, pos, measure)
+    return _of_all("accuracy", answer, pos, measure)
 
 
 def kl(pos: Where | Literal["all"] = None) -> Metric:
@@ -129,11 +131,11 @@ def loss() -> Metric:
             raise ValueError("loss needs at least two real tokens in every row")
 
         def measure(x: Tensor, examples: Tensor) -> Tensor:
-            ids, mask = tokens.ids[examples][:, 1:, None], counted[examples]
-            logp = _wide(x[:, :-1]).log_softmax(-1).gather(-1, ids)[..., 0]
-            return -(logp * mask).sum(1) / mask.sum(1)
+            mask = counted[examples]
+            return -(x[:, :-1, 0] * mask).sum(1) / mask.sum(1)
 
-        return Bound(measure)
+        following = tokens.ids.roll(-1, dims=1)[..., None]  # of the last position nothing is read
+        return Bound(measure, ids=following, log_probs=True)
 
     return Metric("loss", bind)
 
@@ -193,13 +195,29 @@ def function(
     return Metric(own, bind, (fn, of))
 
 
-def _of_answer(
+def _of_set(name: str, answer: Tensor, pos: Where, measure: Callable[[Tensor], Tensor]) -> Metric:
+    """Of the log-probabilities [rows k] of the answers at one position."""
+
+    def bind(model: Any, tokens: Tokens, base: Callable) -> Bound:
+        return Bound(
+            lambda x, examples: measure(x[:, 0]),
+            positions=_positions(pos, tokens),
+            ids=_ids(answer, tokens, model)[:, None],
+            log_probs=True,
+        )
+
+    return Metric(name, bind, (answer, pos))
+
+
+def _of_all(
     name: str, answer: Tensor, pos: Where, measure: Callable[[Tensor, Tensor], Tensor]
 ) -> Metric:
+    """Of all logits [rows d_vocab] at one position, and the answers."""
+
     def bind(model: Any, tokens: Tokens, base: Callable) -> Bound:
         ids = _ids(answer, tokens, model)
         return Bound(
-            lambda x, examples: measure(_wide(x[:, 0]).log_softmax(-1), ids[examples]),
+            lambda x, examples: measure(_wide(x[:, 0]), ids[examples]),
             positions=_positions(pos, tokens),
         )
 

@@ -8,9 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.overrides import TorchFunctionMode
 
 import interp
-from interp import edits, metrics
+from interp import edits, metrics, rerun
+from interp.rerun import carry, plan
+from interp.selection import read_nodes
 from interp.tokens import Tokens
 
 from .strategies import configs, random_model, small_config
@@ -158,37 +161,85 @@ def test_small_passes_change_no_number(monkeypatch):
     ).assign(row=lambda f: range(len(f)))
     options = {"edit": edits.zero(), "metric": metrics.loss(), "progress": False}
     whole = interp.sweep(model, tokens, frame, **options)
-    monkeypatch.setattr(interp.rerun, "TOKENS_PER_PASS", 7)
-    monkeypatch.setattr(interp.rerun, "VALUES_AT_ONCE", 50)
+    monkeypatch.setattr(rerun.plan, "TOKENS_PER_PASS", 7)
+    monkeypatch.setattr(rerun.plan, "VALUES_AT_ONCE", 50)
     small = interp.sweep(model, tokens, frame, **options)
     assert np.allclose(whole["value"], small["value"], atol=1e-12)
 
 
-def test_the_rerun_spends_less(monkeypatch):
-    """The bound by hand: rows × suffix × layers from the entry on."""
-    model = random_model(small_config())
+class CountProducts(TorchFunctionMode):
+    """Multiply-adds of the products with weights, as they happen."""
+
+    total = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.nn.functional.linear:
+            x, weight = args[:2]
+            self.total += x.numel() // x.shape[-1] * weight.numel()
+        if func is torch.Tensor.matmul:
+            self.total += args[0].numel()  # columns of the unembedding, each times one vector
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "site",
+    ["hook_embed", "resid_pre", "k", "z", "ln2.hook_scale", "mlp.hook_post", "ln_final.hook_scale"],
+)
+@pytest.mark.parametrize(
+    ("changes", "metric"),
+    [
+        ({}, metrics.loss()),
+        ({}, metrics.logit_diff(torch.ones(3).long(), torch.zeros(3).long(), pos=4)),
+        ({}, metrics.rank(torch.ones(3).long())),
+        ({"causal": False}, metrics.log_prob(torch.ones(3).long(), pos=2)),
+        ({"parallel": True}, metrics.loss()),
+    ],
+    ids=lambda value: str(getattr(value, "name", value)),
+)
+def test_what_a_sweep_is_said_to_cost_is_what_it_multiplies(site, changes, metric):
+    model = random_model(small_config(**changes))
     tokens = Tokens.of(BATCHES[0])
+    frame = interp.nodes(model, site, by=("layer", "pos"), tokens=tokens)
+    edit = edits.patch(Tokens.of(OTHER))
+    chosen = read_nodes(frame, model, tokens)
+    base = rerun.base_run(model, tokens, chosen)
+    bound = metric.bind(model, tokens, lambda reads: model(tokens))
+    replace = edit.bind(model, tokens, [model.sites[name].name for name in model.sites.names])
+    work = rerun.Rerun(model, tokens, base, replace, bound)
+    packed = rerun.passes(rerun.plan_rows(model, tokens, chosen, replace, base), 6)
+    for rows in packed:
+        with CountProducts() as count:
+            work.measure(rows)
+        assert count.total == rerun.multiplies(model, tokens, rows, bound)
+    with CountProducts() as count:
+        model(tokens)
+    assert count.total == rerun.forward_multiplies(model, tokens, bound)
+
+
+def test_the_rerun_spends_what_the_bound_says():
+    """By hand, for resid_pre at each layer and position, and a metric of the last position."""
+    model = random_model(small_config())  # per token 4 d² in attention, 4 d² in the MLP
+    tokens, square = Tokens.of(BATCHES[0]), 32 * 32
     frame = interp.nodes(model, "resid_pre", by=("layer", "pos"), tokens=tokens)
-    options = {
-        "edit": edits.zero(),
-        "progress": False,
-        "metric": metrics.logit_diff(torch.ones(3).long(), torch.zeros(3).long()),
-    }
-    result = interp.sweep(model, tokens, frame, **options)
-    token_layers = sum((6 - pos) * (3 - layer) for layer in range(3) for pos in range(6))
-    assert result.attrs["forward_equivalents"] == pytest.approx(1 + token_layers / 18)
+    metric = metrics.logit_diff(torch.ones(3).long(), torch.zeros(3).long())
+    options = {"progress": False, "metric": metric}
+    result = interp.sweep(model, tokens, frame, edit=edits.zero(), **options)
+    total = 0
+    for layer in range(3):
+        for suffix in range(1, 7):
+            total += 3 * square  # queries, keys and values of the changed position
+            total += (2 - layer) * suffix * 5 * square  # the rest of a block before the last one
+            total += (2 - layer) * suffix * 3 * square  # queries, keys and values of the next block
+            total += 5 * square + 2 * 32  # the position read, and two dot products
+    whole = 6 * (3 * 8 * square + 29 * 32)
+    assert result.attrs["forward_equivalents"] == pytest.approx(1 + total / whole)
     assert result.attrs["naive_equivalents"] == 19
-    # A patch that changes nothing left of position 2 (and nothing in row 2) is not run there.
+    # A patch that changes nothing left of position 2 (and nothing in row 2) is not run there:
+    # at layer 0 the runs differ at positions 2 and 4 alone, later from 2 on.
     clean = edits.patch(Tokens.of(OTHER))
-    patched = interp.sweep(model, tokens, frame, **(options | {"edit": clean}))
-    # Entering behind the queries, keys and values, a row leaves out their share of its layer.
-    heads = interp.nodes(model, "z", by=("layer",), layers=[2])
-    late = interp.sweep(model, tokens, heads, **options)
-    share = 1 - 3 * 32 / (4 * 32 + 2 * 64)
-    assert late.attrs["forward_equivalents"] == pytest.approx(1 + share / 3)
-    # At layer 0 the runs differ at positions 2 and 4 alone, later from 2 on.
+    patched = interp.sweep(model, tokens, frame, edit=clean, **options)
     assert patched.attrs["noop_nodes"] == 4 + 2 + 2
-    naive = interp.sweep(model, tokens, frame, engine="naive", **(options | {"edit": clean}))
+    naive = interp.sweep(model, tokens, frame, edit=clean, engine="naive", **options)
     assert np.allclose(patched["value"], naive["value"], atol=1e-10)
 
 
@@ -203,31 +254,51 @@ def test_float32_agrees_within_rounding():
     assert np.allclose(a["value"], b["value"], rtol=1e-5, atol=1e-5)
 
 
-def test_mutants_of_the_rerun_are_seen(monkeypatch):
-    """The comparison can fail: a prefix that is off by one, and a stage that joins too late."""
+def one_too_early(self, layer, k, v):
+    examples, (_, keys, values) = self.examples, self.base.placed[max(layer - 1, 0)]
+    return (
+        torch.cat([keys[examples, : self.start], k], dim=1),
+        torch.cat([values[examples, : self.start], v], dim=1),
+    )
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "mutant"),
+    [
+        (carry.BasePrefix, "extend", one_too_early),
+        (carry.Pass, "_filling", lambda self, wanted: lambda x, base: base[
+            self.examples[wanted.row], wanted.pos]),
+        (carry.Pass, "_join", lambda self, at, x, sites, join=carry.Pass._join: join(
+            self, (at[0] - 1, at[1]) if at[0] else at, x, sites)),
+        (carry.Pass, "_only_read", lambda self, lines: carry.Lines(lines.row[:0], lines.pos[:0])),
+        (carry.Pass, "_read_lines", lambda self, rows: carry.Lines(
+            rows, np.maximum(3, self.starts[rows]))),
+        (carry.RowTap, "_on_lines", lambda self, site, x, edits: x),
+        (plan, "_changes", lambda *a, changes=plan._changes: changes(*a).roll(1, dims=1)),
+    ],
+    ids=["prefix", "filling", "stage", "last block", "position read", "edit", "changes"],
+)  # fmt: skip
+def test_mutants_of_the_rerun_are_seen(unchecked, monkeypatch, where, name, mutant):
+    """The comparison can fail."""
     model = random_model(small_config())
     tokens = Tokens.of(BATCHES[0])
-    frame = interp.nodes(model, "z", by=("layer", "pos"), tokens=tokens)
-    options = {"edit": edits.zero(), "metric": metrics.loss(), "progress": False}
+    frame = pd.concat(
+        [interp.nodes(model, site, by=("layer", "pos"), tokens=tokens) for site in ("z", "mlp_out")]
+    ).assign(row=lambda frame: range(len(frame)))
+    options = {"edit": edits.patch(Tokens.of(OTHER)), "progress": False,
+               "metric": metrics.log_prob(torch.tensor([1, 2, 3]))}  # fmt: skip
     naive = interp.sweep(model, tokens, frame, engine="naive", **options)["value"]
 
     def differs():
-        fast = interp.sweep(model, tokens, frame, engine="rerun", **options)["value"]
+        try:
+            fast = interp.sweep(model, tokens, frame, engine="rerun", **options)["value"]
+        except (RuntimeError, IndexError, ValueError):
+            return True
         return np.abs(fast - naive).max() > 1e-3
 
     assert not differs()
-    with monkeypatch.context() as patched:
-        extend = interp.rerun.BasePrefix.extend
-        patched.setattr(
-            interp.rerun.BasePrefix,
-            "extend",
-            lambda self, layer, k, v: extend(self, max(layer - 1, 0), k, v),
-        )
-        assert differs()
-    with monkeypatch.context() as patched:
-        first = interp.rerun._first_change
-        patched.setattr(interp.rerun, "_first_change", lambda *a: first(*a) + 1)
-        assert differs()
+    monkeypatch.setattr(where, name, mutant)
+    assert differs()
 
 
 def test_engines_are_chosen_and_named():

@@ -83,7 +83,7 @@ class Attention(nn.Module):
     ) -> Tensor:
         """z [batch pos head d_head], before its site."""
         q, k, v = self.project(x, tap, split)
-        return self.attend(*self.place(q, k, layout, tap), v, layout, tap)
+        return layout.attend(self, *self.place(q, k, layout, tap), v, tap)
 
     def project(self, x: Tensor, tap: Silent | Tap = SILENT, split: SplitInputs | None = None):
         """Queries [batch pos head d_head], keys and values [batch pos kv_head d_head]."""
@@ -117,12 +117,12 @@ class Attention(nn.Module):
 
     def attend(
         self,
-        q: Float[Tensor, "batch pos head d_head"],
+        q: Float[Tensor, "batch q_pos head d_head"],
         k: Float[Tensor, "batch pos kv_head d_head"],
         v: Float[Tensor, "batch pos kv_head d_head"],
         layout: Layout,
         tap: Silent | Tap = SILENT,
-    ) -> Float[Tensor, "batch pos head d_head"]:
+    ) -> Float[Tensor, "batch q_pos head d_head"]:
         """z: the values, weighted by what each query attends to."""
         if layout.prefix is not None:
             k, v = layout.prefix.extend(self.layer, k, v)

@@ -7,14 +7,20 @@ scalings of Chen et al. 2023, Peng et al. 2023 (YaRN) and Llama 3; ALiBi follows
 
 from __future__ import annotations
 
+import copy
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..config import RotaryScaling, TransformerConfig
+from ..tap import Silent, Tap
 from ..tokens import Tokens
+
+if TYPE_CHECKING:
+    from .attention import Attention
 
 
 class Prefix:
@@ -88,16 +94,27 @@ class Layout:
     def __init__(self, cfg: TransformerConfig, tokens: Tokens, prefix: Prefix | None, like: Tensor):
         self.cfg, self.prefix, self.like = cfg, prefix, like
         self.device = like.device
-        self.n_queries = tokens.shape[1]
         self.n_prefix = 0 if prefix is None else prefix.length
+        self.n_keys = self.n_prefix + tokens.shape[1]
+        self.queries = torch.arange(self.n_prefix, self.n_keys, device=self.device)[None]
+        self._square, self._all_last = self.n_prefix == 0, tokens.shape[1] == 1
         self.key_mask = self._key_mask(tokens)
         self.positions, self.n_positions = self._positions(tokens)
         self._masks: dict[int | None, Tensor] = {}
         self._tables: dict[float, tuple[Tensor, Tensor]] = {}
 
-    @property
-    def n_keys(self) -> int:
-        return self.n_prefix + self.n_queries
+    def attend(
+        self, attn: Attention, q: Tensor, k: Tensor, v: Tensor, tap: Silent | Tap
+    ) -> Float[Tensor, "batch pos head d_head"]:
+        """What the queries of this run read through `attn`."""
+        return attn.attend(q, k, v, self, tap)
+
+    def only(self, queries: Int[Tensor, "batch q_pos"]) -> Layout:
+        """The same run with queries at some columns alone (columns of the prefix count)."""
+        fewer = copy.copy(self)
+        fewer.queries, fewer._masks, fewer._square = queries, {}, False
+        fewer._all_last = bool((queries == self.n_keys - 1).all())
+        return fewer
 
     def _key_mask(self, tokens: Tokens) -> Bool[Tensor, "batch k_pos"] | None:
         before = None if self.prefix is None else self.prefix.mask
@@ -133,22 +150,21 @@ class Layout:
         narrow = window is not None and self.n_keys > window
         if self.key_mask is not None or narrow:
             return False
-        return self.n_queries == 1 or not self.cfg.causal
+        return not self.cfg.causal or self._all_last
 
     def sees_left(self, window: int | None) -> bool:
         """Whether the mask is the plain causal triangle."""
         narrow = window is not None and self.n_keys > window
-        return self.cfg.causal and self.key_mask is None and not narrow and self.n_prefix == 0
+        return self.cfg.causal and self.key_mask is None and not narrow and self._square
 
     def mask(self, window: int | None) -> Bool[Tensor, "#batch 1 q_pos k_pos"]:
         """True where a query sees a key. A query that would see nothing sees itself."""
         if window not in self._masks:
-            q = torch.arange(self.n_prefix, self.n_keys, device=self.device)[:, None]
+            q = self.queries[:, None, :, None]
             k = torch.arange(self.n_keys, device=self.device)
             sees = k <= q if self.cfg.causal else torch.ones_like(k <= q)
             if window is not None:
                 sees = sees & ((q - k).abs() < window)
-            sees = sees[None, None]
             if self.key_mask is not None:
                 sees = sees & self.key_mask[:, None, None, :]
                 sees = sees | (~sees.any(-1, keepdim=True) & (k == q))

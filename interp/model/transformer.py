@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..config import ConfigError, TransformerConfig
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 Input: TypeAlias = Tokens | Tensor | str | Sequence
 """Tokens, ids, vectors [batch pos d_model], or text where the model has a tokenizer."""
+
+# The tile of logits that a log-sum-exp looks at: it stays in the cache of a core.
+ROWS_OF_LOGITS, COLUMNS_OF_LOGITS = 256, 4096
 
 # What a config may say and this forward pass does not compute.
 NOT_YET = {"head": "mlm", "positions": "sinusoidal"}
@@ -106,7 +109,7 @@ class Block(nn.Module):
     ) -> Float[Tensor, "batch pos d_model"]:
         x, normed, z = self.to_z(resid_pre, layout, tap)
         if self.parallel:
-            return self._from_z_parallel(x, normed, z, tap)
+            return self.from_z_parallel(x, normed, z, tap)
         resid_mid = self.to_resid_mid(x, z, tap)
         if self.mlp is None:
             return tap(self.hook_resid_post, resid_mid)
@@ -138,7 +141,7 @@ class Block(nn.Module):
         x = x + self._mlp_out(post, tap)
         return tap(self.hook_resid_post, self.ln2(x, tap) if self.post_norm else x)
 
-    def _from_z_parallel(self, x: Tensor, normed: Tensor, z: Tensor, tap: Silent | Tap) -> Tensor:
+    def from_z_parallel(self, x: Tensor, normed: Tensor, z: Tensor, tap: Silent | Tap) -> Tensor:
         attn_out = self._attn_out(z, tap)
         read = normed if self.shared_norm or not self.pre_norm else self.ln2(x, tap)
         mlp_out = self._mlp_out(self.mlp.to_post(read, tap), tap)
@@ -184,7 +187,36 @@ class Unembed(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch pos d_model"], W_E: Float[Tensor, "d_vocab d_model"]
     ) -> Float[Tensor, "batch pos d_vocab"]:
-        logits = F.linear(x, W_E if self.weight is None else self.weight, self.bias)
+        return self._capped(F.linear(x, W_E if self.weight is None else self.weight, self.bias))
+
+    def columns(
+        self,
+        x: Float[Tensor, "*rows d_model"],
+        W_E: Float[Tensor, "d_vocab d_model"],
+        ids: Int[Tensor, "*rows k"],
+    ) -> Float[Tensor, "*rows k"]:
+        """Some logits, each one dot product."""
+        weight = W_E if self.weight is None else self.weight
+        logits = (weight[ids] @ x[..., None])[..., 0]
+        return self._capped(logits if self.bias is None else logits + self.bias[ids])
+
+    def log_sum_exp(
+        self, x: Float[Tensor, "rows d_model"], W_E: Float[Tensor, "d_vocab d_model"]
+    ) -> Float[Tensor, " rows"]:
+        """ln Σ exp(logits), without all logits of a row at one time; float32 at least."""
+        weight = W_E if self.weight is None else self.weight
+        wide = torch.promote_types(x.dtype, torch.float32)
+        parts = []
+        for rows in x.split(ROWS_OF_LOGITS):
+            sums = []
+            for start in range(0, len(weight), COLUMNS_OF_LOGITS):
+                some = slice(start, start + COLUMNS_OF_LOGITS)
+                bias = None if self.bias is None else self.bias[some]
+                sums.append(self._capped(F.linear(rows, weight[some], bias)).to(wide).logsumexp(-1))
+            parts.append(torch.stack(sums).logsumexp(0))
+        return torch.cat(parts)
+
+    def _capped(self, logits: Tensor) -> Tensor:
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
 
@@ -250,9 +282,14 @@ class HookedTransformer(Verbs):
         return out
 
     def _run(
-        self, tokens: Tokens, tap: Silent | Tap, prefix: Prefix | None, stop: int | None
+        self,
+        tokens: Tokens,
+        tap: Silent | Tap,
+        prefix: Prefix | None,
+        stop: int | None,
+        layout: Layout | None = None,
     ) -> Tensor:
-        layout = Layout(self.cfg, tokens, prefix, like=self.embed.W_E)
+        layout = layout or Layout(self.cfg, tokens, prefix, like=self.embed.W_E)
         layout.check_context()
         x = self.embed(tokens, layout, tap)
         if self.embed_ln is not None:
@@ -274,6 +311,23 @@ class HookedTransformer(Verbs):
         if self.unembed is None:
             return resid
         return tap("hook_logits", self.unembed(resid, self.embed.W_E))
+
+    def logits_of(
+        self,
+        resid: Float[Tensor, "rows pos d_model"],
+        ids: Int[Tensor, "rows pos k"],
+        log_probs: bool = False,
+    ) -> Float[Tensor, "rows pos k"]:
+        """The logits of some ids, or their log-probabilities (nats), from the last residual stream.
+
+        Computes no other logits, and none of those that a log-probability is normed by is kept.
+        """
+        x = resid if self.ln_final is None else self.ln_final(resid)
+        logits = self.unembed.columns(x, self.W_E, ids)
+        if not log_probs:
+            return logits
+        norm = self.unembed.log_sum_exp(x.flatten(0, 1), self.W_E).view(*x.shape[:2], 1)
+        return logits.to(norm) - norm
 
     def run_with_hooks(
         self, tokens: Input, fwd_hooks: FwdHooks, *, stop_at_layer: int | None = None

@@ -9,6 +9,8 @@ residual stream without changing an output.
     known = planted.induction(n_distractors=3, seed=0)
     known.truth.heads, known.truth.note
     prompts = known.prompts(200, seed=0)     # clean, corrupted, answer, wrong
+
+`fixtures` are smaller still: what a method must say of their nodes is a number on paper.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from . import fixtures
 from .base import Attends, Labelled, Planted, Prompts, Truth
 from .controls import permuted_control, random_control, rotated
 from .copying import grouped_induction, induction, rotary_previous_token
@@ -45,6 +48,7 @@ __all__ = [
     "Truth",
     "backup_movers",
     "copy_suppression",
+    "fixtures",
     "grouped_induction",
     "induction",
     "lookup",

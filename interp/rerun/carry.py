@@ -1,0 +1,482 @@
+"""The rows of one pass on their way through the layers.
+
+A line is one row at one position. All lines of a pass lie behind one another on one axis, whatever
+the rows' starts, so that every projection is one long matrix product; only attention goes by rows
+that start alike. What lies left of a row's start, and what it did not change before its first
+attention, is the base run's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..edits import Replace, Rows
+from ..metrics import Bound
+from ..model import Layout, Prefix
+from ..selection import Selection
+from ..tap import Silent, Tap
+from ..tokens import Tokens
+from . import plan
+from .plan import MID, POST, PRE, Base, Entry, Row, Z
+
+Fill = Callable[[Tensor, Tensor], Tensor]
+"""(lines [n, …], the base run's [batch, pos, …]) → the lines wanted, from one or the other."""
+
+
+class Lines(NamedTuple):
+    """Which row (of the pass) and which position each line is."""
+
+    row: np.ndarray
+    pos: np.ndarray
+
+    def then(self, other: Lines) -> Lines:
+        return Lines(np.append(self.row, other.row), np.append(self.pos, other.pos))
+
+
+class Group(NamedTuple):
+    """Rows first … last − 1 of a pass, which start alike."""
+
+    first: int
+    last: int
+    start: int
+
+
+class BasePrefix(Prefix):
+    """The base run's keys and values left of `start`, one row per row of the batch."""
+
+    def __init__(self, base: Base, tokens: Tokens, examples: Tensor, start: int) -> None:
+        self.base, self.examples, self.start = base, examples, start
+        self.mask = None if tokens.mask is None else tokens.mask[examples, :start]
+
+    @property
+    def length(self) -> int:
+        return self.start
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        _, keys, values = self.base.placed[layer]
+        return (
+            torch.cat([keys[self.examples, : self.start], k], dim=1),
+            torch.cat([values[self.examples, : self.start], v], dim=1),
+        )
+
+
+class Packed(Layout):
+    """The positions of a pass's lines; attention is the pass's."""
+
+    def __init__(self, carried: Pass) -> None:
+        self.cfg, self.like = carried.work.model.cfg, carried.work.model.W_E
+        self.device, self._tables = self.like.device, {}
+        examples = carried.examples[carried.lines.row]
+        self.positions = carried.work.positions[examples, carried.lines.pos][None]
+        self.carried = carried
+
+    def attend(self, attn: Any, q: Tensor, k: Tensor, v: Tensor, tap: Silent | Tap) -> Tensor:
+        return self.carried.attend(attn, q[0], k[0], v[0])[None]
+
+
+class RowEdit(NamedTuple):
+    """What is done at one site to rows that start alike."""
+
+    row: np.ndarray
+    selection: Selection
+    rows: Rows
+
+
+class RowTap(Tap):
+    """Edits each row of a pass as its node says.
+
+    Sites of one tensor per position come as lines; those of attention, and whatever lies behind
+    the blocks where it is edited, as rows from their start on.
+    """
+
+    def __init__(self, work: Rerun, rows: Sequence[Row]) -> None:
+        self.sites, self.work = work.model.sites, work
+        self.examples = np.array([row.example for row in rows])
+        self.lines = Lines(*np.zeros((2, 0), dtype=np.int64))
+        self.group: Group | None = None
+        parts: dict[tuple[str, int, int], list[int]] = {}
+        chosen: dict[tuple[str, int, int], list] = {}
+        for i, row in enumerate(rows):
+            turns: dict[str, int] = {}
+            for part in row.node.parts:  # several parts at one site are applied one after another
+                turn = turns[part.site] = turns.get(part.site, -1) + 1
+                key = (part.site, turn, row.start)
+                parts.setdefault(key, []).append(i)
+                chosen.setdefault(key, []).append((row.node, row.example, part))
+        self.edits: dict[str, dict[int, list[RowEdit]]] = {}
+        for site, turn, start in sorted(parts):
+            lines = chosen[site, turn, start]
+            told = plan.edited_rows(self.sites[site], lines, work.tokens)._replace(start=start)
+            edit = RowEdit(np.array(parts[site, turn, start]),
+                           plan.selections(lines, work.tokens), told)  # fmt: skip
+            self.edits.setdefault(site, {}).setdefault(turn, []).append(edit)
+
+    def wants(self, site: str) -> bool:
+        return site in self.edits
+
+    def changes(self, site: str) -> bool:
+        return site in self.edits
+
+    def __call__(self, site: str, x: Tensor) -> Tensor:
+        for edits in self.edits.get(site, {}).values():
+            if self.group is None:
+                x = self._on_lines(site, x[0], edits)[None]
+            else:
+                x = self._on_rows(x, edits, self.group)
+        return x
+
+    def _on_rows(self, x: Tensor, edits: list[RowEdit], group: Group) -> Tensor:
+        """x [rows, *site axes] from the group's start on."""
+        for edit in edits:
+            here = np.flatnonzero((edit.row >= group.first) & (edit.row < group.last))
+            if len(here) and edit.rows.start == group.start:
+                at = self.work.index(edit.row[here] - group.first)
+                x = x.index_copy(0, at, self._replaced(x[at], _some(edit, here)))
+        return x
+
+    def _on_lines(self, site: str, x: Tensor, edits: list[RowEdit]) -> Tensor:
+        """x [lines, *site axes behind pos]. What a row's lines lack is as in the base run."""
+        where, values = [], []
+        for edit in edits:
+            here = np.full(len(self.examples), -1)
+            here[edit.row] = np.arange(len(edit.row))
+            own = here[self.lines.row]  # per line: which of the edited rows it belongs to
+            lines = np.flatnonzero(own >= 0)
+            if not len(lines):
+                continue  # the rows have not joined yet
+            start = edit.rows.start
+            at = self.work.index(own[lines]), self.work.index(self.lines.pos[lines] - start)
+            whole = self.work.base.values[site][edit.rows.examples, start:]
+            whole[at] = x[self.work.index(lines)]
+            where.append(lines)
+            values.append(self._replaced(whole, edit)[at])
+        if not where:
+            return x
+        return x.index_copy(0, self.work.index(np.concatenate(where)), torch.cat(values))
+
+    def _replaced(self, x: Tensor, edit: RowEdit) -> Tensor:
+        mask = edit.selection.mask(edit.rows.site, x, edit.rows.start)
+        return torch.where(mask, self.work.replace(x, edit.rows), x)
+
+
+class Rerun:
+    """Runs passes over one base run."""
+
+    def __init__(
+        self, model: Any, tokens: Tokens, base: Base, replace: Replace, bound: Bound
+    ) -> None:
+        self.model, self.tokens, self.base = model, tokens, base
+        self.replace, self.bound = replace, bound
+        self.positions = Layout(model.cfg, tokens, None, model.W_E).positions.expand(tokens.shape)
+        self.halved = 0
+        """Passes that did not fit into the device's memory and went in two."""
+        every = torch.arange(len(tokens), device=tokens.device)
+        resid = base.residual
+        if bound.positions is not None:
+            resid = resid.gather(1, bound.positions[..., None].expand(-1, -1, resid.shape[-1]))
+        self.seen = self.read(resid, every, bound.ids)
+        """What the metric reads of the base run."""
+
+    @property
+    def baseline(self) -> Float[Tensor, " batch"]:
+        """The metric of the base run."""
+        return self.bound.measure(
+            self.seen, torch.arange(len(self.tokens), device=self.tokens.device)
+        )
+
+    def measure(self, rows: Sequence[Row]) -> Float[Tensor, " rows"]:
+        """The metric of each row of one pass."""
+        try:
+            return Pass(self, rows).measure()
+        except torch.OutOfMemoryError:
+            if len(rows) == 1:
+                raise
+        self.halved += 1
+        half = len(rows) // 2
+        return torch.cat([self.measure(rows[:half]), self.measure(rows[half:])])
+
+    def read(self, resid: Tensor, examples: Tensor, ids: Tensor | None) -> Tensor:
+        """What the metric reads of last residual streams [rows n d_model]: [rows n k]."""
+        bound, model = self.bound, self.model
+        if bound.reads == "residual":
+            return resid
+        k = model.cfg.d_vocab if ids is None else ids.shape[2] * model.cfg.d_model
+        step = max(1, plan.VALUES_AT_ONCE // max(1, resid.shape[1] * k))
+        parts = []
+        for i in range(0, max(1, len(resid)), step):
+            some = resid[i : i + step]
+            if ids is None:
+                parts.append(model.to_logits(some))
+            else:
+                parts.append(model.logits_of(some, ids[i : i + step], bound.log_probs))
+        return torch.cat(parts)
+
+    def index(self, numbers: np.ndarray) -> Tensor:
+        """Numbers to index a tensor with, on the model's device."""
+        return torch.as_tensor(numbers, device=self.tokens.device)
+
+
+class Pass:
+    """One pass: rows join where they enter, and all go on together."""
+
+    def __init__(self, work: Rerun, rows: Sequence[Row]) -> None:
+        self.work, self.given = work, rows
+        order = sorted(range(len(rows)), key=lambda i: (rows[i].start, rows[i].entry))
+        self.order, self.rows = order, [rows[i] for i in order]
+        self.width = work.tokens.shape[1]
+        self.starts = np.array([row.start for row in self.rows])
+        self.example = np.array([row.example for row in self.rows])
+        self.examples = work.index(self.example)
+        self.trimmed = plan.is_trimmed(work.model, rows, work.bound)
+        self.tap = RowTap(work, self.rows)
+        self.fill: Fill = lambda x, base: x
+
+    @property
+    def lines(self) -> Lines:
+        """The lines that are being carried."""
+        return self.tap.lines
+
+    def measure(self) -> Float[Tensor, " rows"]:
+        model = self.work.model
+        x = self._embedded()
+        for layer in range(model.cfg.n_layers):
+            x = self._layer(layer, x)
+        values = self._read(x)
+        back = torch.empty_like(values)
+        back[self.work.index(np.array(self.order))] = values
+        return back
+
+    def _embedded(self) -> Float[Tensor, "lines d_model"]:
+        model, tokens = self.work.model, self.work.tokens
+        self.tap.lines = self._changed([row.entry.layer < 0 for row in self.rows])
+        if not len(self.lines.row):
+            return model.W_E.new_empty(0, model.cfg.d_model)
+        at = self.work.index(self.example[self.lines.row]), self.work.index(self.lines.pos)
+
+        def own(t: Tensor | None) -> Tensor | None:
+            return None if t is None else t[at][None]
+
+        lines = Tokens(own(tokens.ids), own(tokens.vectors), token_types=own(tokens.token_types))
+        x = model.embed(lines, Packed(self), self.tap)
+        return (x if model.embed_ln is None else model.embed_ln(x, self.tap))[0]
+
+    def _layer(self, layer: int, x: Tensor) -> Float[Tensor, "lines d_model"]:
+        block, tap, name = self.work.model.blocks[layer], self.tap, f"blocks.{layer}."
+        (x,) = self._join((layer, PRE), [x], [name + "hook_resid_pre"])
+        z = x.new_empty(0, block.attn.n_heads, block.attn.d_head)
+        if len(x):
+            # Attention changes which lines are carried: `fill` brings the stream along.
+            before, normed, after = block.to_z(x[None], Packed(self), tap)
+            x, z = self.fill(before[0], self.work.base.values[name + "hook_resid_pre"]), after[0]
+            if block.parallel:
+                normed = x if normed is before else self.fill(normed[0], normed[0])
+                return block.from_z_parallel(x[None], normed[None], z[None], tap)[0]
+        x, z = self._join((layer, Z), [x, z], [name + "hook_resid_pre", name + "attn.hook_z"])
+        if len(x):
+            x = block.to_resid_mid(x[None], z[None], tap)[0]
+        del z
+        if block.mlp is None:
+            return tap(block.hook_resid_post, x[None])[0] if len(x) else x
+        (x,) = self._join((layer, MID), [x], [name + "hook_resid_mid"])
+        post = x.new_empty(0, block.mlp.d_mlp)
+        if len(x):
+            x, post = (t[0] for t in block.to_post(x[None], tap))
+        x, post = self._join(
+            (layer, POST), [x, post], [name + "hook_resid_mid", name + "mlp.hook_post"]
+        )
+        return block.from_post(x[None], post[None], tap)[0] if len(x) else x
+
+    def _join(self, at: tuple[int, int], carried: list[Tensor], sites: list[str]) -> list[Tensor]:
+        """The lines carried, and behind them the base run's for the rows that enter here."""
+        new = self._changed([row.entry == at for row in self.rows])
+        if self.trimmed and at[0] == self.work.model.cfg.n_layers - 1 and at[1] != PRE:
+            new = self._only_read(new)
+        if not len(new.row):
+            return carried
+        where = self.work.index(self.example[new.row]), self.work.index(new.pos)
+        self.tap.lines = self.lines.then(new)
+        return [
+            torch.cat([x, self.work.base.values[site][where]])
+            for x, site in zip(carried, sites, strict=True)
+        ]
+
+    def attend(self, attn: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """z [lines head d_head] of all positions of the rows present; of those read, at last."""
+        layer, model, work = attn.layer, self.work.model, self.work
+        present = np.array([row.entry <= Entry(layer, PRE) for row in self.rows])
+        rows = np.flatnonzero(present)
+        base_q, base_k, base_v = work.base.placed[layer]
+        fill = self._filling(self._from_start(rows))
+        k, v = fill(k, base_k), fill(v, base_v)
+        cut = self.trimmed and layer == model.cfg.n_layers - 1
+        queries = self._read_lines(rows) if cut else self._from_start(rows)
+        self.fill = self._filling(queries) if cut else fill
+        q = self.fill(q, base_q)
+        self.tap.lines = queries
+        z, done, asked = [], 0, 0
+        for group in self._groups(rows, self._rows_at_once(attn)):
+            n = group.last - group.first
+            n_k = n * (self.width - group.start)
+            n_q = n * work.bound.positions.shape[1] if cut else n_k
+            own = [t[a : a + m].unflatten(0, (n, -1))
+                   for t, a, m in ((q, asked, n_q), (k, done, n_k), (v, done, n_k))]  # fmt: skip
+            layout = self._layout(group)
+            if cut:
+                at = self.lines.pos[asked : asked + n_q].reshape(n, -1)
+                layout = layout.only(work.index(at))
+            self.tap.group = group
+            z.append(attn.attend(*own, layout, self.tap).flatten(0, 1))
+            self.tap.group = None
+            done, asked = done + n_k, asked + n_q
+        return torch.cat(z)
+
+    def _read(self, x: Float[Tensor, "lines d_model"]) -> Float[Tensor, " rows"]:
+        work, bound, last = self.work, self.work.bound, self.work.model.cfg.n_layers - 1
+        # Rows that enter behind the blocks have no lines yet.
+        (x,) = self._join((last + 1, 0), [x], [f"blocks.{last}.hook_resid_post"])
+        rows = np.arange(len(self.rows))
+        if self.trimmed:
+            x = self._filling(self._read_lines(rows))(x, work.base.residual)
+            return self._measured(x.unflatten(0, (len(rows), -1)), self.examples, self.starts)
+        x = self._filling(self._from_start(rows))(x, work.base.residual)
+        late, values, done = plan.is_late(self.rows), [], 0
+        step = plan.VALUES_AT_ONCE // (self.width * self._values_per_position(late))
+        for group in self._groups(rows, max(1, step)):
+            n = (group.last - group.first) * (self.width - group.start)
+            own = x[done : done + n].unflatten(0, (group.last - group.first, -1))
+            examples, done = self.examples[group.first : group.last], done + n
+            values.append(
+                self._late(own, examples, group)
+                if late and bound.reads == "logits"
+                else self._whole(own, examples, group)
+            )
+        return torch.cat(values)
+
+    def _whole(self, x: Tensor, examples: Tensor, group: Group) -> Float[Tensor, " rows"]:
+        """Measured on what is read of all positions, or of a few."""
+        bound, start = self.work.bound, group.start
+        if bound.positions is not None:
+            at = (bound.positions[examples] - start).clamp(min=0)
+            x = x.gather(1, at[..., None].expand(-1, -1, x.shape[-1]))
+            return self._measured(x, examples, self.starts[group.first : group.last])
+        ids = None if bound.ids is None else bound.ids[examples, start:]
+        out = self.work.read(x, examples, ids)
+        return bound.measure(torch.cat([self.work.seen[examples, :start], out], 1), examples)
+
+    def _late(self, x: Tensor, examples: Tensor, group: Group) -> Float[Tensor, " rows"]:
+        """Measured on the logits of all positions, which the tap may edit."""
+        bound, start = self.work.bound, group.start
+        self.tap.group = group
+        out = self.work.model.to_logits(x, self.tap)
+        self.tap.group = None
+        missing = out.new_zeros(len(out), start, out.shape[-1])  # never read: see `_mixed`
+        out = bound.pick(torch.cat([missing, out], 1), examples)
+        return self._mixed(out, examples, self.starts[group.first : group.last])
+
+    def _measured(self, x: Tensor, examples: Tensor, starts: np.ndarray) -> Float[Tensor, " rows"]:
+        """Measured on the residual stream at the positions read."""
+        ids = self.work.bound.ids
+        out = self.work.read(x, examples, None if ids is None else ids[examples])
+        return self._mixed(out, examples, starts)
+
+    def _mixed(self, out: Tensor, examples: Tensor, starts: np.ndarray) -> Float[Tensor, " rows"]:
+        """Left of a row's start, the base run's."""
+        bound, start = self.work.bound, self.work.index(starts)[:, None]
+        if bound.positions is None:
+            at = torch.arange(out.shape[1], device=out.device)[None]
+        else:
+            at = bound.positions[examples]
+        own = torch.where((at < start)[..., None], self.work.seen[examples], out)
+        return bound.measure(own, examples)
+
+    def _values_per_position(self, late: bool) -> int:
+        bound, cfg = self.work.bound, self.work.model.cfg
+        return (
+            cfg.d_vocab if bound.reads == "logits" and (late or bound.ids is None) else cfg.d_model
+        )
+
+    def _rows_at_once(self, attn: Any) -> int:
+        """Rows whose keys, and whose scores where somebody edits them, are made together."""
+        stepwise = attn.softcap or any(map(self.tap.wants, (attn.hook_attn_scores,
+                                                            attn.hook_pattern)))  # fmt: skip
+        per_key = attn.n_heads * (2 * attn.d_head + (2 * self.width if stepwise else 0))
+        return max(1, plan.VALUES_AT_ONCE // (self.width * per_key))
+
+    def _groups(self, rows: np.ndarray, at_once: int) -> Iterator[Group]:
+        """Consecutive rows that start alike, at most so many together."""
+        starts = self.starts[rows]
+        edges = np.flatnonzero(np.diff(starts)) + 1
+        for some in np.split(rows, edges):
+            for i in range(0, len(some), at_once):
+                part = some[i : i + at_once]
+                yield Group(int(part[0]), int(part[-1]) + 1, int(self.starts[part[0]]))
+
+    def _layout(self, group: Group) -> Layout:
+        work, examples = self.work, self.examples[group.first : group.last]
+        t, start = work.tokens, group.start
+
+        def cut(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[examples, start:]
+
+        own = Tokens(cut(t.ids), cut(t.vectors), cut(t.mask), cut(t.positions))
+        prefix = BasePrefix(work.base, t, examples, start) if start else None
+        return Layout(work.model.cfg, own, prefix, like=work.model.W_E)
+
+    def _changed(self, chosen: Sequence[bool]) -> Lines:
+        """The lines that these rows change of the base run."""
+        some = [i for i, is_one in enumerate(chosen) if is_one]
+        row = np.repeat(some, [len(self.rows[i].changed) for i in some]).astype(np.int64)
+        pos = [p for i in some for p in self.rows[i].changed]
+        return Lines(row, np.array(pos, dtype=np.int64))
+
+    def _from_start(self, rows: np.ndarray) -> Lines:
+        """All lines of these rows."""
+        counts = self.width - self.starts[rows]
+        row = np.repeat(rows, counts)
+        first = np.repeat(counts.cumsum() - counts, counts)
+        return Lines(row, np.arange(len(row)) - first + self.starts[row])
+
+    def _read_lines(self, rows: np.ndarray) -> Lines:
+        """The lines that the metric reads; one that lies left of a row's start counts as there."""
+        at = self.work.bound.positions.cpu().numpy()[self.example[rows]]
+        pos = np.maximum(at, self.starts[rows][:, None])
+        return Lines(np.repeat(rows, at.shape[1]), pos.reshape(-1))
+
+    def _only_read(self, lines: Lines) -> Lines:
+        at = self.work.bound.positions.cpu().numpy()[self.example[lines.row]]
+        read = (at == lines.pos[:, None]).any(1)
+        return Lines(lines.row[read], lines.pos[read])
+
+    def _filling(self, wanted: Lines) -> Fill:
+        """How to get the lines wanted from those carried."""
+        number = np.full((len(self.rows), self.width), -1)
+        number[self.lines.row, self.lines.pos] = np.arange(len(self.lines.row))
+        source = number[wanted.row, wanted.pos]
+        if len(source) == len(self.lines.row) and bool((source == np.arange(len(source))).all()):
+            return lambda x, base: x
+        lacking = np.flatnonzero(source < 0)
+        carried, missing = self.work.index(source.clip(min=0)), self.work.index(lacking)
+        where = (self.work.index(self.example[wanted.row[lacking]]),
+                 self.work.index(wanted.pos[lacking]))  # fmt: skip
+
+        def fill(x: Tensor, base: Tensor) -> Tensor:
+            out = x[carried] if len(x) else x.new_empty(len(carried), *x.shape[1:])
+            if len(missing):
+                out[missing] = base[where]
+            return out
+
+        return fill
+
+
+def _some(edit: RowEdit, here: np.ndarray) -> RowEdit:
+    at = torch.as_tensor(here, device=edit.rows.examples.device)
+    rows = edit.rows._replace(
+        examples=edit.rows.examples[at], nodes=[edit.rows.nodes[int(i)] for i in here]
+    )
+    return RowEdit(edit.row[here], Selection(*(s[at] for s in edit.selection)), rows)
