@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -22,6 +24,8 @@ from .tokens import Tokens
 
 COLUMNS = ("row", "site", "layer", "pos", "role", "head", "k_pos", "neuron")
 NUMBERS = ("row", "layer", "pos", "head", "k_pos", "neuron")
+RESULTS = ("edit", "metric", "direction", "example", "value", "baseline", "effect", "stderr", "n")
+"""What a sweep adds to these."""
 AXES = {
     "pos": ("pos", "q_pos"),
     "head": ("head", "kv_head"),
@@ -106,9 +110,17 @@ def nodes(
     return as_frame([{**line, "row": i} for i, line in enumerate(rows)])
 
 
-def as_frame(rows: pd.DataFrame | Iterable[dict]) -> pd.DataFrame:
-    """Nodes with all columns, numbers as nullable integers. Raises ValueError on other columns."""
+def as_frame(rows: pd.DataFrame | Iterable[dict] | str | Path) -> pd.DataFrame:
+    """Nodes with all columns, numbers as nullable integers, from a frame, records, or a file.
+
+    A file is .csv with a header or .json with a list of objects. The columns that a sweep adds are
+    left out, so that what came out can go in. Raises ValueError on other columns, a number that is
+    none, and files that are neither.
+    """
+    if isinstance(rows, str | Path):
+        rows = _read_file(Path(rows))
     frame = rows.copy() if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
+    frame = frame.drop(columns=[c for c in frame.columns if c in RESULTS])
     unknown = [c for c in frame.columns if c not in COLUMNS]
     if unknown:
         raise ValueError(f"nodes have no column {unknown[0]!r}; they have {', '.join(COLUMNS)}")
@@ -120,13 +132,36 @@ def as_frame(rows: pd.DataFrame | Iterable[dict]) -> pd.DataFrame:
         if column not in frame:
             frame[column] = range(len(frame)) if column == "row" else pd.NA
     for column in NUMBERS:
-        try:
-            frame[column] = frame[column].astype("Int64")
-        except (TypeError, ValueError):
-            raise ValueError(f"nodes: column {column!r} holds something that is no index") from None
+        frame[column] = _whole_numbers(frame[column])
+    frame["role"] = frame["role"].astype(object).where(frame["role"].notna(), pd.NA)
     if bool(frame[["row", "site"]].isna().any(axis=None)):
         raise ValueError("nodes: 'row' and 'site' must not be blank")
     return frame[list(COLUMNS)].reset_index(drop=True)
+
+
+def _whole_numbers(column: pd.Series) -> pd.Series:
+    try:
+        if any(isinstance(value, bool) for value in column):
+            raise TypeError
+        return column.astype("Int64")
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"nodes: column {column.name!r} holds something that is no index"
+        ) from None
+
+
+def _read_file(path: Path) -> pd.DataFrame:
+    if path.suffix not in (".csv", ".json"):
+        raise ValueError(f"{str(path)!r}: nodes are read from .csv or .json")
+    try:
+        if path.suffix == ".csv":
+            return pd.read_csv(path)
+        records = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read as nodes: {error}") from None
+    if not isinstance(records, list) or not all(isinstance(one, dict) for one in records):
+        raise ValueError(f"{str(path)!r}: expected a list of objects, one per node")
+    return pd.DataFrame(records)
 
 
 def read_nodes(frame: pd.DataFrame, model: Any, tokens: Tokens) -> list[Node]:

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 import interp
 from interp import edits, metrics, rerun
 from interp.rerun import carry, plan
+from interp.rerun.rows import Lines, RowTap
 from interp.selection import read_nodes
 from interp.tokens import Tokens
 
@@ -270,10 +271,10 @@ def one_too_early(self, layer, k, v):
             self.examples[wanted.row], wanted.pos]),
         (carry.Pass, "_join", lambda self, at, x, sites, join=carry.Pass._join: join(
             self, (at[0] - 1, at[1]) if at[0] else at, x, sites)),
-        (carry.Pass, "_only_read", lambda self, lines: carry.Lines(lines.row[:0], lines.pos[:0])),
-        (carry.Pass, "_read_lines", lambda self, rows: carry.Lines(
+        (carry.Pass, "_only_read", lambda self, lines: Lines(lines.row[:0], lines.pos[:0])),
+        (carry.Pass, "_read_lines", lambda self, rows: Lines(
             rows, np.maximum(3, self.starts[rows]))),
-        (carry.RowTap, "_on_lines", lambda self, site, x, edits: x),
+        (RowTap, "_on_lines", lambda self, site, x, edits: x),
         (plan, "_changes", lambda *a, changes=plan._changes: changes(*a).roll(1, dims=1)),
     ],
     ids=["prefix", "filling", "stage", "last block", "position read", "edit", "changes"],

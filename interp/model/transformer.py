@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from ..sites import SiteFilter, SiteTable
 from ..tap import SILENT, ActivationCache, EditError, FwdHooks, Positions, Silent, Tap
 from ..tokens import Tokens
 from .attention import Attention, SplitInputs
+from .embed import Embed, Unembed
 from .mlp import MLP
 from .norm import Norm
 from .positions import GrowingPrefix, Layout, Prefix
@@ -31,43 +31,8 @@ if TYPE_CHECKING:
 Input: TypeAlias = Tokens | Tensor | str | Sequence
 """Tokens, ids, vectors [batch pos d_model], or text where the model has a tokenizer."""
 
-# The tile of logits that a log-sum-exp looks at: it stays in the cache of a core.
-ROWS_OF_LOGITS, COLUMNS_OF_LOGITS = 256, 4096
-
 # What a config may say and this forward pass does not compute.
 NOT_YET = {"head": "mlm", "positions": "sinusoidal"}
-
-
-class Embed(nn.Module):
-    """Token embedding, plus learned positions and token types where the architecture has them."""
-
-    def __init__(self, cfg: TransformerConfig) -> None:
-        super().__init__()
-        self.scale, self.offset = cfg.embed_scale, cfg.position_offset
-        self.W_E = _frozen(cfg.d_vocab, cfg.d_model)
-        self.W_pos = self.W_token_type = None
-        if cfg.positions == "learned":
-            self.W_pos = _frozen(cfg.position_offset + cfg.n_ctx, cfg.d_model)
-        if cfg.n_token_types:
-            self.W_token_type = _frozen(cfg.n_token_types, cfg.d_model)
-
-    def forward(
-        self, tokens: Tokens, layout: Layout, tap: Silent | Tap = SILENT
-    ) -> Float[Tensor, "batch pos d_model"]:
-        x = F.embedding(tokens.ids, self.W_E) if tokens.vectors is None else tokens.vectors
-        if self.scale is not None and tokens.vectors is None:
-            x = x * torch.tensor(self.scale, dtype=x.dtype)
-        x = tap("hook_embed", x)
-        if self.W_pos is not None:
-            rows = F.embedding(layout.positions + self.offset, self.W_pos)
-            x = x + tap("hook_pos_embed", rows.expand(len(tokens), -1, -1))
-        if self.W_token_type is not None:
-            types = tokens.token_types
-            types = (
-                tokens.real.new_zeros(tokens.shape, dtype=torch.long) if types is None else types
-            )
-            x = x + tap("hook_token_type_embed", F.embedding(types, self.W_token_type))
-        return x
 
 
 class Block(nn.Module):
@@ -173,51 +138,6 @@ class Block(nn.Module):
                 if tap.changes(site):
                     parts[i] = self.ln1(seen) if self.pre_norm else seen
         return None if parts == [None, None, None] else tuple(parts)
-
-
-class Unembed(nn.Module):
-    """Logits over the vocabulary; the matrix is the embedding's where the two are tied."""
-
-    def __init__(self, cfg: TransformerConfig) -> None:
-        super().__init__()
-        self.softcap = cfg.final_softcap
-        self.weight = None if cfg.tied else _frozen(cfg.d_vocab, cfg.d_model)
-        self.bias = _frozen(cfg.d_vocab) if cfg.unembed_bias else None
-
-    def forward(
-        self, x: Float[Tensor, "batch pos d_model"], W_E: Float[Tensor, "d_vocab d_model"]
-    ) -> Float[Tensor, "batch pos d_vocab"]:
-        return self._capped(F.linear(x, W_E if self.weight is None else self.weight, self.bias))
-
-    def columns(
-        self,
-        x: Float[Tensor, "*rows d_model"],
-        W_E: Float[Tensor, "d_vocab d_model"],
-        ids: Int[Tensor, "*rows k"],
-    ) -> Float[Tensor, "*rows k"]:
-        """Some logits, each one dot product."""
-        weight = W_E if self.weight is None else self.weight
-        logits = (weight[ids] @ x[..., None])[..., 0]
-        return self._capped(logits if self.bias is None else logits + self.bias[ids])
-
-    def log_sum_exp(
-        self, x: Float[Tensor, "rows d_model"], W_E: Float[Tensor, "d_vocab d_model"]
-    ) -> Float[Tensor, " rows"]:
-        """ln Σ exp(logits), without all logits of a row at one time; float32 at least."""
-        weight = W_E if self.weight is None else self.weight
-        wide = torch.promote_types(x.dtype, torch.float32)
-        parts = []
-        for rows in x.split(ROWS_OF_LOGITS):
-            sums = []
-            for start in range(0, len(weight), COLUMNS_OF_LOGITS):
-                some = slice(start, start + COLUMNS_OF_LOGITS)
-                bias = None if self.bias is None else self.bias[some]
-                sums.append(self._capped(F.linear(rows, weight[some], bias)).to(wide).logsumexp(-1))
-            parts.append(torch.stack(sums).logsumexp(0))
-        return torch.cat(parts)
-
-    def _capped(self, logits: Tensor) -> Tensor:
-        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
 
 class HookedTransformer(Verbs):
@@ -433,7 +353,3 @@ class HookedTransformer(Verbs):
             else:
                 std = 0.02 * (shrink if name.endswith("out_weight") else 1)
                 parameter.normal_(0, std, generator=generator)
-
-
-def _frozen(*shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.empty(*shape), requires_grad=False)

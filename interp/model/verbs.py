@@ -20,7 +20,8 @@ from .weights import FactoredMatrix, count_params, folded
 
 if TYPE_CHECKING:
     from ..tokenizer import Tokenizer
-    from .transformer import Embed, HookedTransformer, Input, Unembed
+    from .embed import Embed, Unembed
+    from .transformer import HookedTransformer, Input
 
 
 def _stacked(part: str, name: str) -> property:

@@ -6,6 +6,7 @@ resid_mid, post — the last that lies before its first edit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -96,8 +97,22 @@ class Recorded(Layout):
         return super().attend(attn, q, k, v, tap)
 
 
-def base_run(model: Any, tokens: Tokens, nodes: Iterable[Node]) -> Base:
+def base_run(model: Any, tokens: Tokens, nodes: Sequence[Node]) -> Base:
     """Run once and keep what the nodes' entries need, and their sites' own values."""
+    first, keep = _kept(model, nodes)
+    tap = Tap(model.sites, reads=keep)
+    layout = Recorded(model.cfg, tokens, model.W_E, first)
+    residual = model._run(tokens, tap, None, model.cfg.n_layers, layout)
+    late = [name for name in keep if name not in tap.values]
+    if late:
+        behind = Tap(model.sites, reads=late)
+        model.to_logits(residual, behind)
+        tap.values |= behind.values
+    return Base(tap.values, layout.placed, residual)
+
+
+def _kept(model: Any, nodes: Iterable[Node]) -> tuple[int, set[str]]:
+    """The first layer that a row enters, and the sites that the base run keeps."""
     keep = {f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"}
     first = model.cfg.n_layers
     for node in nodes:
@@ -109,16 +124,33 @@ def base_run(model: Any, tokens: Tokens, nodes: Iterable[Node]) -> Base:
             keep |= {f"blocks.{layer}.{site}" for site in behind}
         keep |= {part.site for part in node.parts}
     # At its first attention a row is filled up with what it did not change.
-    keep |= {f"blocks.{layer}.hook_resid_pre" for layer in range(first, model.cfg.n_layers)}
-    tap = Tap(model.sites, reads=keep)
-    layout = Recorded(model.cfg, tokens, model.W_E, first)
-    residual = model._run(tokens, tap, None, model.cfg.n_layers, layout)
-    late = [name for name in keep if name not in tap.values]
-    if late:
-        behind = Tap(model.sites, reads=late)
-        model.to_logits(residual, behind)
-        tap.values |= behind.values
-    return Base(tap.values, layout.placed, residual)
+    entered = range(first, model.cfg.n_layers)
+    return first, keep | {f"blocks.{layer}.hook_resid_pre" for layer in entered}
+
+
+def base_bytes(model: Any, tokens: Tokens, nodes: Sequence[Node]) -> int:
+    """What the base run keeps."""
+    cfg, (batch, width) = model.cfg, tokens.shape
+    first, keep = _kept(model, nodes)
+    sizes = {"batch": batch, "pos": width, "q_pos": width, "k_pos": width, "one": 1,
+             "head": cfg.n_heads, "kv_head": cfg.n_kv_heads, "d_head": cfg.d_head,
+             "d_model": cfg.d_model, "d_mlp": cfg.d_mlp, "d_vocab": cfg.d_vocab}  # fmt: skip
+    values = sum(math.prod(sizes[axis] for axis in model.sites[name].axes) for name in keep)
+    placed = (cfg.n_layers - first) * batch * width * (cfg.n_heads + 2 * cfg.n_kv_heads)
+    return (values + placed * cfg.d_head) * model.W_E.element_size()
+
+
+def pass_bytes(model: Any, width: int, lines: int | None = None) -> int:
+    """What one pass takes besides, at most: its widest layer, and the values looked at together.
+
+    `lines`: by default as many as a pass has.
+    """
+    cfg = model.cfg
+    attention = 3 * (cfg.n_heads + 2 * cfg.n_kv_heads) * cfg.d_head
+    neurons = (4 if cfg.mlp_gated else 2) * cfg.d_mlp
+    per_line = 3 * cfg.d_model + max(attention, neurons)
+    most = max(width, TOKENS_PER_PASS if lines is None else lines)
+    return (most * per_line + 4 * VALUES_AT_ONCE) * model.W_E.element_size()
 
 
 def plan_rows(

@@ -1,0 +1,130 @@
+"""The tap of a pass: each row is edited as its node says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..edits import Rows
+from ..selection import Selection
+from ..tap import Tap
+from . import plan
+from .plan import Row
+
+if TYPE_CHECKING:
+    from .carry import Rerun
+
+
+class Lines(NamedTuple):
+    """Which row (of the pass) and which position each line is."""
+
+    row: np.ndarray
+    pos: np.ndarray
+
+    def then(self, other: Lines) -> Lines:
+        return Lines(np.append(self.row, other.row), np.append(self.pos, other.pos))
+
+
+class Group(NamedTuple):
+    """Rows first … last − 1 of a pass, which start alike."""
+
+    first: int
+    last: int
+    start: int
+
+
+class RowEdit(NamedTuple):
+    """What is done at one site to rows that start alike."""
+
+    row: np.ndarray
+    selection: Selection
+    rows: Rows
+
+
+class RowTap(Tap):
+    """Edits each row of a pass as its node says.
+
+    Sites of one tensor per position come as lines; those of attention, and whatever lies behind
+    the blocks where it is edited, as rows from their start on.
+    """
+
+    def __init__(self, work: Rerun, rows: Sequence[Row]) -> None:
+        self.sites, self.work = work.model.sites, work
+        self.examples = np.array([row.example for row in rows])
+        self.lines = Lines(*np.zeros((2, 0), dtype=np.int64))
+        self.group: Group | None = None
+        parts: dict[tuple[str, int, int], list[int]] = {}
+        chosen: dict[tuple[str, int, int], list] = {}
+        for i, row in enumerate(rows):
+            turns: dict[str, int] = {}
+            for part in row.node.parts:  # several parts at one site are applied one after another
+                turn = turns[part.site] = turns.get(part.site, -1) + 1
+                key = (part.site, turn, row.start)
+                parts.setdefault(key, []).append(i)
+                chosen.setdefault(key, []).append((row.node, row.example, part))
+        self.edits: dict[str, dict[int, list[RowEdit]]] = {}
+        for site, turn, start in sorted(parts):
+            lines = chosen[site, turn, start]
+            told = plan.edited_rows(self.sites[site], lines, work.tokens)._replace(start=start)
+            edit = RowEdit(np.array(parts[site, turn, start]),
+                           plan.selections(lines, work.tokens), told)  # fmt: skip
+            self.edits.setdefault(site, {}).setdefault(turn, []).append(edit)
+
+    def wants(self, site: str) -> bool:
+        return site in self.edits
+
+    def changes(self, site: str) -> bool:
+        return site in self.edits
+
+    def __call__(self, site: str, x: Tensor) -> Tensor:
+        for edits in self.edits.get(site, {}).values():
+            if self.group is None:
+                x = self._on_lines(site, x[0], edits)[None]
+            else:
+                x = self._on_rows(x, edits, self.group)
+        return x
+
+    def _on_rows(self, x: Tensor, edits: list[RowEdit], group: Group) -> Tensor:
+        """x [rows, *site axes] from the group's start on."""
+        for edit in edits:
+            here = np.flatnonzero((edit.row >= group.first) & (edit.row < group.last))
+            if len(here) and edit.rows.start == group.start:
+                at = self.work.index(edit.row[here] - group.first)
+                x = x.index_copy(0, at, self._replaced(x[at], _some(edit, here)))
+        return x
+
+    def _on_lines(self, site: str, x: Tensor, edits: list[RowEdit]) -> Tensor:
+        """x [lines, *site axes behind pos]. What a row's lines lack is as in the base run."""
+        where, values = [], []
+        for edit in edits:
+            here = np.full(len(self.examples), -1)
+            here[edit.row] = np.arange(len(edit.row))
+            own = here[self.lines.row]  # per line: which of the edited rows it belongs to
+            lines = np.flatnonzero(own >= 0)
+            if not len(lines):
+                continue  # the rows have not joined yet
+            start = edit.rows.start
+            at = self.work.index(own[lines]), self.work.index(self.lines.pos[lines] - start)
+            whole = self.work.base.values[site][edit.rows.examples, start:]
+            whole[at] = x[self.work.index(lines)]
+            where.append(lines)
+            values.append(self._replaced(whole, edit)[at])
+        if not where:
+            return x
+        return x.index_copy(0, self.work.index(np.concatenate(where)), torch.cat(values))
+
+    def _replaced(self, x: Tensor, edit: RowEdit) -> Tensor:
+        mask = edit.selection.mask(edit.rows.site, x, edit.rows.start)
+        return torch.where(mask, self.work.replace(x, edit.rows), x)
+
+
+def _some(edit: RowEdit, here: np.ndarray) -> RowEdit:
+    at = torch.as_tensor(here, device=edit.rows.examples.device)
+    rows = edit.rows._replace(
+        examples=edit.rows.examples[at], nodes=[edit.rows.nodes[int(i)] for i in here]
+    )
+    return RowEdit(edit.row[here], Selection(*(s[at] for s in edit.selection)), rows)
