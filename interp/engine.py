@@ -6,7 +6,10 @@ Two engines give the same numbers: "rerun" recomputes only what an edit can chan
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pandas as pd
@@ -17,6 +20,7 @@ from tqdm import tqdm
 
 from . import edits, metrics, rerun
 from .edits import Edit, Replace, Rows
+from .journal import Journal, Measured, manifest
 from .metrics import Bound, Metric
 from .selection import COLUMNS, Node, Part, Selection, as_frame, read_nodes
 from .selection import nodes as make_nodes
@@ -39,6 +43,7 @@ def sweep(
     reduce: Literal["mean", "none"] = "mean",
     engine: Literal["rerun", "naive"] | None = None,
     allow_noop: bool = False,
+    journal: str | os.PathLike | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Edit each node alone and measure: node columns + edit metric direction | value baseline
@@ -47,9 +52,11 @@ def sweep(
     effect = value − baseline, both means over the n examples; stderr is that of the effect (NaN
     for one example). reduce="none": one row per node and example, with `example` and no stderr.
     engine: by default "rerun", and "naive" on a view with hooks; `attrs` records which, and its
-    cost in whole forwards. Raises ValueError on a node that the model does not
-    have, a metric that is not finite (the node is named), and an edit that changes nothing at any
-    node (unless allow_noop).
+    cost in whole forwards. journal: a file in which each pass is kept as soon as it is measured;
+    the same call resumes from it after a kill, and ends in the same bytes. Raises ValueError on a
+    node that the model does not have, a metric that is not finite (the node is named), and an edit
+    that changes nothing at any node (unless allow_noop); JournalError on the journal of another
+    run.
     """
     if reduce not in ("mean", "none"):
         raise ValueError(f"reduce={reduce!r}: expected 'mean' or 'none'")
@@ -65,8 +72,14 @@ def sweep(
     baseline = _measure(bound, base(bound.reads), tokens, f"the unedited run ({metric.name})")
     _check_reached(model, chosen, bound)
     job = Job(model, tokens, chosen, replace, bound, kept, baseline)
-    with tqdm(desc=f"{edit.name} × {metric.name}", disable=not progress, leave=False) as bar:
-        values, changed, spent = {"naive": _naive, "rerun": _rerun}[engine](job, bar)
+    passes = {"naive": _naive, "rerun": _rerun}[engine](job)
+    log = None
+    if journal is not None:
+        made_of = manifest(model, tokens, chosen, edit, metric, engine, baseline)
+        log = Journal(journal, made_of, [one.rows for one in passes])
+    title = f"{edit.name} × {metric.name}"
+    with log or nullcontext(), tqdm(desc=title, disable=not progress, leave=False) as bar:
+        values, changed, spent = _run(job, passes, log, bar)
     if not changed and not allow_noop:
         raise ValueError(
             f"the edit {edit.name!r} changes nothing at any of the {len(chosen)} nodes; "
@@ -95,8 +108,18 @@ class Job(NamedTuple):
     baseline: Float[Tensor, " batch"]
 
 
+class Pass(NamedTuple):
+    """What is computed, and written to the journal, in one go."""
+
+    rows: list[tuple[int, int, int]]
+    """`row` of the node, example, first position."""
+    spent: float
+    """Whole forwards."""
+    measure: Callable[[], Measured]
+
+
 class Done(NamedTuple):
-    """What an engine gives back."""
+    """What the passes gave."""
 
     values: Float[Tensor, "node batch"]
     changed: int
@@ -105,36 +128,52 @@ class Done(NamedTuple):
     """Whole forwards."""
 
 
-def _naive(job: Job, bar: tqdm) -> Done:
-    values, changed = [], 0
-    bar.reset(len(job.nodes))
-    for node in job.nodes:
-        out, landed = _run_node(job, node)
-        changed += landed
-        values.append(_measure(job.bound, out, job.tokens, f"node {node}"))
-        bar.update()
-    return Done(torch.stack(values), changed, len(job.nodes) + 1.0)
+def _naive(job: Job) -> list[Pass]:
+    def measure(node: Node) -> Measured:
+        out, changed = _run_node(job, node)
+        return Measured(_measure(job.bound, out, job.tokens, f"node {node}"), changed)
+
+    examples = range(len(job.tokens))
+    return [
+        Pass([(node.row, example, 0) for example in examples], 1.0, partial(measure, node))
+        for node in job.nodes
+    ]
 
 
-def _rerun(job: Job, bar: tqdm) -> Done:
-    model, tokens, kept = job.model, job.tokens, job.kept
-    rows = rerun.plan_rows(model, tokens, job.nodes, job.replace, kept)
-    work = rerun.Rerun(model, tokens, kept, job.replace, job.bound)
+def _rerun(job: Job) -> list[Pass]:
+    model, tokens, bound = job.model, job.tokens, job.bound
+    rows = rerun.plan_rows(model, tokens, job.nodes, job.replace, job.kept)
+    work = rerun.Rerun(model, tokens, job.kept, job.replace, bound)
+    forward = rerun.forward_multiplies(model, tokens, bound)
+
+    def measure(some: Sequence[rerun.Row]) -> Measured:
+        values = work.measure(some)
+        _check_measured(values, len(some), [f"node {row.node}" for row in some])
+        return Measured(values.double().cpu(), changed=True)
+
+    return [
+        Pass(
+            [(row.node.row, row.example, row.start) for row in some],
+            rerun.multiplies(model, tokens, some, bound) / forward,
+            partial(measure, some),
+        )
+        for some in rerun.passes(rows, tokens.shape[1])
+    ]
+
+
+def _run(job: Job, passes: Sequence[Pass], log: Journal | None, bar: tqdm) -> Done:
+    """Measure every pass that the journal does not have."""
     number = {node.row: i for i, node in enumerate(job.nodes)}
-    values = job.baseline.repeat(len(job.nodes), 1)
-    bar.reset(len(rows))
-    packed = rerun.passes(rows, tokens.shape[1])
-    for some in packed:
-        measured = work.measure(some)
-        _check_measured(measured, len(some), [f"node {row.node}" for row in some])
-        node, example = torch.tensor([(number[row.node.row], row.example) for row in some]).T
-        values[node, example] = measured.double().cpu()
-        bar.update(len(some))
-    whole = rerun.forward_multiplies(model, tokens, job.bound)
-    spent = sum(rerun.multiplies(model, tokens, some, job.bound) for some in packed)
-    return Done(
-        values, len({row.node.row for row in rows}), spent / whole + 1.0
-    )  # and the base run
+    values = job.baseline.repeat(len(job.nodes), 1)  # where nothing changes
+    changed = set()
+    bar.reset(sum(len(one.rows) for one in passes))
+    for i, one in enumerate(passes):
+        done = one.measure() if log is None else log.once(i, one.measure)
+        nodes = [number[row] for row, _, _ in one.rows]
+        values[nodes, [example for _, example, _ in one.rows]] = done.values
+        changed.update(nodes if done.changed else ())
+        bar.update(len(one.rows))
+    return Done(values, len(changed), sum(one.spent for one in passes) + 1.0)  # and the base run
 
 
 def _engine(model: Any, engine: str | None) -> str:
@@ -172,7 +211,7 @@ def ablate(
     """Remove each node from the run: `sweep` with a zero, mean or resample edit.
 
     mean and resample take `reference`, by default the tokens themselves. `options` go to `nodes`
-    (layers, heads, neurons, positions) and `sweep` (reduce, allow_noop, progress).
+    (layers, heads, neurons, positions) and `sweep` (reduce, engine, allow_noop, journal, progress).
     """
     tokens = model.accept(tokens)
     reference = tokens if reference is None else reference

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import interp
 from interp import edits, metrics
+from interp.selection import as_frame
 from interp.tokens import Tokens
 
 from .strategies import configs, random_model, small_config
@@ -345,3 +346,37 @@ def test_a_cache_of_another_model_or_of_some_positions_is_refused():
     _, cache = model.run_with_cache(ids, pos=-1)
     with pytest.raises(ValueError, match=f"has 1 of {ids.shape[1]} positions.*taken with pos="):
         interp.sweep(model, ids, frame, edit=edits.patch(cache), **options)
+
+
+def test_nodes_as_data(tmp_path):
+    """CSV or JSON in, the same sweep out; what a sweep wrote can go in again."""
+    model, ids = random_model(small_config()), torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
+    frame = interp.nodes(model, "z", by=("layer", "head"))
+    options = {"edit": edits.zero(), "metric": metrics.loss(), "progress": False}
+    result = interp.sweep(model, ids, frame, **options)
+    result.to_csv(tmp_path / "nodes.csv", index=False)
+    frame.to_json(tmp_path / "nodes.json", orient="records")
+    for file in (tmp_path / "nodes.csv", str(tmp_path / "nodes.json")):
+        assert interp.sweep(model, ids, file, **options).equals(result)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("n.json", '{"site": "z"}', "expected a list of objects"),
+        ("n.json", "[1]", "expected a list of objects"),
+        ("n.json", "[{", "cannot be read as nodes"),
+        ("n.json", '[{"site": "z", "layer": true}]', "'layer' holds something that is no index"),
+        ("n.json", '[{"site": "z", "layer": 1.5}]', "'layer' holds something that is no index"),
+        ("n.json", '[{"sit": "z"}]', "nodes have no column 'sit'"),
+        ("n.json", "[]", "is empty"),
+        ("n.csv", "", "cannot be read as nodes"),
+        ("n.csv", "site,layer\n", "is empty"),
+        ("n.csv", "site,layer\n,1\n", "must not be blank"),
+        ("n.txt", "", "read from .csv or .json"),
+    ],
+)
+def test_broken_files_of_nodes(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        as_frame(tmp_path / name)
