@@ -25,12 +25,13 @@ _HOMES = {
     "patch": "interp.engine",
     "save": "interp.loading",
     "sweep": "interp.engine",
+    "explain": "interp.engine",
 }
 __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
     from .config import TransformerConfig
-    from .engine import ablate, patch, sweep
+    from .engine import ablate, explain, patch, sweep
     from .geometry import embedding
     from .loading import load, save
     from .loading.info import info

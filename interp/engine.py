@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import pandas as pd
 import torch
@@ -18,13 +18,14 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from . import edits, metrics, rerun
-from .edits import Edit, Replace, Rows
+from . import edits, metrics, naive, rerun
+from .edits import Edit, Replace
 from .journal import Journal, Measured, manifest
+from .memory import free_bytes
 from .metrics import Bound, Metric
-from .selection import COLUMNS, Node, Part, Selection, as_frame, read_nodes
+from .selection import COLUMNS, Node, as_frame, read_nodes
 from .selection import nodes as make_nodes
-from .tap import SILENT, ActivationCache, Hook, Tap
+from .tap import ActivationCache
 from .tokens import Tokens
 
 if TYPE_CHECKING:
@@ -32,11 +33,15 @@ if TYPE_CHECKING:
     from .tasks import Pairs
 
 
+Nodes: TypeAlias = pd.DataFrame | Sequence[dict] | str | os.PathLike
+"""A frame of `nodes`, records, or a .csv or .json file of them."""
+
+
 @torch.no_grad()
 def sweep(
     model: HookedTransformer,
     tokens: Any,
-    nodes: pd.DataFrame,
+    nodes: Nodes,
     *,
     edit: Edit,
     metric: Metric,
@@ -51,61 +56,62 @@ def sweep(
 
     effect = value − baseline, both means over the n examples; stderr is that of the effect (NaN
     for one example). reduce="none": one row per node and example, with `example` and no stderr.
-    engine: by default "rerun", and "naive" on a view with hooks; `attrs` records which, and its
-    cost in whole forwards. journal: a file in which each pass is kept as soon as it is measured;
-    the same call resumes from it after a kill, and ends in the same bytes. Raises ValueError on a
-    node that the model does not have, a metric that is not finite (the node is named), and an edit
-    that changes nothing at any node (unless allow_noop); JournalError on the journal of another
-    run.
+    engine: by default "rerun"; "naive" on a view with hooks, for a metric of a cache, and where
+    the base run does not fit into memory. `attrs` records which and why, and the cost in whole
+    forwards. journal: a file in which each pass is kept as soon as it is measured; the same call
+    resumes from it after a kill, and ends in the same bytes. Raises ValueError on a node that the
+    model does not have, a metric that is not finite (the node is named), and an edit that changes
+    nothing at any node (unless allow_noop); JournalError on the journal of another run.
     """
     if reduce not in ("mean", "none"):
         raise ValueError(f"reduce={reduce!r}: expected 'mean' or 'none'")
-    tokens = model.accept(tokens)
-    frame = as_frame(nodes)
-    chosen = read_nodes(frame, model, tokens)
-    names = list(dict.fromkeys(part.site for node in chosen for part in node.parts))
-    engine = _engine(model, engine)
-    kept = rerun.base_run(model, tokens, chosen) if engine == "rerun" else None
-    base = _base(model, tokens, {} if kept is None else {"residual": kept.residual})
-    bound = metric.bind(model, tokens, base)
-    replace = edit.bind(model, tokens, names)
-    baseline = _measure(bound, base(bound.reads), tokens, f"the unedited run ({metric.name})")
-    _check_reached(model, chosen, bound)
-    job = Job(model, tokens, chosen, replace, bound, kept, baseline)
-    passes = {"naive": _naive, "rerun": _rerun}[engine](job)
+    tokens, frame = model.accept(tokens), as_frame(nodes)
+    job = _prepared(model, tokens, frame, edit, metric, engine)
     log = None
     if journal is not None:
-        made_of = manifest(model, tokens, chosen, edit, metric, engine, baseline)
-        log = Journal(journal, made_of, [one.rows for one in passes])
+        made_of = manifest(model, tokens, job.nodes, edit, metric, job.engine, job.baseline)
+        log = Journal(journal, made_of, [one.rows for one in job.passes])
     title = f"{edit.name} × {metric.name}"
     with log or nullcontext(), tqdm(desc=title, disable=not progress, leave=False) as bar:
-        values, changed, spent = _run(job, passes, log, bar)
+        values, changed = _run(job, log, bar)
     if not changed and not allow_noop:
         raise ValueError(
-            f"the edit {edit.name!r} changes nothing at any of the {len(chosen)} nodes; "
+            f"the edit {edit.name!r} changes nothing at any of the {len(job.nodes)} nodes; "
             "pass allow_noop=True if that is meant"
         )
-    result = _tidy(frame, chosen, values, baseline, edit, metric, reduce)
-    result.attrs |= {
-        "engine": engine,
-        "forward_equivalents": spent,
-        "naive_equivalents": len(chosen) + 1.0,
-        "noop_nodes": len(chosen) - changed,
-    }
+    result = _tidy(frame, job.nodes, values, job.baseline, edit, metric, reduce)
+    result.attrs |= _cost(job) | {"noop_nodes": len(job.nodes) - changed}
+    if job.work is not None and job.work.halved:
+        result.attrs["halved_passes"] = job.work.halved
     return result
 
 
-class Job(NamedTuple):
-    """What an engine is given."""
+@torch.no_grad()
+def explain(
+    model: HookedTransformer,
+    tokens: Any,
+    nodes: Nodes,
+    edit: Edit,
+    metric: Metric,
+    *,
+    engine: Literal["rerun", "naive"] | None = None,
+) -> dict[str, Any]:
+    """What a sweep would take, before running it: engine (and why), nodes, those whose edit changes
+    nothing (None: the naive engine does not know before), passes, forward_equivalents,
+    naive_equivalents, and predicted bytes above the weights.
 
-    model: Any
-    tokens: Tokens
-    nodes: Sequence[Node]
-    replace: Replace
-    bound: Bound
-    kept: rerun.Base | None
-    """The base run that a rerun enters."""
-    baseline: Float[Tensor, " batch"]
+    Costs the base run, and the reference run of an edit that needs one.
+    """
+    tokens = model.accept(tokens)
+    job = _prepared(model, tokens, as_frame(nodes), edit, metric, engine)
+    found = {row for one in job.passes for row, _, _ in one.rows}
+    noop = None if job.engine == "naive" else len(job.nodes) - len(found)
+    return _cost(job) | {
+        "nodes": len(job.nodes),
+        "noop_nodes": noop,
+        "passes": len(job.passes),
+        "bytes": job.bytes,
+    }
 
 
 class Pass(NamedTuple):
@@ -118,38 +124,95 @@ class Pass(NamedTuple):
     measure: Callable[[], Measured]
 
 
-class Done(NamedTuple):
-    """What the passes gave."""
+class Job(NamedTuple):
+    """A sweep that is ready to run."""
 
-    values: Float[Tensor, "node batch"]
-    changed: int
-    """Nodes whose edit changed a number at its site."""
-    spent: float
-    """Whole forwards."""
+    engine: str
+    why: str | None
+    """Why it is not the usual engine."""
+    nodes: Sequence[Node]
+    passes: Sequence[Pass]
+    baseline: Float[Tensor, " batch"]
+    bytes: int
+    """Predicted, above the weights."""
+    work: rerun.Rerun | None
 
 
-def _naive(job: Job) -> list[Pass]:
+def _prepared(
+    model: Any, tokens: Tokens, frame: pd.DataFrame, edit: Edit, metric: Metric, engine: str | None
+) -> Job:
+    chosen = read_nodes(frame, model, tokens)
+    names = list(dict.fromkeys(part.site for node in chosen for part in node.parts))
+    engine, why, lines = _engine(model, tokens, chosen, metric, engine)
+    kept = rerun.base_run(model, tokens, chosen) if engine == "rerun" else None
+    base = _base(model, tokens, kept)
+    bound = metric.bind(model, tokens, base)
+    _check_reached(model, chosen, bound)
+    replace = edit.bind(model, tokens, names)
+    where = f"the unedited run ({metric.name})"
+    if kept is None:
+        out = base("cache", bound.sites) if bound.reads == "cache" else base(bound.reads)
+        baseline = naive.measured(bound, out, tokens, where)
+        passes, work = _naive(model, tokens, chosen, replace, bound), None
+        width = 12 * model.cfg.d_model + (model.cfg.d_vocab if model.cfg.head != "none" else 0)
+        needed = tokens.shape.numel() * width * model.W_E.element_size()
+    else:
+        work = rerun.Rerun(model, tokens, kept, replace, bound)
+        baseline = work.baseline(where)
+        passes = _rerun(work, chosen, lines)
+        needed = rerun.base_bytes(model, tokens, chosen) + rerun.pass_bytes(model, lines)
+    return Job(engine, why, chosen, passes, baseline, needed, work)
+
+
+def _engine(
+    model: Any, tokens: Tokens, nodes: Sequence[Node], metric: Metric, asked: str | None
+) -> tuple[str, str | None, int]:
+    """Which engine, why not the usual one, and the lines per pass of a rerun."""
+    if asked not in (None, "rerun", "naive"):
+        raise ValueError(f"engine={asked!r}: expected 'rerun', 'naive' or None")
+    if asked == "naive":
+        return asked, None, 0
+    obstacle = (
+        "the model has hooks" if model.fwd_hooks
+        else "the metric reads a cache" if metric.of_cache else None
+    )  # fmt: skip
+    if obstacle and asked == "rerun":
+        raise ValueError(
+            f"engine='rerun' needs a model without hooks and a metric of the output, but "
+            f"{obstacle}; use engine='naive'"
+        )
+    if obstacle:
+        return "naive", obstacle, 0
+    free, base = free_bytes(tokens.device), rerun.base_bytes(model, tokens, nodes)
+    width = tokens.shape[1]
+    lines = rerun.lines_that_fit(model, width, None if free is None else free - base)
+    if lines is None and asked is None:
+        return "naive", f"the base run would keep {base:,} bytes and {free:,} are free", 0
+    return "rerun", None, lines or width
+
+
+def _naive(
+    model: Any, tokens: Tokens, nodes: Sequence[Node], replace: Replace, bound: Bound
+) -> list[Pass]:
+    work = naive.Naive(model, tokens, replace, bound)
+
     def measure(node: Node) -> Measured:
-        out, changed = _run_node(job, node)
-        return Measured(_measure(job.bound, out, job.tokens, f"node {node}"), changed)
+        return Measured(*work.measure(node))
 
-    examples = range(len(job.tokens))
+    examples = range(len(tokens))
     return [
         Pass([(node.row, example, 0) for example in examples], 1.0, partial(measure, node))
-        for node in job.nodes
+        for node in nodes
     ]
 
 
-def _rerun(job: Job) -> list[Pass]:
-    model, tokens, bound = job.model, job.tokens, job.bound
-    rows = rerun.plan_rows(model, tokens, job.nodes, job.replace, job.kept)
-    work = rerun.Rerun(model, tokens, job.kept, job.replace, bound)
+def _rerun(work: rerun.Rerun, nodes: Sequence[Node], lines: int) -> list[Pass]:
+    model, tokens, bound = work.model, work.tokens, work.bound
+    rows = rerun.plan_rows(model, tokens, nodes, work.replace, work.base)
     forward = rerun.forward_multiplies(model, tokens, bound)
 
     def measure(some: Sequence[rerun.Row]) -> Measured:
-        values = work.measure(some)
-        _check_measured(values, len(some), [f"node {row.node}" for row in some])
-        return Measured(values.double().cpu(), changed=True)
+        return Measured(work.measure(some), changed=True)
 
     return [
         Pass(
@@ -157,35 +220,54 @@ def _rerun(job: Job) -> list[Pass]:
             rerun.multiplies(model, tokens, some, bound) / forward,
             partial(measure, some),
         )
-        for some in rerun.passes(rows, tokens.shape[1])
+        for some in rerun.passes(rows, tokens.shape[1], lines)
     ]
 
 
-def _run(job: Job, passes: Sequence[Pass], log: Journal | None, bar: tqdm) -> Done:
-    """Measure every pass that the journal does not have."""
+def _run(job: Job, log: Journal | None, bar: tqdm) -> tuple[Float[Tensor, "node batch"], int]:
+    """Measure every pass that the journal does not have; and how many nodes changed anything."""
     number = {node.row: i for i, node in enumerate(job.nodes)}
     values = job.baseline.repeat(len(job.nodes), 1)  # where nothing changes
     changed = set()
-    bar.reset(sum(len(one.rows) for one in passes))
-    for i, one in enumerate(passes):
+    bar.reset(sum(len(one.rows) for one in job.passes))
+    for i, one in enumerate(job.passes):
         done = one.measure() if log is None else log.once(i, one.measure)
         nodes = [number[row] for row, _, _ in one.rows]
         values[nodes, [example for _, example, _ in one.rows]] = done.values
         changed.update(nodes if done.changed else ())
         bar.update(len(one.rows))
-    return Done(values, len(changed), sum(one.spent for one in passes) + 1.0)  # and the base run
+    return values, len(changed)
 
 
-def _engine(model: Any, engine: str | None) -> str:
-    if engine not in (None, "rerun", "naive"):
-        raise ValueError(f"engine={engine!r}: expected 'rerun', 'naive' or None")
-    if engine == "rerun" and model.fwd_hooks:
-        raise ValueError("engine='rerun' needs a model without hooks; use engine='naive'")
-    return engine or ("naive" if model.fwd_hooks else "rerun")
+def _cost(job: Job) -> dict[str, Any]:
+    """In whole forwards, the base run among them."""
+    spent = {
+        "engine": job.engine,
+        "forward_equivalents": sum(one.spent for one in job.passes) + 1.0,
+        "naive_equivalents": len(job.nodes) + 1.0,
+    }
+    return spent if job.why is None else spent | {"why": job.why}
+
+
+def _base(model: Any, tokens: Tokens, kept: rerun.Base | None) -> Callable[..., Any]:
+    """The unedited run's output, computed once per kind and only when asked for."""
+    outputs: dict[str, Any] = {} if kept is None else {"residual": kept.residual}
+
+    def output(reads: str, sites: tuple[str, ...] = ()) -> Any:
+        if reads not in outputs and kept is not None and model.cfg.head != "none":
+            outputs[reads] = model.to_logits(kept.residual)
+        elif reads not in outputs:
+            outputs[reads] = naive.run(model, tokens, reads, sites)
+        return outputs[reads]
+
+    return output
 
 
 def _check_reached(model: Any, chosen: Sequence[Node], bound: Bound) -> None:
-    """A metric of the residual stream does not see what lies behind the last block."""
+    """A model without logits has none to read, and a metric of the residual stream does not see
+    what lies behind the last block."""
+    if bound.reads == "logits" and model.cfg.head == "none":
+        raise ValueError(naive.NO_LOGITS)
     late = [s.name for s in model.sites if s.name.startswith(("ln_final", "hook_logits"))]
     for node in chosen:
         for part in node.parts:
@@ -255,72 +337,6 @@ def _sweep_by(
     picked = {name: options.pop(name) for name in NODE_OPTIONS if name in options}
     frame = make_nodes(model, site, by, tokens=tokens, **picked)
     return sweep(model, tokens, frame, edit=edit, metric=metric, **options)
-
-
-def _base(model: Any, tokens: Tokens, outputs: dict[str, Tensor]) -> Callable[[str], Tensor]:
-    """The unedited run's output, computed once per kind and only when asked for."""
-
-    def output(reads: str) -> Tensor:
-        if reads not in outputs:
-            outputs[reads] = _output(model, tokens, SILENT, reads)
-        return outputs[reads]
-
-    return output
-
-
-def _output(model: Any, tokens: Tokens, tap: Any, reads: str) -> Tensor:
-    if reads == "logits" and model.cfg.head == "none":
-        raise ValueError(
-            "head='none': this model has no logits; use a metric of the residual stream"
-        )
-    if isinstance(tap, Tap) or not model.fwd_hooks:
-        stop = model.cfg.n_layers if reads == "residual" else None
-        return model._run(tokens, tap, None, stop)
-    return model(tokens, stop_at_layer=model.cfg.n_layers if reads == "residual" else None)
-
-
-def _run_node(job: Job, node: Node) -> tuple[Tensor, bool]:
-    """The output with one node edited, and whether any number there changed."""
-    changed: list[bool] = []
-    hooks = [*job.model.fwd_hooks]
-    for part in node.parts:
-        hooks.append((part.site, _hook(job, node, part, changed)))
-    tap = Tap(job.model.sites, fwd_hooks=hooks)
-    out = _output(job.model, job.tokens, tap, job.bound.reads)
-    tap.check_fired()
-    return out, any(changed)
-
-
-def _hook(
-    job: Job, node: Node, part: Part, changed: list[bool]
-) -> Callable[[Tensor, Hook], Tensor]:
-    site, tokens = job.model.sites[part.site], job.tokens
-    examples = torch.arange(len(tokens), device=tokens.device)
-    selection = Selection.of(part, examples, tokens)
-    rows = Rows(site, examples, [node.key] * len(tokens))
-
-    def hook(x: Tensor, hook: Hook) -> Tensor:
-        new = torch.where(selection.mask(site, x), job.replace(x, rows), x)
-        changed.append(not torch.equal(new, x))
-        return new
-
-    return hook
-
-
-def _measure(bound: Bound, out: Tensor, tokens: Tokens, where: str) -> Float[Tensor, " batch"]:
-    every = torch.arange(len(tokens), device=tokens.device)
-    value = bound.measure(bound.pick(out, every), every)
-    _check_measured(value, len(tokens), [where] * len(tokens))
-    return value.double().cpu()
-
-
-def _check_measured(value: Any, n: int, where: Sequence[str]) -> None:
-    if not isinstance(value, Tensor) or value.shape != (n,):
-        got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"the metric gave {got} at {where[0]}: expected one number per example")
-    finite = value.isfinite()
-    if not bool(finite.all()):
-        raise ValueError(f"the metric is not finite at {where[int((~finite).nonzero()[0])]}")
 
 
 def _tidy(

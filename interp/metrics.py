@@ -6,7 +6,7 @@ an engine computes no more than that. Logarithms are natural: losses and diverge
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,28 +14,36 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .tap import ActivationCache
 from .tokens import Tokens
 
 Where = int | str | Int[Tensor, " batch"] | None
 """A position for all rows, a role, one position per row, or None: the last real token."""
 
 
+Reads = Literal["logits", "residual", "cache"]
+
+
 @dataclass(frozen=True, eq=False)
 class Bound:
     """A metric tied to the tokens of one run."""
 
-    measure: Callable[[Tensor, Int[Tensor, " rows"]], Float[Tensor, " rows"]]
-    """(what is read [rows, n, k], example of each row) → one number per row."""
-    reads: Literal["logits", "residual"] = "logits"
+    measure: Callable[[Any, Int[Tensor, " rows"]], Tensor]
+    """(what is read [rows, n, k], or a cache; example of each row) → one number per row."""
+    reads: Reads = "logits"
     positions: Int[Tensor, "batch n"] | None = None
     """The n positions read, per example; None: all."""
     ids: Int[Tensor, "batch n k"] | None = None
     """The logits read at each of these positions; None: all."""
     log_probs: bool = False
     """Whether log-probabilities of `ids` are read in place of their logits."""
+    sites: tuple[str, ...] = ()
+    """The sites of the cache that is read."""
 
-    def pick(self, out: Tensor, examples: Int[Tensor, " rows"]) -> Tensor:
-        """What the metric reads of a whole output [rows pos width]."""
+    def pick(self, out: Any, examples: Int[Tensor, " rows"]) -> Any:
+        """What the metric reads of a whole output [rows pos width]; of a cache, all."""
+        if self.reads == "cache":
+            return out
         if self.positions is not None:
             at = self.positions[examples][:, :, None].expand(-1, -1, out.shape[-1])
             out = out.gather(1, at)
@@ -54,6 +62,8 @@ class Metric:
     """(model, tokens, base) → Bound; base("logits" | "residual") is the unedited run's output."""
     made_of: tuple = field(default=(), repr=False)
     """What the metric was made with. A journal tells metrics apart by it."""
+    of_cache: bool = False
+    """Whether it reads a cache, for which every node needs a whole run."""
 
 
 def logit_diff(answer: Tensor, wrong: Tensor, pos: Where = None) -> Metric:
@@ -193,6 +203,36 @@ def function(
         return Bound(lambda x, examples: fn(x), reads=of)
 
     return Metric(own, bind, (fn, of))
+
+
+def cache_function(
+    fn: Callable[[ActivationCache], Tensor], sites: str | Sequence[str], name: str | None = None
+) -> Metric:
+    """Any function of a cache of the edited run (those sites of it): one number per example.
+
+    Each node takes a whole run: engine="naive".
+    """
+    own = name or getattr(fn, "__name__", "cache_function")
+    names = (sites,) if isinstance(sites, str) else tuple(sites)
+
+    def bind(model: Any, tokens: Tokens, base: Callable) -> Bound:
+        return Bound(lambda cache, examples: fn(cache), reads="cache", sites=names)
+
+    return Metric(own, bind, (fn, names), of_cache=True)
+
+
+def checked(value: Any, where: Sequence[str]) -> Float[Tensor, " rows"]:
+    """What a metric gave for rows, in float64 on the CPU; `where` names each row.
+
+    Raises ValueError unless it is one finite number per row.
+    """
+    if not isinstance(value, Tensor) or value.shape != (len(where),):
+        got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"the metric gave {got} at {where[0]}: expected one number per example")
+    finite = value.isfinite()
+    if not bool(finite.all()):
+        raise ValueError(f"the metric is not finite at {where[int((~finite).nonzero()[0])]}")
+    return value.double().cpu()
 
 
 def _of_set(name: str, answer: Tensor, pos: Where, measure: Callable[[Tensor], Tensor]) -> Metric:

@@ -7,15 +7,29 @@ edits.
 """
 
 from .carry import Rerun
-from .plan import Base, Row, base_run, forward_multiplies, multiplies, passes, plan_rows
+from .plan import (
+    Base,
+    Row,
+    base_bytes,
+    base_run,
+    forward_multiplies,
+    lines_that_fit,
+    multiplies,
+    pass_bytes,
+    passes,
+    plan_rows,
+)
 
 __all__ = [
     "Base",
     "Rerun",
     "Row",
+    "base_bytes",
     "base_run",
     "forward_multiplies",
+    "lines_that_fit",
     "multiplies",
+    "pass_bytes",
     "passes",
     "plan_rows",
 ]

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..edits import Replace
-from ..metrics import Bound
+from ..metrics import Bound, checked
 from ..model import Layout, Prefix
 from ..tap import Silent, Tap
 from ..tokens import Tokens
@@ -80,15 +80,13 @@ class Rerun:
         self.seen = self.read(resid, every, bound.ids)
         """What the metric reads of the base run."""
 
-    @property
-    def baseline(self) -> Float[Tensor, " batch"]:
-        """The metric of the base run."""
-        return self.bound.measure(
-            self.seen, torch.arange(len(self.tokens), device=self.tokens.device)
-        )
+    def baseline(self, where: str) -> Float[Tensor, " batch"]:
+        """The metric of the base run, which `where` names."""
+        every = torch.arange(len(self.tokens), device=self.tokens.device)
+        return checked(self.bound.measure(self.seen, every), [where] * len(every))
 
     def measure(self, rows: Sequence[Row]) -> Float[Tensor, " rows"]:
-        """The metric of each row of one pass."""
+        """The metric of each row of one pass, in float64 on the CPU."""
         try:
             return Pass(self, rows).measure()
         except torch.OutOfMemoryError:
@@ -146,7 +144,7 @@ class Pass:
             x = self._layer(layer, x)
         values = self._read(x)
         back = torch.empty_like(values)
-        back[self.work.index(np.array(self.order))] = values
+        back[torch.tensor(self.order)] = values
         return back
 
     def _embedded(self) -> Float[Tensor, "lines d_model"]:
@@ -240,57 +238,61 @@ class Pass:
         rows = np.arange(len(self.rows))
         if self.trimmed:
             x = self._filling(self._read_lines(rows))(x, work.base.residual)
-            return self._measured(x.unflatten(0, (len(rows), -1)), self.examples, self.starts)
+            return self._measured(x.unflatten(0, (len(rows), -1)), Group(0, len(rows), -1))
         x = self._filling(self._from_start(rows))(x, work.base.residual)
         late, values, done = plan.is_late(self.rows), [], 0
         step = plan.VALUES_AT_ONCE // (self.width * self._values_per_position(late))
         for group in self._groups(rows, max(1, step)):
             n = (group.last - group.first) * (self.width - group.start)
             own = x[done : done + n].unflatten(0, (group.last - group.first, -1))
-            examples, done = self.examples[group.first : group.last], done + n
-            values.append(
-                self._late(own, examples, group)
-                if late and bound.reads == "logits"
-                else self._whole(own, examples, group)
-            )
+            done += n
+            measure = self._late if late and bound.reads == "logits" else self._whole
+            values.append(measure(own, group))
         return torch.cat(values)
 
-    def _whole(self, x: Tensor, examples: Tensor, group: Group) -> Float[Tensor, " rows"]:
+    def _whole(self, x: Tensor, group: Group) -> Float[Tensor, " rows"]:
         """Measured on what is read of all positions, or of a few."""
-        bound, start = self.work.bound, group.start
+        bound, start, examples = self.work.bound, group.start, self._examples(group)
         if bound.positions is not None:
             at = (bound.positions[examples] - start).clamp(min=0)
-            x = x.gather(1, at[..., None].expand(-1, -1, x.shape[-1]))
-            return self._measured(x, examples, self.starts[group.first : group.last])
+            return self._measured(x.gather(1, at[..., None].expand(-1, -1, x.shape[-1])), group)
         ids = None if bound.ids is None else bound.ids[examples, start:]
         out = self.work.read(x, examples, ids)
-        return bound.measure(torch.cat([self.work.seen[examples, :start], out], 1), examples)
+        return self._value(torch.cat([self.work.seen[examples, :start], out], 1), group)
 
-    def _late(self, x: Tensor, examples: Tensor, group: Group) -> Float[Tensor, " rows"]:
+    def _late(self, x: Tensor, group: Group) -> Float[Tensor, " rows"]:
         """Measured on the logits of all positions, which the tap may edit."""
-        bound, start = self.work.bound, group.start
         self.tap.group = group
         out = self.work.model.to_logits(x, self.tap)
         self.tap.group = None
-        missing = out.new_zeros(len(out), start, out.shape[-1])  # never read: see `_mixed`
-        out = bound.pick(torch.cat([missing, out], 1), examples)
-        return self._mixed(out, examples, self.starts[group.first : group.last])
+        missing = out.new_zeros(len(out), group.start, out.shape[-1])  # not read: see `_mixed`
+        out = self.work.bound.pick(torch.cat([missing, out], 1), self._examples(group))
+        return self._mixed(out, group)
 
-    def _measured(self, x: Tensor, examples: Tensor, starts: np.ndarray) -> Float[Tensor, " rows"]:
+    def _measured(self, x: Tensor, group: Group) -> Float[Tensor, " rows"]:
         """Measured on the residual stream at the positions read."""
-        ids = self.work.bound.ids
-        out = self.work.read(x, examples, None if ids is None else ids[examples])
-        return self._mixed(out, examples, starts)
+        ids, examples = self.work.bound.ids, self._examples(group)
+        return self._mixed(
+            self.work.read(x, examples, None if ids is None else ids[examples]), group
+        )
 
-    def _mixed(self, out: Tensor, examples: Tensor, starts: np.ndarray) -> Float[Tensor, " rows"]:
+    def _mixed(self, out: Tensor, group: Group) -> Float[Tensor, " rows"]:
         """Left of a row's start, the base run's."""
-        bound, start = self.work.bound, self.work.index(starts)[:, None]
+        bound, examples = self.work.bound, self._examples(group)
+        start = self.work.index(self.starts[group.first : group.last])[:, None]
         if bound.positions is None:
             at = torch.arange(out.shape[1], device=out.device)[None]
         else:
             at = bound.positions[examples]
         own = torch.where((at < start)[..., None], self.work.seen[examples], out)
-        return bound.measure(own, examples)
+        return self._value(own, group)
+
+    def _value(self, read: Tensor, group: Group) -> Float[Tensor, " rows"]:
+        where = [f"node {row.node}" for row in self.rows[group.first : group.last]]
+        return checked(self.work.bound.measure(read, self._examples(group)), where)
+
+    def _examples(self, group: Group) -> Tensor:
+        return self.examples[group.first : group.last]
 
     def _values_per_position(self, late: bool) -> int:
         bound, cfg = self.work.bound, self.work.model.cfg
@@ -315,7 +317,7 @@ class Pass:
                 yield Group(int(part[0]), int(part[-1]) + 1, int(self.starts[part[0]]))
 
     def _layout(self, group: Group) -> Layout:
-        work, examples = self.work, self.examples[group.first : group.last]
+        work, examples = self.work, self._examples(group)
         t, start = work.tokens, group.start
 
         def cut(tensor: Tensor | None) -> Tensor | None:

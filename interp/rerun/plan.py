@@ -140,17 +140,23 @@ def base_bytes(model: Any, tokens: Tokens, nodes: Sequence[Node]) -> int:
     return (values + placed * cfg.d_head) * model.W_E.element_size()
 
 
-def pass_bytes(model: Any, width: int, lines: int | None = None) -> int:
-    """What one pass takes besides, at most: its widest layer, and the values looked at together.
-
-    `lines`: by default as many as a pass has.
-    """
+def pass_bytes(model: Any, lines: int) -> int:
+    """What a pass takes besides, at most: its widest layer, and the values looked at together."""
     cfg = model.cfg
     attention = 3 * (cfg.n_heads + 2 * cfg.n_kv_heads) * cfg.d_head
     neurons = (4 if cfg.mlp_gated else 2) * cfg.d_mlp
     per_line = 3 * cfg.d_model + max(attention, neurons)
-    most = max(width, TOKENS_PER_PASS if lines is None else lines)
-    return (most * per_line + 4 * VALUES_AT_ONCE) * model.W_E.element_size()
+    return (lines * per_line + 4 * VALUES_AT_ONCE) * model.W_E.element_size()
+
+
+def lines_that_fit(model: Any, width: int, free: int | None) -> int | None:
+    """Lines per pass, halved until a pass fits into so many bytes; None: not even a row does."""
+    lines = TOKENS_PER_PASS
+    while free is not None and pass_bytes(model, lines) > free:
+        if lines <= width:
+            return None
+        lines //= 2
+    return lines
 
 
 def plan_rows(
@@ -200,8 +206,9 @@ def _changes(
     return differs.movedim(site.pos_axis, 1).flatten(2).any(-1)
 
 
-def passes(rows: Iterable[Row], width: int) -> list[list[Row]]:
-    """Rows that run together: alike in entry, about TOKENS_PER_PASS lines."""
+def passes(rows: Iterable[Row], width: int, lines: int | None = None) -> list[list[Row]]:
+    """Rows that run together: alike in entry, about so many lines (default TOKENS_PER_PASS)."""
+    lines = TOKENS_PER_PASS if lines is None else lines
     # Sites that exist per head at d_model take many times the memory of others.
     wide, square = ("_input", "hook_result"), ("hook_attn_scores", "hook_pattern")
     groups: dict[tuple[bool, ...], list[Row]] = {}
@@ -211,7 +218,7 @@ def passes(rows: Iterable[Row], width: int) -> list[list[Row]]:
         groups.setdefault((*ends, is_late([row])), []).append(row)
     packed = []
     for (heavy, _, _), some in sorted(groups.items()):
-        limit = TOKENS_PER_PASS // 4 if heavy else TOKENS_PER_PASS
+        limit = lines // 4 if heavy else lines
         room = 0
         for row in sorted(some, key=lambda row: (row.entry, row.start)):
             if room < width - row.start:

@@ -1,0 +1,72 @@
+"""The naive engine: one whole forward per node. It is the yardstick of the partial rerun, and what
+is left for runs that nobody can see through: views with hooks, metrics of a whole cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .edits import Replace, Rows
+from .metrics import Bound, Reads, checked
+from .selection import Node, Part, Selection
+from .tap import SILENT, ActivationCache, Hook, Tap
+from .tokens import Tokens
+
+NO_LOGITS = "head='none': this model has no logits; use a metric of the residual stream"
+
+
+class Naive:
+    """Runs nodes one by one."""
+
+    def __init__(self, model: Any, tokens: Tokens, replace: Replace, bound: Bound) -> None:
+        self.model, self.tokens = model, tokens
+        self.replace, self.bound = replace, bound
+
+    def measure(self, node: Node) -> tuple[Float[Tensor, " batch"], bool]:
+        """The metric with one node edited, and whether any number at its sites changed."""
+        changed: list[bool] = []
+        hooks = [(part.site, self._hook(node, part, changed)) for part in node.parts]
+        out = run(self.model, self.tokens, self.bound.reads, self.bound.sites, hooks)
+        return measured(self.bound, out, self.tokens, f"node {node}"), any(changed)
+
+    def _hook(
+        self, node: Node, part: Part, changed: list[bool]
+    ) -> Callable[[Tensor, Hook], Tensor]:
+        site, tokens = self.model.sites[part.site], self.tokens
+        examples = torch.arange(len(tokens), device=tokens.device)
+        selection = Selection.of(part, examples, tokens)
+        rows = Rows(site, examples, [node.key] * len(tokens))
+
+        def hook(x: Tensor, hook: Hook) -> Tensor:
+            new = torch.where(selection.mask(site, x), self.replace(x, rows), x)
+            changed.append(not torch.equal(new, x))
+            return new
+
+        return hook
+
+
+def run(
+    model: Any, tokens: Tokens, reads: Reads, sites: tuple[str, ...] = (), hooks: list | None = None
+) -> Any:
+    """One forward, the model's own hooks first: its logits, last residual stream, or a cache."""
+    if reads == "logits" and model.cfg.head == "none":
+        raise ValueError(NO_LOGITS)
+    edits = [*model.fwd_hooks, *(hooks or ())]
+    names = model.sites.select(list(sites)) if reads == "cache" else ()
+    tap = Tap(model.sites, reads=names, fwd_hooks=edits) if edits or names else SILENT
+    out = model._run(tokens, tap, None, model.cfg.n_layers if reads == "residual" else None)
+    if isinstance(tap, Tap):
+        tap.check_fired()
+    if reads != "cache":
+        return out
+    return ActivationCache(tap.values, model.sites, tokens, model.blocks)
+
+
+def measured(bound: Bound, out: Any, tokens: Tokens, where: str) -> Float[Tensor, " batch"]:
+    """The metric of a whole run, in float64 on the CPU."""
+    every = torch.arange(len(tokens), device=tokens.device)
+    return checked(bound.measure(bound.pick(out, every), every), [where] * len(tokens))
