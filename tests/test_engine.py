@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import interp
-from interp import edits, metrics
-from interp.selection import as_frame
+from interp import edits, metrics, rerun
+from interp.selection import as_frame, read_nodes
 from interp.tokens import Tokens
 
 from .strategies import configs, random_model, small_config
@@ -380,3 +380,118 @@ def test_broken_files_of_nodes(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message):
         as_frame(tmp_path / name)
+
+
+def test_explain_says_what_a_sweep_spends():
+    model, ids = random_model(small_config()), torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
+    other = Tokens.of(torch.tensor([[1, 2, 9, 4], [5, 6, 7, 1]]))
+    frame = interp.nodes(model, "z", by=("layer", "head", "pos"), tokens=Tokens.of(ids))
+    for engine in ("rerun", "naive"):
+        arguments = {"edit": edits.patch(other), "metric": metrics.loss(), "engine": engine}
+        told = interp.explain(model, ids, frame, **arguments)
+        attrs = interp.sweep(model, ids, frame, progress=False, **arguments).attrs
+        assert told["nodes"] == len(frame) and told["passes"] > 0 and told["bytes"] > 0
+        for name in ("engine", "forward_equivalents", "naive_equivalents"):
+            assert told[name] == attrs[name]
+        assert told["noop_nodes"] == (attrs["noop_nodes"] if engine == "rerun" else None)
+
+
+def test_what_the_base_run_keeps_is_predicted():
+    for changes in ({}, {"n_kv_heads": 2, "positions": "rotary", "mlp_gated": True}):
+        model, tokens = random_model(small_config(**changes)), Tokens.of(torch.ones(2, 5).long())
+        for site in ("z", "resid_pre", "mlp.hook_post", "pattern", "ln_final.hook_normalized"):
+            chosen = read_nodes(interp.nodes(model, site, by=()), model, tokens)
+            base = rerun.base_run(model, tokens, chosen)
+            kept = [*base.values.values(), *(t for qkv in base.placed.values() for t in qkv)]
+            storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}
+            assert rerun.base_bytes(model, tokens, chosen) == pytest.approx(
+                sum(storages.values()), rel=0.01
+            )
+
+
+def test_the_engine_is_chosen_by_memory_and_says_so(monkeypatch):
+    model, ids = random_model(small_config()), torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
+    options = {"metric": metrics.loss(), "kind": "zero", "progress": False}
+    usual = interp.ablate(model, ids, "z", **options)
+    assert usual.attrs["engine"] == "rerun" and "why" not in usual.attrs
+    monkeypatch.setattr(interp.engine, "free_bytes", lambda device: 1000)
+    tight = interp.ablate(model, ids, "z", **options)
+    assert tight.attrs["engine"] == "naive" and "1,000 are free" in tight.attrs["why"]
+    assert np.allclose(usual["value"], tight["value"], atol=1e-10)
+    monkeypatch.setattr(rerun.plan, "VALUES_AT_ONCE", 4)
+    base = rerun.base_bytes(model, Tokens.of(ids), read_nodes(
+        interp.nodes(model, "z"), model, Tokens.of(ids)))  # fmt: skip
+    room = base + rerun.pass_bytes(model, 64)
+    monkeypatch.setattr(interp.engine, "free_bytes", lambda device: room)
+    frame = interp.nodes(model, "z", by=("layer", "head"))
+    told = interp.explain(model, ids, frame, edits.zero(), metrics.loss())
+    assert told["engine"] == "rerun" and told["passes"] > 1 and told["bytes"] <= room
+    assert np.allclose(interp.ablate(model, ids, "z", **options)["value"], usual["value"])
+
+
+def test_a_pass_that_does_not_fit_goes_in_two(monkeypatch):
+    model, ids = random_model(small_config()), torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
+    options = {"metric": metrics.loss(), "kind": "zero", "progress": False}
+    usual = interp.ablate(model, ids, "z", **options)
+    measure = rerun.carry.Pass.measure
+
+    def tight(self):
+        if len(self.rows) > 5:
+            raise torch.OutOfMemoryError
+        return measure(self)
+
+    monkeypatch.setattr(rerun.carry.Pass, "measure", tight)
+    halved = interp.ablate(model, ids, "z", **options)
+    assert halved.attrs["halved_passes"] > 0 and "halved_passes" not in usual.attrs
+    assert np.allclose(usual["value"], halved["value"], rtol=0, atol=1e-12)
+
+    def too_tight(self):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(rerun.carry.Pass, "measure", too_tight)
+    with pytest.raises(torch.OutOfMemoryError):  # not even one row
+        interp.ablate(model, ids, "z", **options)
+
+
+def test_a_metric_of_a_cache_takes_whole_runs():
+    model, ids = random_model(small_config()), torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
+    frame = interp.nodes(model, "z", by=("layer", "head"), layers=[0])
+    metric = metrics.cache_function(lambda cache: cache["pattern", 2][:, 0, -1, 0], "pattern")
+    options = {"edit": edits.zero(), "metric": metric, "progress": False, "reduce": "none"}
+    result = interp.sweep(model, ids, frame, **options)
+    assert result.attrs["engine"] == "naive" and "cache" in result.attrs["why"]
+    _, cache = model.run_with_cache(ids, "pattern")
+    assert result["baseline"].tolist()[:2] == cache["pattern", 2][:, 0, -1, 0].tolist()
+
+    def without_head_1(z, hook):
+        z[:, :, 1] = 0
+
+    _, cache = model.with_hooks([(("z", 0), without_head_1)]).run_with_cache(ids, "pattern")
+    of_head_1 = result[result["head"] == 1]["value"]
+    assert np.allclose(of_head_1, cache["pattern", 2][:, 0, -1, 0], rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match=r"engine='rerun' needs.*reads a cache"):
+        interp.sweep(model, ids, frame, engine="rerun", **options)
+    wrong = metrics.cache_function(lambda cache: cache["pattern", 2], "pattern")
+    with pytest.raises(ValueError, match="expected one number per example"):
+        interp.sweep(model, ids, frame, **(options | {"metric": wrong}))
+
+
+@pytest.mark.parametrize("engine", ["rerun", "naive"])
+def test_a_metric_that_fails_on_edited_runs_names_the_node(unchecked, engine):
+    model, ids = random_model(small_config()), torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
+    frame = interp.nodes(model, "resid_pre", by=("layer",), layers=[1])
+    plain = model(ids)[:, -1].sum(-1)
+
+    def shape(logits):
+        own = logits[:, -1].sum(-1)
+        return own if torch.allclose(own, plain) else own[:, None]
+
+    def nan(logits):
+        own = logits[:, -1].sum(-1)
+        return own if torch.allclose(own, plain) else own / 0
+
+    options = {"edit": edits.zero(), "engine": engine, "progress": False}
+    for fn, message in ((shape, "expected one number per example"), (nan, "is not finite")):
+        with pytest.raises(ValueError, match=message) as error:
+            interp.sweep(model, ids, frame, metric=metrics.function(fn), **options)
+        assert "node blocks.1.hook_resid_pre" in str(error.value)
