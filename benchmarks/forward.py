@@ -9,9 +9,7 @@ in brackets, and the goal of the project beside each number. Random weights, the
 from __future__ import annotations
 
 import copy
-import json
 import logging
-import os
 import subprocess
 import sys
 import tempfile
@@ -24,7 +22,8 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 import tyro
-from measure import Ratio, interleaved, machine, ratio, stored_bytes
+from measure import DevicePeak, Ratio, interleaved, machine, ratio, stored_bytes
+from memory import AS_HELD, WITH_HOLES, in_a_process
 from peers import MODELS, HuggingFace, Interp, TransformerLens
 from torch import Tensor
 
@@ -160,6 +159,12 @@ def generation(config: Config, folder: Path, model: str) -> Iterator[Row]:
     yield from bench.rows("1 × 16", partial(bench.hf.generate, ids), verbs)
 
 
+ALLOCATORS = {
+    "peak / kept, all cached": AS_HELD,
+    "the same, with the holes that glibc keeps": WITH_HOLES,
+}
+
+
 def memory(config: Config, folder: Path) -> Iterator[Row]:
     """The peak of caching everything over what is kept, as held and as glibc leaves it resident."""
     shape = (8, 64)
@@ -168,33 +173,11 @@ def memory(config: Config, folder: Path) -> Iterator[Row]:
         MODELS[name]().save_pretrained(folder / name)
         for what, environment in ALLOCATORS.items():
             cells = {
-                peer: peak_in_a_process(folder / name, peer, shape, environment) for peer in peers
+                peer: memory_cell(**in_a_process(folder / name, peer, shape, environment))
+                for peer in peers
             }
             lens = cells.get("transformer_lens", "–")
             yield Row(name, "8 × 64", what, cells["interp"], 1.1, lens, "–")
-
-
-# Told to map every tensor on its own, glibc gives freed memory back at once; by default it keeps
-# the holes that freed temporaries leave, and its aligned allocations seldom fit into them.
-ALLOCATORS = {
-    "peak / kept, all cached": {"MALLOC_MMAP_THRESHOLD_": "65536"},
-    "the same, with the holes that glibc keeps": {},
-}
-
-
-def peak_in_a_process(
-    folder: Path, peer: str, shape: tuple[int, int], environment: dict[str, str]
-) -> str:
-    """What `memory.py` finds, as a cell."""
-    script = Path(__file__).with_name("memory.py")
-    done = subprocess.run(
-        [sys.executable, script, folder, peer, *map(str, shape)],
-        check=True,
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-    )
-    return memory_cell(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def memory_cell(peak: int, kept: int) -> str:
@@ -255,13 +238,10 @@ def cuda_memory(bench: Bench, batch: str, ids: Tensor) -> Row:
         if peer is None:
             cells.append("–")
             continue
-        torch.cuda.empty_cache()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        logits, cache = peer.cached(ids)
+        with DevicePeak() as peak:
+            logits, cache = peer.cached(ids)
         kept = stored_bytes([logits, *cache.values()])
-        peak = torch.cuda.max_memory_allocated() - before
-        cells.append(memory_cell(peak, kept))
+        cells.append(memory_cell(peak.bytes, kept))
         del logits, cache
     ours, lens = cells
     return Row(bench.name, batch, "peak / kept, all cached", ours, 1.1, lens, "–")

@@ -95,6 +95,23 @@ class HostPeak:
         self.bytes = _status("VmHWM") - self._before
 
 
+class DevicePeak:
+    """The most memory that a `with` block takes from the CUDA allocator."""
+
+    def __enter__(self) -> DevicePeak:
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        self._before = torch.cuda.memory_allocated()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bytes = torch.cuda.max_memory_allocated() - self._before
+
+
+PEAK = {"cpu": HostPeak, "cuda": DevicePeak}
+
+
 def _status(field: str) -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field):
