@@ -1,44 +1,13 @@
-"""Families of published models: how their config reads, and what their tensors are called.
-
-A family is data. Its rename table maps each tensor of a checkpoint to a parameter of
-`HookedTransformer`, or to the rows of one; `{}` stands for the layer. Every tensor is renamed,
-dropped by name, or an error.
-"""
+"""The families that load, by the `model_type` of their config.json."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 from ..config import ConfigError, TransformerConfig
+from .family import Family, Target, linear, norm, rotary_config
 from .fields import Fields
-
-
-class Target(NamedTuple):
-    """Where a tensor of a checkpoint goes."""
-
-    name: str
-    part: str | None = None
-    """Rows of a fused parameter: q, k or v of qkv; gate or in of a gated MLP's in."""
-    transposed: bool = False
-    """Stored [in, out]. It stays so in memory, and our parameter is a transposed view of it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """One architecture as it is published."""
-
-    name: str
-    """`model_type` in its config.json."""
-    config: Callable[[Fields], TransformerConfig]
-    rename: Mapping[str, Target] | None
-    """Key template to target; None: the file uses our own names. Of several templates with one
-    target a file has exactly one, and a target that the config leaves out has none."""
-    prefixes: tuple[str, ...] = ()
-    """What the keys may begin with."""
-    dropped: tuple[str, ...] = ()
-    """Keys deliberately not read; `{}` is a layer, `*` anything."""
 
 
 def read_config(values: dict[str, Any], where: str) -> tuple[Family, TransformerConfig]:
@@ -77,42 +46,16 @@ def _gpt2_config(f: Fields) -> TransformerConfig:
     )
 
 
-def _rotary_config(
-    f: Fields, *, n_ctx: int, n_kv_heads: int | None, biases: dict[str, bool]
-) -> dict[str, Any]:
-    """What Llama, Mistral and Qwen2 share; `n_ctx` and `n_kv_heads` are their defaults."""
-    n_ctx = f.size("max_position_embeddings", "n_ctx", n_ctx)
-    fields = {
-        "n_layers": f.size("num_hidden_layers", "n_layers"),
-        "d_model": f.size("hidden_size", "d_model"),
-        "n_heads": f.size("num_attention_heads", "n_heads"),
-        "n_kv_heads": f.optional_size("num_key_value_heads", "n_kv_heads", n_kv_heads),
-        "d_head": f.optional_size("head_dim", "d_head"),
-        "d_vocab": f.size("vocab_size", "d_vocab"),
-        "n_ctx": n_ctx,
-        "d_mlp": f.size("intermediate_size", "d_mlp"),
-        "mlp_gated": True,
-        "activation": f.activation("hidden_act", "silu"),
-        "norm": "rmsnorm",
-        "norm_eps": f.number("rms_norm_eps", 1e-6),
-        "positions": "rotary",
-        "tied": f.flag("tie_word_embeddings", False),
-        **biases,
-        **f.rotary(n_ctx),
-    }
-    return {name: value for name, value in fields.items() if value is not None}
-
-
 def _llama_config(f: Fields) -> TransformerConfig:
     attention = f.flag("attention_bias", False)
     mlp = f.flag("mlp_bias", False)
     biases = {"qkv_bias": attention, "attn_out_bias": attention, "mlp_bias": mlp}
-    return TransformerConfig(**_rotary_config(f, n_ctx=2048, n_kv_heads=None, biases=biases))
+    return TransformerConfig(**rotary_config(f, n_ctx=2048, n_kv_heads=None, biases=biases))
 
 
 def _mistral_config(f: Fields) -> TransformerConfig:
     biases = {"qkv_bias": False, "attn_out_bias": False, "mlp_bias": False}
-    shared = _rotary_config(f, n_ctx=131_072, n_kv_heads=8, biases=biases)
+    shared = rotary_config(f, n_ctx=131_072, n_kv_heads=8, biases=biases)
     window = f.optional_size("sliding_window", "n_ctx", 4096)
     windows = (window,) * shared["n_layers"] if window else None
     return TransformerConfig(**shared, sliding_window=windows)
@@ -120,7 +63,7 @@ def _mistral_config(f: Fields) -> TransformerConfig:
 
 def _qwen2_config(f: Fields) -> TransformerConfig:
     biases = {"qkv_bias": True, "attn_out_bias": False, "mlp_bias": False}
-    shared = _rotary_config(f, n_ctx=32_768, n_kv_heads=32, biases=biases)
+    shared = rotary_config(f, n_ctx=32_768, n_kv_heads=32, biases=biases)
     return TransformerConfig(**shared, sliding_window=_qwen2_windows(f, shared["n_layers"]))
 
 
@@ -170,49 +113,36 @@ def _interp_config(f: Fields) -> TransformerConfig:
     return TransformerConfig.from_dict(values)
 
 
-def _norm(theirs: str, ours: str) -> dict[str, Target]:
-    return {f"{theirs}.weight": Target(f"{ours}.w"), f"{theirs}.bias": Target(f"{ours}.b")}
-
-
 def _old_norm(theirs: str, ours: str) -> dict[str, Target]:
     """The names of TensorFlow, which the first BERT checkpoints still bear."""
     return {f"{theirs}.gamma": Target(f"{ours}.w"), f"{theirs}.beta": Target(f"{ours}.b")}
 
 
-def _linear(
-    theirs: str, ours: str, part: str | None = None, transposed: bool = False
-) -> dict[str, Target]:
-    return {
-        f"{theirs}.weight": Target(f"{ours}_weight", part, transposed),
-        f"{theirs}.bias": Target(f"{ours}_bias", part),
-    }
-
-
 _GPT2 = {
     "wte.weight": Target("embed.W_E"),
     "wpe.weight": Target("embed.W_pos"),
-    **_norm("h.{}.ln_1", "blocks.{}.ln1"),
-    **_linear("h.{}.attn.c_attn", "blocks.{}.attn.qkv", transposed=True),
-    **_linear("h.{}.attn.c_proj", "blocks.{}.attn.out", transposed=True),
-    **_norm("h.{}.ln_2", "blocks.{}.ln2"),
-    **_linear("h.{}.mlp.c_fc", "blocks.{}.mlp.in", transposed=True),
-    **_linear("h.{}.mlp.c_proj", "blocks.{}.mlp.out", transposed=True),
-    **_norm("ln_f", "ln_final"),
+    **norm("h.{}.ln_1", "blocks.{}.ln1"),
+    **linear("h.{}.attn.c_attn", "blocks.{}.attn.qkv", transposed=True),
+    **linear("h.{}.attn.c_proj", "blocks.{}.attn.out", transposed=True),
+    **norm("h.{}.ln_2", "blocks.{}.ln2"),
+    **linear("h.{}.mlp.c_fc", "blocks.{}.mlp.in", transposed=True),
+    **linear("h.{}.mlp.c_proj", "blocks.{}.mlp.out", transposed=True),
+    **norm("ln_f", "ln_final"),
     "lm_head.weight": Target("unembed.weight"),
 }
 
 _LLAMA = {
     "embed_tokens.weight": Target("embed.W_E"),
-    **_norm("layers.{}.input_layernorm", "blocks.{}.ln1"),
-    **_linear("layers.{}.self_attn.q_proj", "blocks.{}.attn.qkv", "q"),
-    **_linear("layers.{}.self_attn.k_proj", "blocks.{}.attn.qkv", "k"),
-    **_linear("layers.{}.self_attn.v_proj", "blocks.{}.attn.qkv", "v"),
-    **_linear("layers.{}.self_attn.o_proj", "blocks.{}.attn.out"),
-    **_norm("layers.{}.post_attention_layernorm", "blocks.{}.ln2"),
-    **_linear("layers.{}.mlp.gate_proj", "blocks.{}.mlp.in", "gate"),
-    **_linear("layers.{}.mlp.up_proj", "blocks.{}.mlp.in", "in"),
-    **_linear("layers.{}.mlp.down_proj", "blocks.{}.mlp.out"),
-    **_norm("norm", "ln_final"),
+    **norm("layers.{}.input_layernorm", "blocks.{}.ln1"),
+    **linear("layers.{}.self_attn.q_proj", "blocks.{}.attn.qkv", "q"),
+    **linear("layers.{}.self_attn.k_proj", "blocks.{}.attn.qkv", "k"),
+    **linear("layers.{}.self_attn.v_proj", "blocks.{}.attn.qkv", "v"),
+    **linear("layers.{}.self_attn.o_proj", "blocks.{}.attn.out"),
+    **norm("layers.{}.post_attention_layernorm", "blocks.{}.ln2"),
+    **linear("layers.{}.mlp.gate_proj", "blocks.{}.mlp.in", "gate"),
+    **linear("layers.{}.mlp.up_proj", "blocks.{}.mlp.in", "in"),
+    **linear("layers.{}.mlp.down_proj", "blocks.{}.mlp.out"),
+    **norm("norm", "ln_final"),
     "lm_head.weight": Target("unembed.weight"),
 }
 _LLAMA_BUFFERS = ("layers.{}.self_attn.rotary_emb.inv_freq", "rotary_emb.inv_freq")
@@ -221,15 +151,15 @@ _BERT = {
     "embeddings.word_embeddings.weight": Target("embed.W_E"),
     "embeddings.position_embeddings.weight": Target("embed.W_pos"),
     "embeddings.token_type_embeddings.weight": Target("embed.W_token_type"),
-    **_norm("embeddings.LayerNorm", "embed_ln"),
-    **_linear("encoder.layer.{}.attention.self.query", "blocks.{}.attn.qkv", "q"),
-    **_linear("encoder.layer.{}.attention.self.key", "blocks.{}.attn.qkv", "k"),
-    **_linear("encoder.layer.{}.attention.self.value", "blocks.{}.attn.qkv", "v"),
-    **_linear("encoder.layer.{}.attention.output.dense", "blocks.{}.attn.out"),
-    **_norm("encoder.layer.{}.attention.output.LayerNorm", "blocks.{}.ln1"),
-    **_linear("encoder.layer.{}.intermediate.dense", "blocks.{}.mlp.in"),
-    **_linear("encoder.layer.{}.output.dense", "blocks.{}.mlp.out"),
-    **_norm("encoder.layer.{}.output.LayerNorm", "blocks.{}.ln2"),
+    **norm("embeddings.LayerNorm", "embed_ln"),
+    **linear("encoder.layer.{}.attention.self.query", "blocks.{}.attn.qkv", "q"),
+    **linear("encoder.layer.{}.attention.self.key", "blocks.{}.attn.qkv", "k"),
+    **linear("encoder.layer.{}.attention.self.value", "blocks.{}.attn.qkv", "v"),
+    **linear("encoder.layer.{}.attention.output.dense", "blocks.{}.attn.out"),
+    **norm("encoder.layer.{}.attention.output.LayerNorm", "blocks.{}.ln1"),
+    **linear("encoder.layer.{}.intermediate.dense", "blocks.{}.mlp.in"),
+    **linear("encoder.layer.{}.output.dense", "blocks.{}.mlp.out"),
+    **norm("encoder.layer.{}.output.LayerNorm", "blocks.{}.ln2"),
     **_old_norm("embeddings.LayerNorm", "embed_ln"),
     **_old_norm("encoder.layer.{}.attention.output.LayerNorm", "blocks.{}.ln1"),
     **_old_norm("encoder.layer.{}.output.LayerNorm", "blocks.{}.ln2"),
