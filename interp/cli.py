@@ -15,7 +15,26 @@ EXAMPLES = """examples:
   interp run embedding-arithmetic --model minilm
   interp run embedding-arithmetic --help
   interp info minilm
+  interp convert ckpt.pt mymodel/
 """
+CONVERT_FLAGS: dict[str, tuple[type, str]] = {
+    "normalization_type": (str, "LN, RMS, none; LNPre, RMSPre where norms are folded"),
+    "act_fn": (str, "activation of the MLP: gelu, gelu_new, relu, silu …"),
+    "eps": (float, "added to the variance in norms (1e-5)"),
+    "attention_dir": (str, "causal or bidirectional"),
+    "use_attn_scale": (bool, "whether scores are divided by attn_scale"),
+    "attn_scale": (float, "what scores are divided by (√d_head)"),
+    "scale_attn_by_inverse_layer_idx": (bool, "whether scores are divided by layer + 1"),
+    "parallel_attn_mlp": (bool, "whether attention and MLP read the same residual stream"),
+    "positional_embedding_type": (str, "standard, rotary or alibi"),
+    "n_ctx": (int, "longest sequence, where no tensor shows it"),
+    "rotary_dim": (int, "leading dimensions of a head that are turned"),
+    "rotary_base": (float, "base of the rotary frequencies (10000)"),
+    "rotary_adjacent_pairs": (bool, "whether neighbours are turned together, as in GPT-J"),
+}
+"""Fields of a TransformerLens config that its tensors do not show, by type."""
+OURS = ("act", "debug")
+"""What the parser holds beside the arguments of a command."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,6 +76,25 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="describe a model, or a config without weights")
     info.add_argument("model", help="bundled name, local folder, hub id, or a config.json")
     info.set_defaults(act=_info)
+
+    old = commands.add_parser(
+        "convert",
+        help="write an old checkpoint (TransformerLens 1–3, nanoGPT) as a folder that opens",
+        description="The kind is seen in the contents; no code in the file is run. Fields go "
+        "before those of --config; of nanoGPT only --act-fn is needed.",
+        argument_default=argparse.SUPPRESS,
+    )
+    old.add_argument("source", metavar="SOURCE", help=".pt, .safetensors, or a folder with one")
+    old.add_argument("target", metavar="TARGET", help="folder to write")
+    old.add_argument("--config", metavar="FILE", help="JSON of its HookedTransformerConfig")
+    old.add_argument("--force", action="store_true", help="write into a folder that is not empty")
+    for name, (kind, text) in CONVERT_FLAGS.items():
+        option = f"--{name.replace('_', '-')}"
+        if kind is bool:
+            old.add_argument(option, action=argparse.BooleanOptionalAction, help=text)
+        else:
+            old.add_argument(option, type=kind, metavar=kind.__name__.upper(), help=text)
+    old.set_defaults(act=_convert)
     return parser
 
 
@@ -74,6 +112,11 @@ def _list(parsed: argparse.Namespace) -> int:
 
 def _info(parsed: argparse.Namespace) -> int:
     print(interp.info(parsed.model))
+    return 0
+
+
+def _convert(parsed: argparse.Namespace) -> int:
+    print(interp.convert(**{name: v for name, v in vars(parsed).items() if name not in OURS}))
     return 0
 
 

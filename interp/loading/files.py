@@ -24,6 +24,7 @@ from .tensors import CorruptFile, Entry, read_entries
 ZOO = Path(__file__).resolve().parents[1] / "zoo" / "models"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
+OLD = "A checkpoint of TransformerLens 1–3 or nanoGPT opens by: interp convert SOURCE FOLDER."
 SMALL_FILES = (
     *("config.json", INDEX, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     *("added_tokens.json", "vocab.txt", "vocab.json", "merges.txt", "tokenizer.model"),
@@ -98,7 +99,7 @@ def config_values(source: Source) -> dict[str, Any]:
     file = source.folder / "config.json"
     if not file.is_file():
         raise ValueError(
-            f"{source.folder}: there is no config.json, so its architecture is not known"
+            f"{source.folder}: there is no config.json, so its architecture is not known. {OLD}"
         )
     return read_json(file)
 
@@ -205,8 +206,9 @@ def _download(name: str, patterns: tuple[str, ...], revision: str | None = None)
 def _file_given(path: Path) -> str:
     if path.suffix.lower() in PICKLES:
         return (
-            f"{path}: a pickle can run code when it is opened, so load does not; where you trust "
-            "it, write it once as safetensors (transformers: model.save_pretrained(folder))"
+            f"{path}: a pickle can run code when it is opened, so load does not. {OLD} Where you "
+            "trust it, write any other once as safetensors (transformers: "
+            "model.save_pretrained(folder))"
         )
     return f"{path} is a file; give the folder with config.json and {SINGLE}"
 

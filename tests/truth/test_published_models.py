@@ -7,7 +7,6 @@ import json
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 
 import interp
@@ -115,37 +114,18 @@ def test_stories_has_no_induction_head_but_previous_token_heads(stories):
 
 
 @pytest.fixture(scope="module")
-def induction_small(shared_data):
-    """A TransformerLens 2 state dict, laid into our parameters by hand."""
+def induction_small(shared_data, tmp_path_factory):
+    """A TransformerLens 2 state dict."""
     folder = shared_data / "models" / "induction-small"
-    theirs = safetensors.torch.load_file(folder / "model.safetensors")
-    cfg = interp.TransformerConfig(
-        n_layers=2, d_model=64, n_heads=1, d_vocab=26, n_ctx=8, norm="none", final_norm=False,
-        unembed_bias=True,
-    )  # fmt: skip
-    state = {
-        "embed.W_E": theirs["embed.W_E"],
-        "embed.W_pos": theirs["pos_embed.W_pos"],
-        "unembed.weight": theirs["unembed.W_U"].T,
-        "unembed.bias": theirs["unembed.b_U"],
-    }
-    for layer in range(2):
-        attn = f"blocks.{layer}.attn"
-        W = [theirs[f"{attn}.W_{part}"].transpose(1, 2).flatten(0, 1) for part in "QKV"]
-        b = [theirs[f"{attn}.b_{part}"].flatten() for part in "QKV"]
-        state[f"{attn}.qkv_weight"], state[f"{attn}.qkv_bias"] = torch.cat(W), torch.cat(b)
-        state[f"{attn}.out_weight"] = theirs[f"{attn}.W_O"].flatten(0, 1).T
-        state[f"{attn}.out_bias"] = theirs[f"{attn}.b_O"]
-    model = interp.HookedTransformer(cfg)
-    model.load_state_dict(state)
-    return model, dict(np.load(folder / "eval.npz"))
+    done = interp.convert(folder, tmp_path_factory.mktemp("converted"))
+    return interp.load(done.folder), dict(np.load(folder / "eval.npz"))
 
 
 def test_induction_small_does_what_was_recorded(induction_small):
     model, recorded = induction_small
     tokens = torch.from_numpy(recorded["tokens"]).long()
     logits, cache = model.run_with_cache(tokens, "pattern")
-    assert torch.allclose(logits[:, -1], torch.from_numpy(recorded["logits"]), atol=1e-4)
+    assert torch.allclose(logits[:, -1], torch.from_numpy(recorded["logits"]), atol=1e-5, rtol=1e-5)
     right = logits[:, -1].argmax(-1) == torch.from_numpy(recorded["labels"])
     assert float(right.float().mean()) == pytest.approx(0.984, abs=0.001)
     previous = cache["pattern", 0][:, 0].diagonal(-1, dim1=-2, dim2=-1).mean()
