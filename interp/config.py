@@ -132,6 +132,8 @@ class TransformerConfig:
     """Attention and MLP both read resid_pre, and both are added to it; there is no resid_mid."""
     parallel_shared_norm: bool = False
     """In a parallel block both read the one ln1; otherwise the MLP has its own ln2."""
+    residual_scale: float | None = None
+    """Factor on what attention and MLP write (behind an output norm), before it is added."""
 
     positions: Positions = "learned"
     """learned and sinusoidal are added to the embedding, rotary turns q and k, alibi biases
@@ -148,6 +150,10 @@ class TransformerConfig:
     """Which layers turn q and k; by default all."""
     rotary_scaling: RotaryScaling | None = None
     """How frequencies are stretched; by default not at all."""
+    alibi_scale: float | None = None
+    """Factor on ALiBi's bias; by default 1."""
+    alibi_bfloat16: bool = False
+    """ALiBi's bias, slope times position, is rounded to bfloat16 (before alibi_scale)."""
 
     causal: bool = True
     """A token sees itself and what lies left of it; otherwise it sees everything."""
@@ -159,6 +165,8 @@ class TransformerConfig:
     """q·k is divided by (layer + 1) as well."""
     attn_softcap: float | None = None
     """Scores become cap · tanh(scores / cap)."""
+    logit_scale: float | None = None
+    """Factor on logits, before final_softcap."""
     final_softcap: float | None = None
     """Logits become cap · tanh(logits / cap)."""
     qk_norm: QKNorm = "none"
@@ -180,7 +188,8 @@ class TransformerConfig:
     n_token_types: int = 0
     """Rows of the token-type embedding (BERT's segments); 0: none."""
     head: Head = "unembed"
-    """unembed: logits over the vocabulary. mlm: the same behind a transform. none: the residual."""
+    """unembed: logits over the vocabulary. mlm: the same behind a transform, norm(act(x W + b)).
+    none: the residual."""
     tied: bool = False
     """The unembedding is the token embedding."""
     unembed_bias: bool = False
@@ -219,7 +228,8 @@ class TransformerConfig:
             value = getattr(self, field.name)
             if field.type == "bool" and not isinstance(value, bool):
                 raise ConfigError(f"{field.name}={value!r}: expected true or false")
-        for name in ("norm_eps", "attn_scale", "attn_softcap", "final_softcap", "embed_scale"):
+        numbers = ("norm_eps", "attn_scale", "attn_softcap", "final_softcap", "embed_scale")
+        for name in (*numbers, "alibi_scale", "residual_scale", "logit_scale"):
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and 0 <= value < 1e9):
                 raise ConfigError(f"{name}={value!r}: expected a number in [0, 1e9)")
@@ -251,6 +261,10 @@ class TransformerConfig:
                 )
         elif self.rotary_scaling is not None:
             raise ConfigError(f"rotary_scaling is given but positions={self.positions!r}")
+        if self.positions != "alibi" and (self.alibi_scale is not None or self.alibi_bfloat16):
+            raise ConfigError(
+                f"alibi_scale and alibi_bfloat16 go with positions='alibi', not {self.positions!r}"
+            )
         for name in ("rotary_layers", "sliding_window", "rotary_base"):
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) != self.n_layers:
@@ -272,10 +286,14 @@ class TransformerConfig:
             raise ConfigError("mlp_gated=True needs an MLP, but d_mlp=0")
         if self.head == "none" and (self.tied or self.unembed_bias):
             raise ConfigError("head='none' has no unembedding: tied and unembed_bias must be false")
+        if self.head == "none" and self.logit_scale is not None:
+            raise ConfigError(f"head='none' has no logits, but logit_scale={self.logit_scale}")
         if self.head == "none" and self.final_softcap is not None:
             raise ConfigError(f"head='none' has no logits, but final_softcap={self.final_softcap}")
         if self.norm == "none" and (self.embed_norm or self.qk_norm != "none"):
             raise ConfigError("norm='none' goes with embed_norm=False and qk_norm='none'")
+        if self.norm == "none" and self.head == "mlm":
+            raise ConfigError("head='mlm' norms what it transforms, but norm='none'")
 
     @property
     def rotary_bases(self) -> tuple[float, ...]:

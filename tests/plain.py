@@ -34,8 +34,13 @@ def run(cfg: TransformerConfig, weights: dict[str, np.ndarray], ids: list[int]) 
         x = norm(cfg, w, "ln_final", x)
     if cfg.head == "none":
         return seen | {"output": x}
+    if cfg.head == "mlm":
+        x = activation(cfg, x @ w["mlm_head.dense_weight"].T + w["mlm_head.dense_bias"])
+        x = norm(cfg, w, "mlm_head.ln", x)
     W_U = w["embed.W_E"] if cfg.tied else w["unembed.weight"]
     logits = x @ W_U.T + w.get("unembed.bias", 0.0)
+    if cfg.logit_scale is not None:
+        logits = logits * cfg.logit_scale
     if cfg.final_softcap is not None:
         logits = cfg.final_softcap * np.tanh(logits / cfg.final_softcap)
     return seen | {"output": logits}
@@ -44,16 +49,18 @@ def run(cfg: TransformerConfig, weights: dict[str, np.ndarray], ids: list[int]) 
 def block(cfg, w, layer, x, seen):
     name = f"blocks.{layer}"
     position = cfg.norm_position if cfg.norm != "none" else "nowhere"
+    factor = 1.0 if cfg.residual_scale is None else cfg.residual_scale
     seen["resid_pre", layer] = x
     pre = position in ("pre", "both")
     read = norm(cfg, w, f"{name}.ln1", x) if pre else x
     attn_out = attention(cfg, w, layer, read, seen)
     if position in ("output", "both"):
         attn_out = norm(cfg, w, f"{name}.ln1_post", attn_out)
+    attn_out = attn_out * factor
     seen["attn_out", layer] = attn_out
     if cfg.parallel:
         read2 = norm(cfg, w, f"{name}.ln2", x) if pre and not cfg.parallel_shared_norm else read
-        out = x + attn_out + mlp(cfg, w, layer, read2, seen)
+        out = x + attn_out + mlp(cfg, w, layer, read2, seen) * factor
         seen["resid_post", layer] = out
         return out
     mid = x + attn_out
@@ -66,6 +73,7 @@ def block(cfg, w, layer, x, seen):
     mlp_out = mlp(cfg, w, layer, norm(cfg, w, f"{name}.ln2", mid) if pre else mid, seen)
     if position in ("output", "both"):
         mlp_out = norm(cfg, w, f"{name}.ln2_post", mlp_out)
+    mlp_out = mlp_out * factor
     seen["mlp_out", layer] = mlp_out
     out = mid + mlp_out
     if position == "post":
@@ -115,7 +123,7 @@ def attention(cfg, w, layer, x, seen):
                 if cfg.attn_softcap is not None:
                     s = cfg.attn_softcap * math.tanh(s / cfg.attn_softcap)
                 if cfg.positions == "alibi":
-                    s -= slope(h, cfg.n_heads) * (i - j)
+                    s += alibi(cfg, h, i, j)
                 scores[j] = s
             top = max(scores.values())
             total = sum(math.exp(s - top) for s in scores.values())
@@ -124,6 +132,20 @@ def attention(cfg, w, layer, x, seen):
             z[i, h] = pattern[h, i] @ v[:, g]
     seen["pattern", layer], seen["z", layer] = pattern, z
     return z.reshape(n, -1) @ w[f"{name}.out_weight"].T + w.get(f"{name}.out_bias", 0.0)
+
+
+def alibi(cfg, h, i, j):
+    """Up to a constant per query, which a softmax does not see but rounding does."""
+    scale = 1.0 if cfg.alibi_scale is None else cfg.alibi_scale
+    if cfg.alibi_bfloat16:
+        return scale * bfloat16(bfloat16(slope(h, cfg.n_heads)) * bfloat16(j))
+    return -scale * slope(h, cfg.n_heads) * (i - j)
+
+
+def bfloat16(x):
+    """The nearest of the numbers with eight significant bits, ties to even."""
+    mantissa, exponent = math.frexp(x)
+    return math.ldexp(round(mantissa * 256), exponent - 8)
 
 
 def slope(h, n_heads):

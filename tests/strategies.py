@@ -20,7 +20,7 @@ def configs(draw, **fixed) -> TransformerConfig:
     position = pick("pre", "post", "output", "both")
     d_mlp = pick(0, 24)
     parallel = position == "pre" and d_mlp > 0 and pick(True, False)
-    head = pick("unembed", "unembed", "none")
+    head = pick("unembed", "unembed", "none", "mlm" if norm != "none" else "unembed")
     values = {
         "n_layers": n_layers,
         "d_model": 16,
@@ -38,12 +38,15 @@ def configs(draw, **fixed) -> TransformerConfig:
         "final_norm": pick(True, False),
         "parallel": parallel,
         "parallel_shared_norm": parallel and pick(True, False),
+        "residual_scale": pick(None, None, 0.6),
         "positions": positions,
         "position_offset": pick(0, 2),
         "rotary_dim": pick(6, 4, 2),
         "rotary_interleaved": pick(True, False),
         "rotary_base": pick(10_000.0, tuple([100.0, 5000.0, 50.0][:n_layers])),
         "rotary_layers": pick(None, tuple([True, False, True][:n_layers])),
+        "alibi_scale": pick(None, 0.4) if positions == "alibi" else None,
+        "alibi_bfloat16": positions == "alibi" and pick(True, False),
         "causal": pick(True, True, False),
         "sliding_window": pick(
             None, tuple([None, 2, 3][:n_layers]), tuple([3, 1, None][:n_layers])
@@ -51,7 +54,8 @@ def configs(draw, **fixed) -> TransformerConfig:
         "attn_scale": pick(None, 0.7),
         "attn_scale_by_layer": pick(True, False),
         "attn_softcap": pick(None, None, 2.0),
-        "final_softcap": pick(None, 3.0) if head == "unembed" else None,
+        "logit_scale": pick(None, None, 0.7) if head != "none" else None,
+        "final_softcap": pick(None, 3.0) if head != "none" else None,
         "qk_norm": pick("none", "head", "all") if norm != "none" else "none",
         "qkv_bias": pick(True, False),
         "attn_out_bias": pick(True, False),
@@ -61,8 +65,8 @@ def configs(draw, **fixed) -> TransformerConfig:
         "embed_scale": pick(None, 1.5),
         "n_token_types": pick(0, 2),
         "head": head,
-        "tied": head == "unembed" and pick(True, False),
-        "unembed_bias": head == "unembed" and pick(True, False),
+        "tied": head != "none" and pick(True, False),
+        "unembed_bias": head != "none" and pick(True, False),
     }
     try:
         return TransformerConfig(**(values | fixed))

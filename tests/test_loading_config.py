@@ -250,6 +250,17 @@ FIELDS = {
     | {"layer_types": None, "hidden_act": "silu", "rms_norm_eps": 1e-6}
     | {"rope_scaling": {"type": "yarn", "factor": 2.0}},
     "bert": SIZES | {"intermediate_size": 4, "type_vocab_size": 2, "layer_norm_eps": 1e-12},
+    "gpt_neo": {"hidden_size": 8, "num_layers": 2, "num_heads": 2, "vocab_size": 5}
+    | {"attention_types": [[["global", "local"], 1]], "attention_layers": ["global", "local"]}
+    | {"window_size": 4},
+    "opt": SIZES | {"ffn_dim": 4, "word_embed_proj_dim": 8, "do_layer_norm_before": True},
+    "bloom": {"n_embed": 8, "n_layer": 2, "num_attention_heads": 2, "vocab_size": 5},
+    "falcon": SIZES
+    | {"alibi": True, "new_decoder_architecture": False, "multi_query": False, "num_kv_heads": 2}
+    | {"parallel_attn": True, "num_ln_in_parallel_attn": 1, "bias": True},
+    "roberta": SIZES
+    | {"intermediate_size": 4, "pad_token_id": 1, "max_position_embeddings": 9}
+    | {"architectures": ["RobertaForMaskedLM"], "hidden_act": "gelu"},
 }
 NUMBERS = st.integers() | st.floats(allow_nan=False)
 SCALARS = st.none() | st.booleans() | NUMBERS | st.text(max_size=9)

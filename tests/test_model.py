@@ -272,7 +272,7 @@ def test_bad_input_is_named(unchecked, tokens, message):
         random_model(small_config())(tokens)
 
 
-@pytest.mark.parametrize("changes", [{"head": "mlm"}, {"positions": "sinusoidal"}])
+@pytest.mark.parametrize("changes", [{"positions": "sinusoidal"}])
 def test_what_is_not_computed_yet_raises(changes):
     with pytest.raises(ConfigError, match="not computed yet"):
         HookedTransformer(small_config(**changes))

@@ -100,7 +100,7 @@ def compare_engines(cfg, data):
         metrics.cosine(torch.ones(16), pos="here"),
         metrics.function(lambda x: x[:, -1].sum(-1), "sum", of="residual"),
     ]
-    if cfg.head == "unembed":
+    if cfg.head != "none":
         choices = [
             *choices[:1],
             metrics.logit_diff(answer, answer + 4),

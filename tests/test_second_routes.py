@@ -34,7 +34,7 @@ def read(model, ids, metric):
 
 
 def metric_for(cfg):
-    if cfg.head == "unembed":
+    if cfg.head != "none":
         return metrics.log_prob(torch.tensor([3, 4]))
     return metrics.cosine(torch.ones(cfg.d_model))
 
@@ -48,7 +48,7 @@ def test_patching_a_run_into_itself_changes_nothing(cfg, data):
     tokens = Tokens.of(CLEAN)
     names = data.draw(st.lists(st.sampled_from(model.sites.names), min_size=1, max_size=4))
     late = ("ln_final", "hook_logits")
-    names = [n for n in names if cfg.head == "unembed" or not n.startswith(late)] or ["hook_embed"]
+    names = [n for n in names if cfg.head != "none" or not n.startswith(late)] or ["hook_embed"]
     sites = [model.sites[name] for name in names]
     frame = pd.DataFrame([{"site": s.local_name, "layer": s.layer} for s in sites])
     options = {"edit": edits.patch(tokens), "metric": metric_for(cfg), "reduce": "none",

@@ -17,7 +17,7 @@ import torch
 
 from ..model import HookedTransformer
 from ..tokenizer import Tokenizer
-from .assemble import WeightsError, common_dtype, fill, plan
+from .assemble import WeightsError, common_dtype, fill, plan, with_stored_head
 from .families import read_config
 from .files import UnknownModel, bundled, config_values, locate, weight_entries
 from .tensors import CorruptFile
@@ -58,11 +58,12 @@ def load(
     source = locate(name)
     config_file = f"{source.folder / 'config.json'}"
     family, cfg = read_config(config_values(source), config_file)
+    entries = weight_entries(source)
+    cfg = with_stored_head(family, cfg, entries)
     with torch.device("meta"):
         model = HookedTransformer(cfg, name=source.name)
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     tokenizer = Tokenizer.from_folder(source.folder, source.name)
-    entries = weight_entries(source)
     try:
         chosen = plan(family, cfg, shapes, entries)
         parameters = fill(chosen, shapes, wanted or common_dtype(chosen), where)

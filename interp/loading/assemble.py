@@ -31,6 +31,8 @@ class Piece(NamedTuple):
     entry: Entry
     rows: slice
     transposed: bool
+    heads: tuple[int, int, int] | None = None
+    """Key-value heads, query heads of each and d_head, where the file sorts rows by them."""
 
 
 class Plan(NamedTuple):
@@ -72,7 +74,9 @@ def plan(
         if found[0].dtype not in FLOATS:
             fault = f"{found[0].key} ({found[0].dtype}; read are {', '.join(FLOATS)})"
             faults["of a dtype that is not read"].append(fault)
-        pieces[target.name].append(Piece(found[0], rows, target.transposed))
+        heads = (cfg.n_kv_heads, cfg.n_heads // cfg.n_kv_heads, cfg.d_head)
+        heads = heads if target.part == "heads" else None
+        pieces[target.name].append(Piece(found[0], rows, target.transposed, heads))
     homeless = sorted(set(shapes) - {target.name for target in sources})
     assert not homeless, f"the rename table of {family.name} has no key for {homeless}"
     tied = _pop_tied(family, cfg, stored)
@@ -80,6 +84,18 @@ def plan(
     faults["unexpected"] += [e.key for key, e in stored.items() if not dropped.fullmatch(key)]
     _raise_faults(family, faults)
     return Plan(pieces, tied)
+
+
+def with_stored_head(
+    family: Family, cfg: TransformerConfig, entries: Mapping[str, Entry]
+) -> TransformerConfig:
+    """The config without its masked-LM head where the file has nothing of the head's transform."""
+    if cfg.head != "mlm" or family.rename is None:
+        return cfg
+    keys = [key for key, target in family.rename.items() if target.name.startswith("mlm_head.")]
+    if any(prefix + key in entries for prefix in ("", *family.prefixes) for key in keys):
+        return cfg
+    return cfg.replace(head="none", tied=False, unembed_bias=False, final_softcap=None)
 
 
 def _without_prefix(family: Family, entries: Mapping[str, Entry]) -> dict[str, Entry]:
@@ -115,6 +131,7 @@ def _rows(cfg: TransformerConfig, part: str | None) -> slice:
         "q": slice(0, q),
         "k": slice(q, q + kv),
         "v": slice(q + kv, q + 2 * kv),
+        "heads": slice(0, q + 2 * kv),
         "gate": slice(0, cfg.d_mlp),
         "in": slice(cfg.d_mlp, 2 * cfg.d_mlp),
     }[part]
@@ -123,7 +140,8 @@ def _rows(cfg: TransformerConfig, part: str | None) -> slice:
 def _pop_tied(family: Family, cfg: TransformerConfig, stored: dict[str, Entry]) -> Entry | None:
     """The unembedding that a tied checkpoint stores a second time."""
     keys = [k for k, t in (family.rename or {}).items() if t.name == "unembed.weight"]
-    return stored.pop(keys[0], None) if cfg.tied and keys else None
+    found = [stored.pop(key) for key in keys if cfg.tied and key in stored]
+    return found[0] if found else None
 
 
 def _pattern(templates: Sequence[str]) -> re.Pattern[str]:
@@ -171,9 +189,23 @@ def fill(
             for piece in pieces:
                 rows = parameter[piece.rows]
                 reader.copy(piece.entry, rows.T if transposed else rows)
+                if piece.heads:
+                    _sort_heads(rows, *piece.heads)
             if name == "embed.W_E" and plan.tied and not reader.equals(plan.tied, parameter):
                 raise WeightsError(
                     f"{plan.tied.key} differs from the embedding, but the config says that they "
                     'are tied; set "tie_word_embeddings": false in config.json'
                 )
             yield name, parameter
+
+
+def _sort_heads(rows: Tensor, n_kv_heads: int, n_queries: int, d_head: int) -> None:
+    """From each key-value head's queries, key and value to all queries, all keys, all values.
+
+    In place, through one copy of this parameter.
+    """
+    q, kv = n_kv_heads * n_queries * d_head, n_kv_heads * d_head
+    stored = rows.unflatten(0, (n_kv_heads, n_queries + 2, d_head)).clone()
+    parts = stored.split_with_sizes((n_queries, 1, 1), 1)
+    for target, part in zip(rows.split_with_sizes((q, kv, kv)), parts, strict=True):
+        target.unflatten(0, part.shape[:3]).copy_(part)

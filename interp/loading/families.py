@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from ..config import ConfigError, TransformerConfig
-from .family import Family, Target, linear, norm, rotary_config
+from .family import Family, Target, linear, masked_lm_head, norm
 from .fields import Fields
+from .older_families import OLDER_FAMILIES
+from .rotary_families import ROTARY_FAMILIES
 
 
 def read_config(values: dict[str, Any], where: str) -> tuple[Family, TransformerConfig]:
@@ -46,48 +47,7 @@ def _gpt2_config(f: Fields) -> TransformerConfig:
     )
 
 
-def _llama_config(f: Fields) -> TransformerConfig:
-    attention = f.flag("attention_bias", False)
-    mlp = f.flag("mlp_bias", False)
-    biases = {"qkv_bias": attention, "attn_out_bias": attention, "mlp_bias": mlp}
-    return TransformerConfig(**rotary_config(f, n_ctx=2048, n_kv_heads=None, biases=biases))
-
-
-def _mistral_config(f: Fields) -> TransformerConfig:
-    biases = {"qkv_bias": False, "attn_out_bias": False, "mlp_bias": False}
-    shared = rotary_config(f, n_ctx=131_072, n_kv_heads=8, biases=biases)
-    window = f.optional_size("sliding_window", "n_ctx", 4096)
-    windows = (window,) * shared["n_layers"] if window else None
-    return TransformerConfig(**shared, sliding_window=windows)
-
-
-def _qwen2_config(f: Fields) -> TransformerConfig:
-    biases = {"qkv_bias": True, "attn_out_bias": False, "mlp_bias": False}
-    shared = rotary_config(f, n_ctx=32_768, n_kv_heads=32, biases=biases)
-    return TransformerConfig(**shared, sliding_window=_qwen2_windows(f, shared["n_layers"]))
-
-
-def _qwen2_windows(f: Fields, n_layers: int) -> tuple[int | None, ...] | None:
-    """`layer_types` says which layers slide; older configs count the full ones from the bottom."""
-    on = f.flag("use_sliding_window", False)
-    window = f.optional_size("sliding_window", "n_ctx", 4096) if on else None
-    full_layers = f.number("max_window_layers", 28)
-    types = f.choices("layer_types", ("full_attention", "sliding_attention"), n_layers)
-    f.get("sliding_window", None)
-    if types is None:
-        slides = [window is not None and layer >= full_layers for layer in range(n_layers)]
-    else:
-        slides = [kind == "sliding_attention" for kind in types]
-    if any(slides) and window is None:
-        raise ConfigError(
-            "layer_types has 'sliding_attention', but use_sliding_window is false or "
-            "sliding_window is null"
-        )
-    return tuple(window if slide else None for slide in slides) if any(slides) else None
-
-
 def _bert_config(f: Fields) -> TransformerConfig:
-    f.get("tie_word_embeddings", True)  # about a head that is not read
     return TransformerConfig(
         n_layers=f.size("num_hidden_layers", "n_layers"),
         d_model=f.size("hidden_size", "d_model"),
@@ -102,7 +62,7 @@ def _bert_config(f: Fields) -> TransformerConfig:
         final_norm=False,
         causal=False,
         n_token_types=f.size("type_vocab_size", "n_token_types", 2),
-        head="none",
+        **masked_lm_head(f),
     )
 
 
@@ -131,22 +91,6 @@ _GPT2 = {
     "lm_head.weight": Target("unembed.weight"),
 }
 
-_LLAMA = {
-    "embed_tokens.weight": Target("embed.W_E"),
-    **norm("layers.{}.input_layernorm", "blocks.{}.ln1"),
-    **linear("layers.{}.self_attn.q_proj", "blocks.{}.attn.qkv", "q"),
-    **linear("layers.{}.self_attn.k_proj", "blocks.{}.attn.qkv", "k"),
-    **linear("layers.{}.self_attn.v_proj", "blocks.{}.attn.qkv", "v"),
-    **linear("layers.{}.self_attn.o_proj", "blocks.{}.attn.out"),
-    **norm("layers.{}.post_attention_layernorm", "blocks.{}.ln2"),
-    **linear("layers.{}.mlp.gate_proj", "blocks.{}.mlp.in", "gate"),
-    **linear("layers.{}.mlp.up_proj", "blocks.{}.mlp.in", "in"),
-    **linear("layers.{}.mlp.down_proj", "blocks.{}.mlp.out"),
-    **norm("norm", "ln_final"),
-    "lm_head.weight": Target("unembed.weight"),
-}
-_LLAMA_BUFFERS = ("layers.{}.self_attn.rotary_emb.inv_freq", "rotary_emb.inv_freq")
-
 _BERT = {
     "embeddings.word_embeddings.weight": Target("embed.W_E"),
     "embeddings.position_embeddings.weight": Target("embed.W_pos"),
@@ -160,16 +104,15 @@ _BERT = {
     **linear("encoder.layer.{}.intermediate.dense", "blocks.{}.mlp.in"),
     **linear("encoder.layer.{}.output.dense", "blocks.{}.mlp.out"),
     **norm("encoder.layer.{}.output.LayerNorm", "blocks.{}.ln2"),
+    **linear("cls.predictions.transform.dense", "mlm_head.dense"),
+    **norm("cls.predictions.transform.LayerNorm", "mlm_head.ln"),
+    "cls.predictions.decoder.weight": Target("unembed.weight"),
+    "cls.predictions.bias": Target("unembed.bias"),
+    **_old_norm("cls.predictions.transform.LayerNorm", "mlm_head.ln"),
     **_old_norm("embeddings.LayerNorm", "embed_ln"),
     **_old_norm("encoder.layer.{}.attention.output.LayerNorm", "blocks.{}.ln1"),
     **_old_norm("encoder.layer.{}.output.LayerNorm", "blocks.{}.ln2"),
 }
-
-
-def _llama_like(name: str, config: Callable[[Fields], TransformerConfig]) -> Family:
-    return Family(
-        name=name, config=config, rename=_LLAMA, prefixes=("model.",), dropped=_LLAMA_BUFFERS
-    )
 
 
 FAMILIES = {
@@ -182,17 +125,17 @@ FAMILIES = {
             prefixes=("transformer.",),
             dropped=("h.{}.attn.bias", "h.{}.attn.masked_bias"),  # the causal mask
         ),
-        _llama_like("llama", _llama_config),
-        _llama_like("mistral", _mistral_config),
-        _llama_like("qwen2", _qwen2_config),
+        *ROTARY_FAMILIES,
         Family(
             name="bert",
             config=_bert_config,
             rename=_BERT,
             prefixes=("bert.",),
-            # the pooler and the pre-training heads; a range that old versions stored
+            # the pooler, the other pre-training head, the masked-LM head where it is not read and
+            # its bias a second time; a range that old versions stored
             dropped=("pooler.*", "cls.*", "embeddings.position_ids"),
         ),
+        *OLDER_FAMILIES,
         Family(name="interp", config=_interp_config, rename=None),
     )
 }

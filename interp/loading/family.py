@@ -7,11 +7,11 @@ dropped by name, or an error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..config import TransformerConfig
+from ..config import ConfigError, TransformerConfig
 from .fields import Fields
 
 
@@ -20,7 +20,8 @@ class Target(NamedTuple):
 
     name: str
     part: str | None = None
-    """Rows of a fused parameter: q, k or v of qkv; gate or in of a gated MLP's in."""
+    """Rows of a fused parameter: q, k or v of qkv; gate or in of a gated MLP's in. heads: all of
+    qkv, stored by key-value head: its query heads, its key, its value."""
     transposed: bool = False
     """Stored [in, out]. It stays so in memory, and our parameter is a transposed view of it."""
 
@@ -42,29 +43,75 @@ class Family:
 
 
 def rotary_config(
-    f: Fields, *, n_ctx: int, n_kv_heads: int | None, biases: dict[str, bool]
+    f: Fields,
+    *,
+    n_ctx: int,
+    n_kv_heads: int | None,
+    biases: dict[str, bool],
+    d_head: int | None = None,
+    activation: tuple[str, str] = ("hidden_act", "silu"),
+    norm_eps: tuple[str, float] = ("rms_norm_eps", 1e-6),
+    tied: bool = False,
+    rotary: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What Llama and its kin share; `n_ctx` and `n_kv_heads` are their defaults."""
+    """What Llama and its kin share; `n_ctx`, `n_kv_heads`, `d_head` and `tied` are their defaults.
+
+    `activation` and `norm_eps` are the name of a field and its default; `rotary` goes to
+    `Fields.rotary`.
+    """
     n_ctx = f.size("max_position_embeddings", "n_ctx", n_ctx)
+    d_model = f.size("hidden_size", "d_model")
+    n_heads = f.size("num_attention_heads", "n_heads")
+    d_head = f.optional_size("head_dim", "d_head", d_head)
     fields = {
         "n_layers": f.size("num_hidden_layers", "n_layers"),
-        "d_model": f.size("hidden_size", "d_model"),
-        "n_heads": f.size("num_attention_heads", "n_heads"),
+        "d_model": d_model,
+        "n_heads": n_heads,
         "n_kv_heads": f.optional_size("num_key_value_heads", "n_kv_heads", n_kv_heads),
-        "d_head": f.optional_size("head_dim", "d_head"),
+        "d_head": d_head,
         "d_vocab": f.size("vocab_size", "d_vocab"),
         "n_ctx": n_ctx,
         "d_mlp": f.size("intermediate_size", "d_mlp"),
         "mlp_gated": True,
-        "activation": f.activation("hidden_act", "silu"),
+        "activation": f.activation(*activation),
         "norm": "rmsnorm",
-        "norm_eps": f.number("rms_norm_eps", 1e-6),
+        "norm_eps": f.number(*norm_eps),
         "positions": "rotary",
-        "tied": f.flag("tie_word_embeddings", False),
+        "tied": f.flag("tie_word_embeddings", tied),
         **biases,
-        **f.rotary(n_ctx),
+        **f.rotary(n_ctx, d_head=d_head or d_model // n_heads, **(rotary or {})),
     }
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def windows(
+    f: Fields, n_layers: int, window: int | None, slides: Sequence[bool]
+) -> tuple[int | None, ...] | None:
+    """Per layer its window, or None; `layer_types` says which layers slide, by default `slides`."""
+    types = f.choices("layer_types", ("full_attention", "sliding_attention"), n_layers)
+    if types is not None:
+        slides = [kind == "sliding_attention" for kind in types]
+    if any(slides) and window is None:
+        raise ConfigError(
+            f"{f.where}: layer_types has 'sliding_attention', but sliding_window is null or "
+            "use_sliding_window is false; expected a window in tokens, or 'full_attention' alone"
+        )
+    return tuple(window if slide else None for slide in slides) if any(slides) else None
+
+
+def masked_lm_head(f: Fields, untied: bool = False) -> dict[str, Any]:
+    """The head of an encoder: a masked-LM head where `architectures` names a model with one.
+
+    An untied head is refused unless `untied`: which of its two stored biases is meant has changed
+    with the versions of transformers.
+    """
+    heads = ("ForMaskedLM", "ForPreTraining")
+    tied = f.flag("tie_word_embeddings", True)
+    if not any(name.endswith(heads) for name in f.words("architectures")):
+        return {"head": "none"}
+    if not (tied or untied):
+        f.only("tie_word_embeddings", True)
+    return {"head": "mlm", "tied": tied, "unembed_bias": True}
 
 
 def norm(theirs: str, ours: str) -> dict[str, Target]:

@@ -6,11 +6,12 @@ on the list of fields without effect on the forward pass, or neutral, or reporte
 
 from __future__ import annotations
 
+import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NoReturn
 
 from ..config import BOUNDS, ConfigError, RotaryScaling
 from ..untrusted import refuse_code
@@ -18,6 +19,7 @@ from ..untrusted import refuse_code
 logger = logging.getLogger(__name__)
 
 REQUIRED: Any = object()
+BITS = {"0", "1", "False", "True"}
 
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -44,6 +46,10 @@ HARMLESS = (
     *("task_specific_params", "prefix", "pooler_*", "directionality", "embedding_size"),
     *("pretraining_tp", "attn_implementation", "_attn_implementation*", "_commit_hash", "_flash*"),
     *("tie_encoder_decoder", "tie_last_hidden_states", "n_ctx", "reorder_and_upcast_attn"),
+    *("cache_implementation",),
+    *("tokenizer_class", "layerdrop", "init_std", "n_special", "predict_special_tokens"),
+    *("attention_softmax_in_fp32", "masked_softmax_fusion", "skip_bias_add*", "offset_alibi"),
+    *("slow_but_exact",),
     # generation settings that older versions kept here
     *("do_sample", "max_length", "min_length", "temperature", "top_k", "top_p", "num_beams"),
     *("num_return_sequences", "repetition_penalty", "length_penalty", "no_repeat_ngram_size"),
@@ -94,7 +100,7 @@ class Fields:
         value = self.get(name, default)
         low, high = BOUNDS[bound]
         if value is not default and not (_is_int(value) and low <= value <= high):
-            self._fail(name, f"a whole number in [{low}, {high}]")
+            self.fail(name, f"a whole number in [{low}, {high}]")
         return value
 
     def optional_size(self, name: str, bound: str, absent: int | None = None) -> int | None:
@@ -108,22 +114,46 @@ class Fields:
         if value is default:
             return default
         if not _is_number(value):
-            self._fail(name, "a number in [0, 1e15]")
+            self.fail(name, "a number in [0, 1e15]")
         return float(value)
+
+    def positive(self, name: str, default: Any = REQUIRED) -> float | Any:
+        """A number above 0."""
+        value = self.number(name, default)
+        if value == 0:
+            self.fail(name, "a number above 0")
+        return value
+
+    def optional_positive(self, name: str, absent: float | None = None) -> float | None:
+        """The same where null is a value of its own, and differs from a field that is absent."""
+        return self.positive(name, None if name in self._values else absent)
+
+    def only(self, name: str, *allowed: Any) -> None:
+        """Raise where a field has a value other than these; null and absence are allowed."""
+        value = self.get(name, None)
+        if value is not None and value not in allowed:
+            self.fail(name, " or ".join(json.dumps(one) for one in (*allowed, None)))
 
     def flag(self, name: str, default: bool) -> bool:
         """True or false."""
         value = self.get(name, default)
         if not isinstance(value, bool):
-            self._fail(name, "true or false")
+            self.fail(name, "true or false")
         return value
 
-    def activation(self, name: str, default: str) -> Any:
-        """The name of an activation function, in our words."""
+    def activation(self, name: str, default: str, names: Mapping[str, str] = ACTIVATIONS) -> Any:
+        """The name of an activation function, in our words, which `names` has for theirs."""
         value = self.get(name, default)
-        if not isinstance(value, str) or value not in ACTIVATIONS:
-            self._fail(name, f"one of {', '.join(ACTIVATIONS)}")
-        return ACTIVATIONS[value]
+        if not isinstance(value, str) or value not in names:
+            self.fail(name, f"one of {', '.join(names)}")
+        return names[value]
+
+    def words(self, name: str) -> list[str]:
+        """A list of words, empty where it is absent."""
+        value = self.get(name, [])
+        if not (isinstance(value, list) and all(isinstance(entry, str) for entry in value)):
+            self.fail(name, "a list of words")
+        return value
 
     def choices(self, name: str, allowed: Sequence[str], length: int) -> list[str] | None:
         """A list of so many words out of those allowed, or None."""
@@ -131,37 +161,68 @@ class Fields:
         if value is None:
             return None
         if not (isinstance(value, list) and len(value) == length):
-            self._fail(name, f"a list of {length} entries")
+            self.fail(name, f"a list of {length} entries")
         if any(entry not in allowed for entry in value):
-            self._fail(name, f"entries out of {', '.join(allowed)}")
+            self.fail(name, f"entries out of {', '.join(allowed)}")
         return value
 
-    def rotary(self, n_ctx: int) -> dict[str, Any]:
-        """rotary_base and rotary_scaling from either style.
+    def switches(self, name: str, length: int) -> tuple[bool, ...] | None:
+        """The first so many of a list of 0 and 1, or None."""
+        value = self.get(name, None)
+        if value is None:
+            return None
+        if not (isinstance(value, list) and len(value) >= length and set(map(repr, value)) <= BITS):
+            self.fail(name, f"a list of {length} or more entries, each 0 or 1")
+        return tuple(map(bool, value[:length]))
+
+    def rotary(
+        self,
+        n_ctx: int,
+        *,
+        base: float = 10_000.0,
+        base_name: str = "rope_theta",
+        scalings: Sequence[str] = ("linear", "llama3", "yarn"),
+        share: float | None = None,
+        share_name: str = "partial_rotary_factor",
+        d_head: int = 0,
+        rope: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """rotary_base and rotary_scaling from either style; rotary_dim where `share` is given.
 
         transformers 5 writes `rope_parameters`; older versions `rope_theta` and `rope_scaling`.
+        `base` and `share` (of a head's dimensions that are turned) are what an absent field means;
+        `rope` is read in place of both objects.
         """
-        theta = self.number("rope_theta", 10_000.0)
+        theta = self.number(base_name, base)
         original = self.size("original_max_position_embeddings", "n_ctx", None)
         old, new = self.get("rope_scaling", None), self.get("rope_parameters", None)
         name = "rope_scaling" if old else "rope_parameters"
-        values = old or new or {}
+        values = (old or new or {}) if rope is None else rope
         if not isinstance(values, dict) or any(isinstance(v, dict) for v in values.values()):
-            self._fail(name, "an object of numbers (one set for all layers)")
-        rope = Fields(dict(values), f"{self.where}: {name}")
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        theta = rope.number("rope_theta", theta)
+            self.fail(name, "an object of numbers (one set for all layers)")
+        inner = Fields(dict(values), f"{self.where}: {name}")
+        kind = inner.get("rope_type", inner.get("type", "default"))
+        theta = inner.number("rope_theta", theta)
         if kind == "default":
             scaling = None
-        elif isinstance(kind, str) and kind in SCALINGS:
-            original = original or rope.size("original_max_position_embeddings", "n_ctx", n_ctx)
-            scaling = SCALINGS[kind](rope, original, n_ctx)
+        elif isinstance(kind, str) and kind in scalings:
+            original = original or inner.size("original_max_position_embeddings", "n_ctx", n_ctx)
+            scaling = SCALINGS[kind](inner, original, n_ctx)
         else:
-            known = ", ".join(map(repr, ("default", *SCALINGS)))
-            raise ConfigError(f"{rope.where}: rope_type {kind!r} is not known; known are {known}")
-        rope.get("original_max_position_embeddings", None)
-        rope.finish()
-        return {"rotary_base": theta, "rotary_scaling": scaling}
+            known = ", ".join(map(repr, ("default", *scalings)))
+            raise ConfigError(f"{inner.where}: rope_type {kind!r} is not known; known are {known}")
+        inner.get("original_max_position_embeddings", None)
+        fields = {"rotary_base": theta, "rotary_scaling": scaling}
+        if share is not None:
+            share = inner.number("partial_rotary_factor", self.number(share_name, share))
+            fields["rotary_dim"] = int(d_head * share)
+            if not 2 <= fields["rotary_dim"] <= d_head or fields["rotary_dim"] % 2:
+                raise ConfigError(
+                    f"{self.where}: {share_name}={share}: expected a share of the {d_head} "
+                    "dimensions of a head that makes an even number of at least 2"
+                )
+        inner.finish()
+        return fields
 
     def finish(self) -> None:
         """Raise on a field that is known to matter and has not been asked for; report the rest."""
@@ -181,7 +242,8 @@ class Fields:
                 ", ".join(str(name)[:60] for name in unknown[:20]),
             )
 
-    def _fail(self, name: str, expected: str) -> None:
+    def fail(self, name: str, expected: str) -> NoReturn:
+        """Raise ConfigError about the value of a field."""
         shown = repr(self._values.get(name))
         shown = shown if len(shown) <= 80 else shown[:80] + "…"
         raise ConfigError(f"{self.where}: {name}={shown}: expected {expected}")

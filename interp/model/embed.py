@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from ..config import TransformerConfig
 from ..tap import SILENT, Silent, Tap
 from ..tokens import Tokens
+from .mlp import ACTIVATIONS
+from .norm import Norm
 from .positions import Layout
 
 # The tile of logits that a log-sum-exp looks at: it stays in the cache of a core.
@@ -48,19 +50,36 @@ class Embed(nn.Module):
         return x
 
 
+class MLMHead(nn.Module):
+    """What a masked-LM head reads of the residual stream: norm(act(x W + b)) (Devlin et al. 2019).
+
+    The unembedding follows.
+    """
+
+    def __init__(self, cfg: TransformerConfig) -> None:
+        super().__init__()
+        self.act = ACTIVATIONS[cfg.activation]
+        self.dense_weight = _frozen(cfg.d_model, cfg.d_model)
+        self.dense_bias = _frozen(cfg.d_model)
+        self.ln = Norm(cfg, "mlm_head.ln")
+
+    def forward(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        return self.ln(self.act(F.linear(x, self.dense_weight, self.dense_bias)))
+
+
 class Unembed(nn.Module):
     """Logits over the vocabulary; the matrix is the embedding's where the two are tied."""
 
     def __init__(self, cfg: TransformerConfig) -> None:
         super().__init__()
-        self.softcap = cfg.final_softcap
+        self.scale, self.softcap = cfg.logit_scale, cfg.final_softcap
         self.weight = None if cfg.tied else _frozen(cfg.d_vocab, cfg.d_model)
         self.bias = _frozen(cfg.d_vocab) if cfg.unembed_bias else None
 
     def forward(
         self, x: Float[Tensor, "batch pos d_model"], W_E: Float[Tensor, "d_vocab d_model"]
     ) -> Float[Tensor, "batch pos d_vocab"]:
-        return self._capped(F.linear(x, W_E if self.weight is None else self.weight, self.bias))
+        return self._scaled(F.linear(x, W_E if self.weight is None else self.weight, self.bias))
 
     def columns(
         self,
@@ -71,7 +90,7 @@ class Unembed(nn.Module):
         """Some logits, each one dot product."""
         weight = W_E if self.weight is None else self.weight
         logits = (weight[ids] @ x[..., None])[..., 0]
-        return self._capped(logits if self.bias is None else logits + self.bias[ids])
+        return self._scaled(logits if self.bias is None else logits + self.bias[ids])
 
     def log_sum_exp(
         self, x: Float[Tensor, "rows d_model"], W_E: Float[Tensor, "d_vocab d_model"]
@@ -85,11 +104,12 @@ class Unembed(nn.Module):
             for start in range(0, len(weight), COLUMNS_OF_LOGITS):
                 some = slice(start, start + COLUMNS_OF_LOGITS)
                 bias = None if self.bias is None else self.bias[some]
-                sums.append(self._capped(F.linear(rows, weight[some], bias)).to(wide).logsumexp(-1))
+                sums.append(self._scaled(F.linear(rows, weight[some], bias)).to(wide).logsumexp(-1))
             parts.append(torch.stack(sums).logsumexp(0))
         return torch.cat(parts)
 
-    def _capped(self, logits: Tensor) -> Tensor:
+    def _scaled(self, logits: Tensor) -> Tensor:
+        logits = logits if self.scale is None else logits * self.scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
 

@@ -48,16 +48,11 @@ def _identities(
 
         pattern = site("pattern")
         yield layer, "Σ_k pattern = 1", pattern.sum(-1), torch.ones_like(pattern[..., 0])
-        written = site("result").sum(2) + block.attn.b_O
-        if block.output_norm:
-            yield (
-                layer,
-                "ln1_post(Σ result + b_O) = attn_out",
-                block.ln1_post(written),
-                site("attn_out"),
-            )
-        else:
-            yield layer, "Σ result + b_O = attn_out", written, site("attn_out")
+        written = "ln1_post(Σ result + b_O)" if block.output_norm else "Σ result + b_O"
+        if block.scale is not None:
+            written = f"residual_scale · ({written})"
+        added = block.added(site("result").sum(2) + block.attn.b_O, block.ln1_post)
+        yield layer, f"{written} = attn_out", added, site("attn_out")
         yield from ((layer, *rest) for rest in _residual(block, site))
         if layer + 1 < model.cfg.n_layers:
             yield (

@@ -191,12 +191,17 @@ class Layout:
 
     def alibi(self) -> Float[Tensor, "#batch head 1 k_pos"]:
         """The bias that ALiBi adds to scores, up to a constant per query."""
-        slopes = alibi_slopes(self.cfg.n_heads).to(self.like)
+        slopes = alibi_slopes(self.cfg.n_heads).to(self.device)[:, None, None]
         if self.key_mask is None:
             k = torch.arange(self.n_keys, device=self.device)[None]
         else:
             k = (self.key_mask.long().cumsum(1) - 1) * self.key_mask
-        return slopes[:, None, None] * k[:, None, None, :].to(self.like)
+        k = k[:, None, None, :]
+        if self.cfg.alibi_bfloat16:
+            bias = (slopes.bfloat16() * k).to(self.like)
+        else:
+            bias = slopes.to(self.like) * k.to(self.like)
+        return bias if self.cfg.alibi_scale is None else bias * self.cfg.alibi_scale
 
 
 def rotate(x: Tensor, table: tuple[Tensor, Tensor], interleaved: bool) -> Tensor:

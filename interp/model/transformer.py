@@ -19,7 +19,7 @@ from ..sites import SiteFilter, SiteTable
 from ..tap import SILENT, ActivationCache, EditError, FwdHooks, Positions, Silent, Tap
 from ..tokens import Tokens
 from .attention import Attention, SplitInputs
-from .embed import Embed, Unembed
+from .embed import Embed, MLMHead, Unembed
 from .mlp import MLP
 from .norm import Norm
 from .positions import GrowingPrefix, Layout, Prefix
@@ -32,7 +32,7 @@ Input: TypeAlias = Tokens | Tensor | str | Sequence
 """Tokens, ids, vectors [batch pos d_model], or text where the model has a tokenizer."""
 
 # What a config may say and this forward pass does not compute.
-NOT_YET = {"head": "mlm", "positions": "sinusoidal"}
+NOT_YET = {"positions": "sinusoidal"}
 
 
 class Block(nn.Module):
@@ -48,6 +48,7 @@ class Block(nn.Module):
         super().__init__()
         name, position = f"blocks.{layer}", cfg.norm_position
         self.parallel, self.shared_norm = cfg.parallel, cfg.parallel_shared_norm
+        self.scale = cfg.residual_scale
         self.heads = (cfg.n_heads, cfg.n_kv_heads, cfg.n_kv_heads)
         self.attn = Attention(cfg, layer)
         self.mlp = MLP(cfg, layer) if cfg.d_mlp else None
@@ -59,9 +60,9 @@ class Block(nn.Module):
         if self.pre_norm or self.post_norm:
             self.ln1 = Norm(cfg, f"{name}.ln1")
             self.ln2 = Norm(cfg, f"{name}.ln2") if has_ln2 else None
-        if self.output_norm:
-            self.ln1_post = Norm(cfg, f"{name}.ln1_post")
-            self.ln2_post = Norm(cfg, f"{name}.ln2_post") if cfg.d_mlp else None
+        has_ln2_post = self.output_norm and cfg.d_mlp > 0
+        self.ln1_post = Norm(cfg, f"{name}.ln1_post") if self.output_norm else None
+        self.ln2_post = Norm(cfg, f"{name}.ln2_post") if has_ln2_post else None
         for site in self.__annotations__:
             setattr(self, site, f"{name}.{site}")
         self.input_sites = tuple(f"{name}.hook_{part}_input" for part in "qkv")
@@ -114,11 +115,16 @@ class Block(nn.Module):
 
     def _attn_out(self, z: Tensor, tap: Silent | Tap) -> Tensor:
         written = self.attn.output(z, tap)
-        return tap(self.hook_attn_out, self.ln1_post(written, tap) if self.output_norm else written)
+        return tap(self.hook_attn_out, self.added(written, self.ln1_post, tap))
 
     def _mlp_out(self, post: Tensor, tap: Silent | Tap) -> Tensor:
         written = self.mlp.output(post, tap)
-        return tap(self.hook_mlp_out, self.ln2_post(written, tap) if self.output_norm else written)
+        return tap(self.hook_mlp_out, self.added(written, self.ln2_post, tap))
+
+    def added(self, written: Tensor, norm: Norm | None, tap: Silent | Tap = SILENT) -> Tensor:
+        """What a sublayer adds to the residual stream."""
+        added = written if norm is None else norm(written, tap)
+        return added if self.scale is None else added * self.scale
 
     def _split_inputs(self, x: Tensor, tap: Silent | Tap) -> SplitInputs | None:
         """What q, k and v read, per head, where somebody may change it."""
@@ -173,6 +179,7 @@ class HookedTransformer(Verbs):
             self.embed_ln = Norm(cfg, "embed_ln") if cfg.embed_norm else None
             self.blocks = nn.ModuleList(Block(cfg, layer) for layer in range(cfg.n_layers))
             self.ln_final = Norm(cfg, "ln_final") if cfg.final_norm and normed else None
+            self.mlm_head = MLMHead(cfg) if cfg.head == "mlm" else None
             self.unembed = None if cfg.head == "none" else Unembed(cfg)
         self.to(dtype)
         if not self.W_E.is_meta:
@@ -225,12 +232,17 @@ class HookedTransformer(Verbs):
     def to_logits(
         self, resid: Float[Tensor, "batch pos d_model"], tap: Silent | Tap = SILENT
     ) -> Tensor:
-        """From the last residual stream to the model's output: final norm, then unembedding."""
-        if self.ln_final is not None:
-            resid = self.ln_final(resid, tap)
+        """From the last residual stream to the model's output: final norm, the transform of a
+        masked-LM head, unembedding."""
+        x = self._read_out(resid, tap)
         if self.unembed is None:
-            return resid
-        return tap("hook_logits", self.unembed(resid, self.embed.W_E))
+            return x
+        return tap("hook_logits", self.unembed(x, self.embed.W_E))
+
+    def _read_out(self, resid: Tensor, tap: Silent | Tap = SILENT) -> Tensor:
+        """What the unembedding reads of the last residual stream."""
+        x = resid if self.ln_final is None else self.ln_final(resid, tap)
+        return x if self.mlm_head is None else self.mlm_head(x)
 
     def logits_of(
         self,
@@ -242,7 +254,7 @@ class HookedTransformer(Verbs):
 
         Computes no other logits, and none of those that a log-probability is normed by is kept.
         """
-        x = resid if self.ln_final is None else self.ln_final(resid)
+        x = self._read_out(resid)
         logits = self.unembed.columns(x, self.W_E, ids)
         if not log_probs:
             return logits

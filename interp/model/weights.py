@@ -95,8 +95,8 @@ def count_params(
     """Parameters of a model, counted without reading them.
 
     by="component": Series over embed (with token types), pos_embed, W_Q … W_out, norms, unembed
-    (0 when tied); a bias counts with its matrix. by="layer": Series over layers, with -1 for what
-    lies outside the blocks. None: the total.
+    (0 when tied; with the transform of a masked-LM head); a bias counts with its matrix.
+    by="layer": Series over layers, with -1 for what lies outside the blocks. None: the total.
     """
     if by not in (None, "component", "layer"):
         raise ValueError(f"by={by!r}: expected 'component', 'layer' or None")
@@ -131,8 +131,9 @@ def _components(name: str, parameter: Tensor, cfg: TransformerConfig) -> list[tu
         return halves if cfg.mlp_gated else [("W_in", total)]
     if module.endswith("mlp"):
         return [("W_out", total)]
-    if module in ("embed", "unembed"):
-        return [("pos_embed" if leaf == "W_pos" else module, total)]
+    if module in ("embed", "mlm_head", "unembed"):
+        outside = "embed" if module == "embed" else "unembed"
+        return [("pos_embed" if leaf == "W_pos" else outside, total)]
     return [("norms", total)]
 
 
@@ -194,8 +195,13 @@ def _fold_norms(model: HookedTransformer) -> None:
                 _fold(block.ln2, [mlp])
         if block.pre_norm:
             _fold(block.ln1, readers)
-    if model.ln_final is not None and model.unembed is not None:
-        _fold(model.ln_final, [(model.unembed.weight, model.unembed.bias)])
+    if model.unembed is None:
+        return
+    unembed, head = (model.unembed.weight, model.unembed.bias), model.mlm_head
+    if head is not None:
+        _fold(head.ln, [unembed])
+    if model.ln_final is not None:
+        _fold(model.ln_final, [unembed if head is None else (head.dense_weight, head.dense_bias)])
 
 
 def _fold(norm, readers: list[tuple[Tensor, Tensor | None]]) -> None:

@@ -24,7 +24,8 @@ from ..tap import Silent, Tap
 from ..tokens import Tokens
 
 TOKENS_PER_PASS = 2048
-"""Lines (a row at a position) of one matrix product: efficient, and small enough in memory."""
+"""Lines (a row at a position) of one matrix product: efficient, and small enough in memory. A GPU,
+which a longer product keeps busy, takes four times as many."""
 VALUES_AT_ONCE = 2**22
 """Numbers of a site, of keys or of the logits that are looked at together."""
 
@@ -151,7 +152,7 @@ def pass_bytes(model: Any, lines: int) -> int:
 
 def lines_that_fit(model: Any, width: int, free: int | None) -> int | None:
     """Lines per pass, halved until a pass fits into so many bytes; None: not even a row does."""
-    lines = TOKENS_PER_PASS
+    lines = TOKENS_PER_PASS * (4 if model.W_E.is_cuda else 1)
     while free is not None and pass_bytes(model, lines) > free:
         if lines <= width:
             return None
@@ -272,7 +273,7 @@ def forward_multiplies(model: Any, tokens: Tokens, bound: Bound) -> float:
     """Multiply-adds with weights of one whole forward, as far as the metric needs one."""
     per_token = sum(_sizes(model)) * model.cfg.n_layers
     if bound.reads == "logits":
-        per_token += model.cfg.d_vocab * model.cfg.d_model
+        per_token += (model.cfg.d_vocab + _transform(model)) * model.cfg.d_model
     return float(per_token * tokens.shape.numel())
 
 
@@ -292,7 +293,12 @@ def _reading(model: Any, bound: Bound, late: bool) -> int:
     columns = model.cfg.d_vocab if everything else bound.ids.shape[2]
     if bound.log_probs and not everything:
         columns += model.cfg.d_vocab
-    return columns * model.cfg.d_model
+    return (columns + _transform(model)) * model.cfg.d_model
+
+
+def _transform(model: Any) -> int:
+    """Columns of the transform that a masked-LM head puts before its unembedding."""
+    return 0 if model.mlm_head is None else model.cfg.d_model
 
 
 def edited_rows(site: Site, rows: Sequence[tuple[Node, int, Part]], tokens: Tokens) -> Rows:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import pytest
 from transformers import PreTrainedModel
 
-from tests.parity.families import FAMILIES, Family, build, save
+from tests.parity.families import FAMILIES, build, save
+from tests.parity.layout import Family
 
 
 class Pair(NamedTuple):

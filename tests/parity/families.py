@@ -6,33 +6,16 @@ initialisation a model without rotary embedding, or with its norms swapped, pass
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import transformers
 from transformers import PreTrainedModel
 
-Side = Literal["in", "out"]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Which module holds what a site holds, on its input or output; `{}` is the layer."""
-
-    model: str
-    sites: dict[str, tuple[str, Side]]
-
-
-@dataclass(frozen=True)
-class Family:
-    """One model to compare: its layout, the config class and what differs from its defaults."""
-
-    layout: Layout
-    config: str
-    values: dict[str, Any] = field(default_factory=dict)
-
+from tests.parity.layout import D_VOCAB, N_CTX, Family, Layout
+from tests.parity.newer import NEWER
+from tests.parity.older import OLDER
 
 GPT2 = Layout(
     "GPT2LMHeadModel",
@@ -83,9 +66,6 @@ BERT = Layout(
     },
 )
 
-D_VOCAB = 97
-N_CTX = 48
-
 _LLAMA = {
     "vocab_size": D_VOCAB,
     "max_position_embeddings": N_CTX,
@@ -118,6 +98,7 @@ FAMILIES = {
             "bos_token_id": 0,
             "eos_token_id": 0,
         },
+        exact=True,
     ),
     "llama": Family(LLAMA, "LlamaConfig", _LLAMA),
     "llama-wide-heads": Family(LLAMA, "LlamaConfig", {**_LLAMA, "head_dim": 12}),
@@ -175,9 +156,11 @@ FAMILIES = {
             "intermediate_size": 40,
             "layer_norm_eps": 1e-3,
         },
+        exact=True,
     ),
+    **OLDER,
+    **NEWER,
 }
-DECODERS = [name for name in FAMILIES if name != "bert"]
 
 
 def build(family: Family, seed: int = 0) -> PreTrainedModel:

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from tests.parity.families import D_VOCAB
+from tests.parity.layout import D_VOCAB
 
 Padding = Literal["none", "left", "right"]
 LENGTH = 20

@@ -63,7 +63,7 @@ def test_the_islands_are_lifted(pair, name: str) -> None:
     as_it_is = run(this.reference, this.family.layout, inputs, lifted=False).output
     lifted = run(this.reference, this.family.layout, inputs, lifted=True).output
     rounds = relative_error(as_it_is, lifted) > LIFTED
-    assert rounds == (name not in ("gpt2", "bert"))
+    assert rounds != this.family.exact
 
 
 def test_token_types(pair) -> None:

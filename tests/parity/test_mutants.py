@@ -99,7 +99,52 @@ def swap_keys_and_values(cfg: Any, copies: Weights) -> None:
         keys_values.copy_(keys_values.roll(width, dims=0))
 
 
+def heads_as_stored(cfg: Any, copies: Weights) -> None:
+    """Rows of q, k and v in the order of a file that sorts them by key-value head."""
+    n_kv, n_queries = cfg.n_kv_heads, cfg.n_heads // cfg.n_kv_heads
+    sizes = [n * n_kv * cfg.d_head for n in (n_queries, 1, 1)]
+    for name in [name for name in copies if ".qkv_" in name]:
+        parts = [rows.unflatten(0, (n_kv, -1, cfg.d_head)) for rows in copies[name].split(sizes)]
+        copies[name] = torch.cat(parts, 1).flatten(0, 2)
+
+
+NO_ALIBI = {"positions": "none", "alibi_scale": None, "alibi_bfloat16": False}
+
 MUTANTS: dict[tuple[str, str], Mutation] = {
+    ("openai-gpt", "norms before the sublayers"): config(norm_position="pre"),
+    ("openai-gpt", "exact gelu"): config(activation="gelu"),
+    ("openai-gpt", "no causal mask"): config(causal=False),
+    ("gpt_neo", "1/√d_head"): config(attn_scale=None),
+    ("gpt_neo", "no windows"): config(sliding_window=None),
+    ("gpt_neo", "windows in other layers"): config(sliding_window=(4, 4, None)),
+    ("gpt_neo", "windows one wider"): config(sliding_window=(None, 5, 5)),
+    ("gptj", "rotary over halves"): config(rotary_interleaved=False),
+    ("gptj", "rotary over the whole head"): config(rotary_dim=8),
+    ("gptj", "no bias of the logits"): zeroed("unembed.bias"),
+    ("opt", "positions one off"): weights(shift_positions),
+    ("opt", "positions from the first row"): config(position_offset=0, n_ctx=50),
+    ("opt-post", "norms before the sublayers"): config(norm_position="pre"),
+    ("bloom", "no alibi"): config(**NO_ALIBI),
+    ("bloom", "heads as they are stored"): weights(heads_as_stored),
+    ("bloom", "no embedding norm"): config(embed_norm=False),
+    ("falcon", "no rotary"): config(positions="none"),
+    ("falcon-separate", "heads as they are stored"): weights(heads_as_stored),
+    ("falcon-new", "heads as they are stored"): weights(heads_as_stored),
+    ("falcon-new", "norms swapped"): weights(swap_norms),
+    ("falcon-new", "one norm"): config(parallel_shared_norm=True),
+    ("falcon-new-one-norm", "not stretched"): config(rotary_scaling=None),
+    ("falcon-alibi", "no alibi"): config(**NO_ALIBI),
+    ("falcon-alibi", "alibi behind 1/√d_head"): config(alibi_scale=None),
+    ("falcon-serial-alibi", "alibi not rounded"): config(alibi_bfloat16=False),
+    ("bert-mlm", "no transform"): config(head="unembed"),
+    ("bert-mlm", "no bias of the logits"): zeroed("unembed.bias"),
+    ("bert-mlm", "no bias of the transform"): zeroed("mlm_head.dense_bias"),
+    ("bert-mlm", "no bias of the transform's norm"): zeroed("mlm_head.ln.b"),
+    ("roberta", "no transform"): config(head="unembed"),
+    ("roberta", "positions from the first row"): config(position_offset=0, n_ctx=50),
+    ("roberta", "positions one off"): weights(shift_positions),
+    ("distilbert", "norms swapped"): weights(swap_norms),
+    ("distilbert-mlm", "no transform"): config(head="unembed"),
     ("gpt2", "no 1/√d_head"): config(attn_scale=1.0),
     ("gpt2", "no causal mask"): config(causal=False),
     ("gpt2", "the first token out of sight"): config(sliding_window=(LENGTH - 1,) * 3),
