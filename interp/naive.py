@@ -38,7 +38,7 @@ class Naive:
     ) -> Callable[[Tensor, Hook], Tensor]:
         site, tokens = self.model.sites[part.site], self.tokens
         examples = torch.arange(len(tokens), device=tokens.device)
-        selection = Selection.of(part, examples, tokens)
+        selection = Selection.of([(example, part) for example in range(len(tokens))], tokens)
         rows = Rows(site, examples, [node.key] * len(tokens))
 
         def hook(x: Tensor, hook: Hook) -> Tensor:

@@ -195,18 +195,26 @@ class Selection(NamedTuple):
     neuron: Int[Tensor, " rows"]
 
     @classmethod
-    def of(cls, part: Part, examples: Int[Tensor, " rows"], tokens: Tokens) -> Selection:
-        """The same part for some examples; roles are looked up per example."""
-
-        def fixed(value: int | None) -> Tensor:
-            return torch.full_like(examples, -1 if value is None else value)
-
+    def of(cls, rows: Sequence[tuple[int, Part]], tokens: Tokens) -> Selection:
+        """Per row an example and a part; roles are looked up per example."""
         width = tokens.shape[1]
-        pos = fixed(None if part.pos is None else part.pos % width)
-        if part.role is not None:
-            pos = tokens.roles[part.role].to(examples.device)[examples]
-        k_pos = fixed(None if part.k_pos is None else part.k_pos % width)
-        return cls(pos, fixed(part.head), k_pos, fixed(part.neuron))
+        roles = {part.role: tokens.roles[part.role].tolist() for _, part in rows if part.role}
+
+        def pos(example: int, part: Part) -> int:
+            if part.role is not None:
+                return roles[part.role][example] % width
+            return -1 if part.pos is None else part.pos % width
+
+        columns = zip(*(
+            (
+                pos(example, part),
+                -1 if part.head is None else part.head,
+                -1 if part.k_pos is None else part.k_pos % width,
+                -1 if part.neuron is None else part.neuron,
+            )
+            for example, part in rows
+        ), strict=True)  # fmt: skip
+        return cls(*(torch.tensor(column, device=tokens.device) for column in columns))
 
     def mask(self, site: Site, x: Tensor, start: int = 0) -> Bool[Tensor, "..."]:
         """True where x [rows, …] is replaced; its position axis begins at position `start`."""

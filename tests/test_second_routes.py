@@ -26,17 +26,27 @@ PLAIN = {
 }
 
 
-def read(model, ids, metric):
-    """The metric of a plain run, without any sweep."""
-    frame = pd.DataFrame({"site": ["hook_embed"]})
-    options = {"edit": edits.scale(1.0), "metric": metric, "allow_noop": True}
-    return interp.sweep(model, ids, frame, reduce="none", progress=False, **options)["baseline"]
+ANSWER, WRONG = torch.tensor([3, 4]), torch.tensor([5, 6])
+ROW = torch.arange(2)
 
 
 def metric_for(cfg):
-    if cfg.head != "none":
-        return metrics.log_prob(torch.tensor([3, 4]))
+    if cfg.head == "unembed":
+        return metrics.log_prob(ANSWER)
     return metrics.cosine(torch.ones(cfg.d_model))
+
+
+def by_hand(model, ids):
+    """What `metric_for` measures, of a plain run."""
+    if model.cfg.head == "unembed":
+        return model(ids)[:, -1].log_softmax(-1)[ROW, ANSWER]
+    resid = model(ids, stop_at_layer=model.cfg.n_layers)[:, -1]
+    return resid.sum(-1) / (resid.norm(dim=-1) * resid.shape[-1] ** 0.5)
+
+
+def logit_diff_by_hand(model, ids):
+    logits = model(ids)[:, -1]
+    return logits[ROW, ANSWER] - logits[ROW, WRONG]
 
 
 @settings(max_examples=30, deadline=None)
@@ -61,6 +71,8 @@ def test_patching_a_run_into_itself_changes_nothing(cfg, data):
         patched.setattr(plan, "_changes", lambda *a: torch.ones_like(changes(*a)))
         run = interp.sweep(model, tokens, frame, engine="rerun", **options)
     assert run.attrs["forward_equivalents"] > 1
+    baseline = run["baseline"].to_numpy().reshape(-1, 2)  # per node and example
+    assert np.allclose(baseline, by_hand(model, CLEAN), rtol=0, atol=1e-9)
     scale = max(1.0, run["baseline"].abs().max())
     assert run["effect"].abs().max() <= 1e-10 * scale
 
@@ -77,8 +89,8 @@ def test_patching_a_whole_stream_gives_the_other_run(cfg, data):
     for engine in ("rerun", "naive"):
         run = interp.sweep(model, CORRUPTED, frame, edit=edits.patch(clean), metric=metric,
                            reduce="none", engine=engine, progress=False)  # fmt: skip
-        assert np.allclose(run["value"], read(model, CLEAN, metric), rtol=0, atol=1e-9)
-        assert np.allclose(run["baseline"], read(model, CORRUPTED, metric), rtol=0, atol=1e-9)
+        assert np.allclose(run["value"], by_hand(model, CLEAN), rtol=0, atol=1e-9)
+        assert np.allclose(run["baseline"], by_hand(model, CORRUPTED), rtol=0, atol=1e-9)
 
 
 def test_patching_every_writer_gives_the_other_run():
@@ -87,28 +99,27 @@ def test_patching_every_writer_gives_the_other_run():
     model = random_model(small_config())
     parts = [{"row": 0, "site": site, "layer": layer}
              for layer in range(3) for site in ("hook_attn_out", "hook_mlp_out")]  # fmt: skip
-    metric = metrics.logit_diff(torch.tensor([3, 4]), torch.tensor([5, 6]))
+    metric = metrics.logit_diff(ANSWER, WRONG)
     options = {"edit": edits.patch(Tokens.of(CLEAN)), "metric": metric, "reduce": "none",
                "progress": False}  # fmt: skip
     whole = interp.sweep(model, CORRUPTED, parts, **options)
-    assert np.allclose(whole["value"][:2], read(model, CLEAN, metric), rtol=0, atol=1e-10)
+    assert np.allclose(whole["value"][:2], logit_diff_by_hand(model, CLEAN), rtol=0, atol=1e-10)
     less = interp.sweep(model, CORRUPTED, parts[2:], **options)  # a hole in the cut shows
-    assert not np.allclose(less["value"][:2], read(model, CLEAN, metric), atol=1e-3)
+    assert not np.allclose(less["value"][:2], logit_diff_by_hand(model, CLEAN), atol=1e-3)
 
 
 def test_parts_sum_to_the_logit():
     """Through a linear end, removing every writer's share of a logit difference adds up to it."""
     model = random_model(small_config(final_norm=False))
-    answer, wrong = torch.tensor([3, 4]), torch.tensor([5, 6])
-    metric = metrics.logit_diff(answer, wrong)
+    metric = metrics.logit_diff(ANSWER, WRONG)
     _, cache = model.run_with_cache(CLEAN)
-    direction = model.W_U[:, answer] - model.W_U[:, wrong]
+    direction = model.W_U[:, ANSWER] - model.W_U[:, WRONG]
     writers = ["hook_embed", "hook_pos_embed"]
     writers += [f"blocks.{i}.hook_{part}_out" for i in range(3) for part in ("attn", "mlp")]
     shares = sum((cache[name][:, -1] * direction.T).sum(-1) for name in writers)
     bias = getattr(model.unembed, "bias", None)
-    extra = 0 if bias is None else bias[answer] - bias[wrong]
-    assert np.allclose(shares + extra, read(model, CLEAN, metric), atol=1e-10)
+    extra = 0 if bias is None else bias[ANSWER] - bias[WRONG]
+    assert np.allclose(shares + extra, logit_diff_by_hand(model, CLEAN), atol=1e-10)
     # The last MLP writes to the output alone: removing it takes exactly its share.
     frame = pd.DataFrame({"site": ["hook_mlp_out"], "layer": [2]})
     run = interp.sweep(model, CLEAN, frame, edit=edits.zero(), metric=metric, reduce="none",

@@ -125,3 +125,9 @@ def linear(
         f"{theirs}.weight": Target(f"{ours}_weight", part, transposed),
         f"{theirs}.bias": Target(f"{ours}_bias", part),
     }
+
+
+def qkv(theirs: str, names: str = "{}_proj") -> dict[str, Target]:
+    """Queries, keys and values apart; `names` says how, for each of q, k and v."""
+    parts = (linear(theirs + names.format(p), "blocks.{}.attn.qkv", p) for p in "qkv")
+    return {key: target for part in parts for key, target in part.items()}

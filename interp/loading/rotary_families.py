@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..config import ConfigError, TransformerConfig
-from .family import Family, Target, linear, norm, rotary_config, windows
+from .family import Family, Target, linear, norm, qkv, rotary_config, windows
 from .fields import Fields
 
 NO_BIASES = {"qkv_bias": False, "attn_out_bias": False, "mlp_bias": False}
@@ -255,11 +255,7 @@ def _phi_config(f: Fields) -> TransformerConfig:
 
 _EMBED = {"embed_tokens.weight": Target("embed.W_E")}
 _UNEMBED = {**norm("norm", "ln_final"), "lm_head.weight": Target("unembed.weight")}
-_QKV = {
-    **linear("layers.{}.self_attn.q_proj", "blocks.{}.attn.qkv", "q"),
-    **linear("layers.{}.self_attn.k_proj", "blocks.{}.attn.qkv", "k"),
-    **linear("layers.{}.self_attn.v_proj", "blocks.{}.attn.qkv", "v"),
-}
+_QKV = qkv("layers.{}.self_attn.")
 _OUT = {
     **linear("layers.{}.self_attn.o_proj", "blocks.{}.attn.out"),
     **linear("layers.{}.mlp.down_proj", "blocks.{}.mlp.out"),

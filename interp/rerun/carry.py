@@ -54,8 +54,7 @@ class Packed(Layout):
     def __init__(self, carried: Pass) -> None:
         self.cfg, self.like = carried.work.model.cfg, carried.work.model.W_E
         self.device, self._tables = self.like.device, {}
-        examples = carried.examples[carried.lines.row]
-        self.positions = carried.work.positions[examples, carried.lines.pos][None]
+        self.positions = carried.work.positions[carried.at(carried.lines)][None]
         self.carried = carried
 
     def attend(self, attn: Any, q: Tensor, k: Tensor, v: Tensor, tap: Silent | Tap) -> Tensor:
@@ -73,11 +72,10 @@ class Rerun:
         self.positions = Layout(model.cfg, tokens, None, model.W_E).positions.expand(tokens.shape)
         self.halved = 0
         """Passes that did not fit into the device's memory and went in two."""
-        every = torch.arange(len(tokens), device=tokens.device)
         resid = base.residual
         if bound.positions is not None:
             resid = resid.gather(1, bound.positions[..., None].expand(-1, -1, resid.shape[-1]))
-        self.seen = self.read(resid, every, bound.ids)
+        self.seen = self.read(resid, bound.ids)
         """What the metric reads of the base run."""
 
     def baseline(self, where: str) -> Float[Tensor, " batch"]:
@@ -96,7 +94,7 @@ class Rerun:
         half = len(rows) // 2
         return torch.cat([self.measure(rows[:half]), self.measure(rows[half:])])
 
-    def read(self, resid: Tensor, examples: Tensor, ids: Tensor | None) -> Tensor:
+    def read(self, resid: Tensor, ids: Tensor | None) -> Tensor:
         """What the metric reads of last residual streams [rows n d_model]: [rows n k]."""
         bound, model = self.bound, self.model
         if bound.reads == "residual":
@@ -121,7 +119,7 @@ class Pass:
     """One pass: rows join where they enter, and all go on together."""
 
     def __init__(self, work: Rerun, rows: Sequence[Row]) -> None:
-        self.work, self.given = work, rows
+        self.work = work
         order = sorted(range(len(rows)), key=lambda i: (rows[i].start, rows[i].entry))
         self.order, self.rows = order, [rows[i] for i in order]
         self.width = work.tokens.shape[1]
@@ -129,7 +127,7 @@ class Pass:
         self.example = np.array([row.example for row in self.rows])
         self.examples = work.index(self.example)
         self.trimmed = plan.is_trimmed(work.model, rows, work.bound)
-        self.tap = RowTap(work, self.rows)
+        self.tap = RowTap(work.model.sites, work.tokens, work.base, work.replace, self.rows)
         self.fill: Fill = lambda x, base: x
 
     @property
@@ -137,7 +135,12 @@ class Pass:
         """The lines that are being carried."""
         return self.tap.lines
 
+    def at(self, lines: Lines) -> tuple[Tensor, Tensor]:
+        """Where lines lie in a tensor of the base run: their examples and positions."""
+        return self.work.index(self.example[lines.row]), self.work.index(lines.pos)
+
     def measure(self) -> Float[Tensor, " rows"]:
+        """The metric of each row, in the order in which they were given."""
         model = self.work.model
         x = self._embedded()
         for layer in range(model.cfg.n_layers):
@@ -152,7 +155,7 @@ class Pass:
         self.tap.lines = self._changed([row.entry.layer < 0 for row in self.rows])
         if not len(self.lines.row):
             return model.W_E.new_empty(0, model.cfg.d_model)
-        at = self.work.index(self.example[self.lines.row]), self.work.index(self.lines.pos)
+        at = self.at(self.lines)
 
         def own(t: Tensor | None) -> Tensor | None:
             return None if t is None else t[at][None]
@@ -194,7 +197,7 @@ class Pass:
             new = self._only_read(new)
         if not len(new.row):
             return carried
-        where = self.work.index(self.example[new.row]), self.work.index(new.pos)
+        where = self.at(new)
         self.tap.lines = self.lines.then(new)
         return [
             torch.cat([x, self.work.base.values[site][where]])
@@ -257,7 +260,7 @@ class Pass:
             at = (bound.positions[examples] - start).clamp(min=0)
             return self._measured(x.gather(1, at[..., None].expand(-1, -1, x.shape[-1])), group)
         ids = None if bound.ids is None else bound.ids[examples, start:]
-        out = self.work.read(x, examples, ids)
+        out = self.work.read(x, ids)
         return self._value(torch.cat([self.work.seen[examples, :start], out], 1), group)
 
     def _late(self, x: Tensor, group: Group) -> Float[Tensor, " rows"]:
@@ -271,10 +274,9 @@ class Pass:
 
     def _measured(self, x: Tensor, group: Group) -> Float[Tensor, " rows"]:
         """Measured on the residual stream at the positions read."""
-        ids, examples = self.work.bound.ids, self._examples(group)
-        return self._mixed(
-            self.work.read(x, examples, None if ids is None else ids[examples]), group
-        )
+        ids = self.work.bound.ids
+        own = None if ids is None else ids[self._examples(group)]
+        return self._mixed(self.work.read(x, own), group)
 
     def _mixed(self, out: Tensor, group: Group) -> Float[Tensor, " rows"]:
         """Left of a row's start, the base run's."""
@@ -361,8 +363,7 @@ class Pass:
             return lambda x, base: x
         lacking = np.flatnonzero(source < 0)
         carried, missing = self.work.index(source.clip(min=0)), self.work.index(lacking)
-        where = (self.work.index(self.example[wanted.row[lacking]]),
-                 self.work.index(wanted.pos[lacking]))  # fmt: skip
+        where = self.at(Lines(wanted.row[lacking], wanted.pos[lacking]))
 
         def fill(x: Tensor, base: Tensor) -> Tensor:
             out = x[carried] if len(x) else x.new_empty(len(carried), *x.shape[1:])

@@ -58,6 +58,11 @@ def entry(site: Site, cfg: Any) -> Entry:
     return Entry(site.layer, PRE)
 
 
+def node_entry(node: Node, model: Any) -> Entry:
+    """The last stage before all that the node edits."""
+    return min(entry(model.sites[part.site], model.cfg) for part in node.parts)
+
+
 class Row(NamedTuple):
     """One example under one node."""
 
@@ -92,9 +97,9 @@ class Recorded(Layout):
 
     def attend(self, attn: Any, q: Tensor, k: Tensor, v: Tensor, tap: Silent | Tap) -> Tensor:
         if attn.layer >= self.first:
-            # A view keeps all that was projected with it in memory.
-            own = v if v.untyped_storage().data_ptr() == q.untyped_storage().data_ptr() else None
-            self.placed[attn.layer] = (q, k, v.clone() if own is None else own)
+            # A view keeps all that was projected with it: where q and k are copies, v shall be one.
+            together = v.untyped_storage().data_ptr() == q.untyped_storage().data_ptr()
+            self.placed[attn.layer] = (q, k, v if together else v.clone())
         return super().attend(attn, q, k, v, tap)
 
 
@@ -117,7 +122,7 @@ def _kept(model: Any, nodes: Iterable[Node]) -> tuple[int, set[str]]:
     keep = {f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"}
     first = model.cfg.n_layers
     for node in nodes:
-        layer, stage = min(entry(model.sites[part.site], model.cfg) for part in node.parts)
+        layer, stage = node_entry(node, model)
         first = min(first, max(layer, 0))
         if 0 <= layer < model.cfg.n_layers and stage != PRE:
             behind = {Z: ("hook_resid_pre", "attn.hook_z"), MID: ("hook_resid_mid",),
@@ -181,10 +186,7 @@ def plan_rows(
             changed.index_put_(
                 (torch.tensor([i for i, _ in some]),), where, accumulate=True
             )  # accumulate: a node may have two parts at a site
-    entries = {
-        node.row: min(entry(model.sites[part.site], model.cfg) for part in node.parts)
-        for node in nodes
-    }
+    entries = {node.row: node_entry(node, model) for node in nodes}
     rows = []
     for (node, example), own in zip(pairs, changed.numpy(), strict=True):
         where = own.nonzero()[0].tolist()
@@ -200,7 +202,8 @@ def _changes(
     site: Site, rows: list[tuple[Node, int, Part]], tokens: Tokens, replace: Replace, base: Base
 ) -> Bool[Tensor, "rows pos"]:
     """Where the edited value differs bitwise from the base run's."""
-    selection, line = selections(rows, tokens), edited_rows(site, rows, tokens)
+    line = edited_rows(site, rows, tokens)
+    selection = Selection.of([row[1:] for row in rows], tokens)
     x = base.values[site.name][line.examples]
     # A NaN differs from itself, so an edit to NaN counts as a change.
     differs = torch.where(selection.mask(site, x), replace(x, line), x) != x
@@ -306,25 +309,3 @@ def edited_rows(site: Site, rows: Sequence[tuple[Node, int, Part]], tokens: Toke
     examples = torch.tensor([example for _, example, _ in rows], device=tokens.device)
     keys = {node.row: node.key for node in {id(node): node for node, _, _ in rows}.values()}
     return Rows(site, examples, [keys[node.row] for node, _, _ in rows])
-
-
-def selections(rows: Sequence[tuple[Node, int, Part]], tokens: Tokens) -> Selection:
-    """What is edited, one line per row."""
-    width = tokens.shape[1]
-    roles = {part.role: tokens.roles[part.role].tolist() for _, _, part in rows if part.role}
-
-    def pos(example: int, part: Part) -> int:
-        if part.role is not None:
-            return roles[part.role][example] % width
-        return -1 if part.pos is None else part.pos % width
-
-    columns = zip(*(
-        (
-            pos(example, part),
-            -1 if part.head is None else part.head,
-            -1 if part.k_pos is None else part.k_pos % width,
-            -1 if part.neuron is None else part.neuron,
-        )
-        for _, example, part in rows
-    ), strict=True)  # fmt: skip
-    return Selection(*(torch.tensor(column, device=tokens.device) for column in columns))

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..edits import Rows
+from ..edits import Replace, Rows
 from ..selection import Selection
+from ..sites import SiteTable
 from ..tap import Tap
-from . import plan
-from .plan import Row
-
-if TYPE_CHECKING:
-    from .carry import Rerun
+from ..tokens import Tokens
+from .plan import Base, Row, edited_rows
 
 
 class Lines(NamedTuple):
@@ -52,8 +50,11 @@ class RowTap(Tap):
     the blocks where it is edited, as rows from their start on.
     """
 
-    def __init__(self, work: Rerun, rows: Sequence[Row]) -> None:
-        self.sites, self.work = work.model.sites, work
+    def __init__(
+        self, sites: SiteTable, tokens: Tokens, base: Base, replace: Replace, rows: Sequence[Row]
+    ) -> None:
+        self.sites, self.base, self.replace = sites, base, replace
+        self.device = tokens.device
         self.examples = np.array([row.example for row in rows])
         self.lines = Lines(*np.zeros((2, 0), dtype=np.int64))
         self.group: Group | None = None
@@ -69,9 +70,9 @@ class RowTap(Tap):
         self.edits: dict[str, dict[int, list[RowEdit]]] = {}
         for site, turn, start in sorted(parts):
             lines = chosen[site, turn, start]
-            told = plan.edited_rows(self.sites[site], lines, work.tokens)._replace(start=start)
+            told = edited_rows(self.sites[site], lines, tokens)._replace(start=start)
             edit = RowEdit(np.array(parts[site, turn, start]),
-                           plan.selections(lines, work.tokens), told)  # fmt: skip
+                           Selection.of([line[1:] for line in lines], tokens), told)  # fmt: skip
             self.edits.setdefault(site, {}).setdefault(turn, []).append(edit)
 
     def wants(self, site: str) -> bool:
@@ -93,7 +94,7 @@ class RowTap(Tap):
         for edit in edits:
             here = np.flatnonzero((edit.row >= group.first) & (edit.row < group.last))
             if len(here) and edit.rows.start == group.start:
-                at = self.work.index(edit.row[here] - group.first)
+                at = self._index(edit.row[here] - group.first)
                 x = x.index_copy(0, at, self._replaced(x[at], _some(edit, here)))
         return x
 
@@ -108,18 +109,21 @@ class RowTap(Tap):
             if not len(lines):
                 continue  # the rows have not joined yet
             start = edit.rows.start
-            at = self.work.index(own[lines]), self.work.index(self.lines.pos[lines] - start)
-            whole = self.work.base.values[site][edit.rows.examples, start:]
-            whole[at] = x[self.work.index(lines)]
+            at = self._index(own[lines]), self._index(self.lines.pos[lines] - start)
+            whole = self.base.values[site][edit.rows.examples, start:]
+            whole[at] = x[self._index(lines)]
             where.append(lines)
             values.append(self._replaced(whole, edit)[at])
         if not where:
             return x
-        return x.index_copy(0, self.work.index(np.concatenate(where)), torch.cat(values))
+        return x.index_copy(0, self._index(np.concatenate(where)), torch.cat(values))
+
+    def _index(self, numbers: np.ndarray) -> Tensor:
+        return torch.as_tensor(numbers, device=self.device)
 
     def _replaced(self, x: Tensor, edit: RowEdit) -> Tensor:
         mask = edit.selection.mask(edit.rows.site, x, edit.rows.start)
-        return torch.where(mask, self.work.replace(x, edit.rows), x)
+        return torch.where(mask, self.replace(x, edit.rows), x)
 
 
 def _some(edit: RowEdit, here: np.ndarray) -> RowEdit:

@@ -1,11 +1,11 @@
-"""Families from before Llama: GPT and its heirs, OPT, BLOOM, Falcon; the encoders after BERT."""
+"""The families after GPT: its own, what was trained after its example, OPT, BLOOM, Falcon."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ..config import ConfigError, TransformerConfig
-from .family import Family, Target, linear, masked_lm_head, norm
+from .family import Family, Target, linear, norm, qkv
 from .fields import Fields
 
 # The `gelu` of GPT's authors is the tanh approximation.
@@ -25,6 +25,23 @@ def _openai_gpt_config(f: Fields) -> TransformerConfig:
         norm_eps=f.number("layer_norm_epsilon", 1e-5),
         norm_position="post",
         final_norm=False,
+        tied=f.flag("tie_word_embeddings", True),
+    )
+
+
+def _gpt2_config(f: Fields) -> TransformerConfig:
+    d_model = f.size("n_embd", "d_model")
+    return TransformerConfig(
+        n_layers=f.size("n_layer", "n_layers"),
+        d_model=d_model,
+        n_heads=f.size("n_head", "n_heads"),
+        d_vocab=f.size("vocab_size", "d_vocab"),
+        n_ctx=f.size("n_positions", "n_ctx", 1024),
+        d_mlp=f.optional_size("n_inner", "d_mlp") or 4 * d_model,
+        activation=f.activation("activation_function", "gelu_new"),
+        norm_eps=f.number("layer_norm_epsilon", 1e-5),
+        attn_scale=None if f.flag("scale_attn_weights", True) else 1.0,
+        attn_scale_by_layer=f.flag("scale_attn_by_inverse_layer_idx", False),
         tied=f.flag("tie_word_embeddings", True),
     )
 
@@ -196,62 +213,6 @@ def _falcon_block(f: Fields, n_heads: int) -> dict[str, Any]:
     return {"n_kv_heads": kv_heads, "parallel": parallel, "parallel_shared_norm": parallel}
 
 
-def _encoder(f: Fields, **fields: Any) -> TransformerConfig:
-    """What the encoders share: norms on the stream, and everything in sight."""
-    return TransformerConfig(
-        d_vocab=f.size("vocab_size", "d_vocab"),
-        norm_position="post",
-        embed_norm=True,
-        final_norm=False,
-        causal=False,
-        **fields,
-    )
-
-
-def _roberta_config(f: Fields) -> TransformerConfig:
-    """Positions are counted from the row behind that of the padding token."""
-    offset = 1 + f.size("pad_token_id", "position_offset", 1)
-    rows = f.size("max_position_embeddings", "n_ctx", 512)
-    if rows <= offset:
-        raise ConfigError(
-            f"{f.where}: max_position_embeddings={rows}: expected more than pad_token_id + 1, "
-            f"which is {offset}"
-        )
-    head = masked_lm_head(f)
-    activation = f.activation("hidden_act", "gelu")
-    if head["head"] == "mlm":  # whose own activation is always this one
-        f.only("hidden_act", "gelu", "gelu_python")
-    return _encoder(
-        f,
-        n_layers=f.size("num_hidden_layers", "n_layers"),
-        d_model=f.size("hidden_size", "d_model"),
-        n_heads=f.size("num_attention_heads", "n_heads"),
-        d_mlp=f.size("intermediate_size", "d_mlp"),
-        n_ctx=rows - offset,
-        position_offset=offset,
-        activation=activation,
-        norm_eps=f.number("layer_norm_eps", 1e-12),
-        n_token_types=f.size("type_vocab_size", "n_token_types", 2),
-        **head,
-    )
-
-
-def _distilbert_config(f: Fields) -> TransformerConfig:
-    f.flag("sinusoidal_pos_embds", False)  # how the table began; it is stored either way
-    f.flag("tie_weights_", True)
-    return _encoder(
-        f,
-        n_layers=f.size("n_layers", "n_layers"),
-        d_model=f.size("dim", "d_model"),
-        n_heads=f.size("n_heads", "n_heads"),
-        d_mlp=f.size("hidden_dim", "d_mlp"),
-        n_ctx=f.size("max_position_embeddings", "n_ctx", 512),
-        activation=f.activation("activation", "gelu"),
-        norm_eps=1e-12,
-        **masked_lm_head(f, untied=True),
-    )
-
-
 def _size(f: Fields, bound: str, *names: str) -> int:
     """A size that has had several names."""
     given = {name: value for name in names if (value := f.size(name, bound, None)) is not None}
@@ -259,11 +220,6 @@ def _size(f: Fields, bound: str, *names: str) -> int:
         shown = ", ".join(f"{name}={value}" for name, value in given.items())
         raise ConfigError(f"{f.where}: {shown}: expected one value, these mean the same")
     return next(iter(given.values()), None) or f.size(names[0], bound)
-
-
-def _qkv(theirs: str, names: str = "{}_proj") -> dict[str, Target]:
-    parts = (linear(theirs + names.format(p), "blocks.{}.attn.qkv", p) for p in "qkv")
-    return {key: target for part in parts for key, target in part.items()}
 
 
 _OPENAI_GPT = {
@@ -278,11 +234,24 @@ _OPENAI_GPT = {
     "lm_head.weight": Target("unembed.weight"),
 }
 
+_GPT2 = {
+    "wte.weight": Target("embed.W_E"),
+    "wpe.weight": Target("embed.W_pos"),
+    **norm("h.{}.ln_1", "blocks.{}.ln1"),
+    **linear("h.{}.attn.c_attn", "blocks.{}.attn.qkv", transposed=True),
+    **linear("h.{}.attn.c_proj", "blocks.{}.attn.out", transposed=True),
+    **norm("h.{}.ln_2", "blocks.{}.ln2"),
+    **linear("h.{}.mlp.c_fc", "blocks.{}.mlp.in", transposed=True),
+    **linear("h.{}.mlp.c_proj", "blocks.{}.mlp.out", transposed=True),
+    **norm("ln_f", "ln_final"),
+    "lm_head.weight": Target("unembed.weight"),
+}
+
 _GPT_NEO = {
     "wte.weight": Target("embed.W_E"),
     "wpe.weight": Target("embed.W_pos"),
     **norm("h.{}.ln_1", "blocks.{}.ln1"),
-    **_qkv("h.{}.attn.attention."),
+    **qkv("h.{}.attn.attention."),
     **linear("h.{}.attn.attention.out_proj", "blocks.{}.attn.out"),
     **norm("h.{}.ln_2", "blocks.{}.ln2"),
     **linear("h.{}.mlp.c_fc", "blocks.{}.mlp.in"),
@@ -294,7 +263,7 @@ _GPT_NEO = {
 _GPTJ = {
     "wte.weight": Target("embed.W_E"),
     **norm("h.{}.ln_1", "blocks.{}.ln1"),
-    **_qkv("h.{}.attn."),
+    **qkv("h.{}.attn."),
     **linear("h.{}.attn.out_proj", "blocks.{}.attn.out"),
     **linear("h.{}.mlp.fc_in", "blocks.{}.mlp.in"),
     **linear("h.{}.mlp.fc_out", "blocks.{}.mlp.out"),
@@ -307,7 +276,7 @@ _OPT = {
     "embed_tokens.weight": Target("embed.W_E"),
     "embed_positions.weight": Target("embed.W_pos"),
     **norm("layers.{}.self_attn_layer_norm", "blocks.{}.ln1"),
-    **_qkv("layers.{}.self_attn."),
+    **qkv("layers.{}.self_attn."),
     **linear("layers.{}.self_attn.out_proj", "blocks.{}.attn.out"),
     **norm("layers.{}.final_layer_norm", "blocks.{}.ln2"),
     **linear("layers.{}.fc1", "blocks.{}.mlp.in"),
@@ -334,45 +303,11 @@ _FALCON = {
     **norm("h.{}.ln_mlp", "blocks.{}.ln2"),
 }
 
-_ROBERTA = {
-    "embeddings.word_embeddings.weight": Target("embed.W_E"),
-    "embeddings.position_embeddings.weight": Target("embed.W_pos"),
-    "embeddings.token_type_embeddings.weight": Target("embed.W_token_type"),
-    **norm("embeddings.LayerNorm", "embed_ln"),
-    **linear("encoder.layer.{}.attention.self.query", "blocks.{}.attn.qkv", "q"),
-    **linear("encoder.layer.{}.attention.self.key", "blocks.{}.attn.qkv", "k"),
-    **linear("encoder.layer.{}.attention.self.value", "blocks.{}.attn.qkv", "v"),
-    **linear("encoder.layer.{}.attention.output.dense", "blocks.{}.attn.out"),
-    **norm("encoder.layer.{}.attention.output.LayerNorm", "blocks.{}.ln1"),
-    **linear("encoder.layer.{}.intermediate.dense", "blocks.{}.mlp.in"),
-    **linear("encoder.layer.{}.output.dense", "blocks.{}.mlp.out"),
-    **norm("encoder.layer.{}.output.LayerNorm", "blocks.{}.ln2"),
-    **linear("lm_head.dense", "mlm_head.dense"),
-    **norm("lm_head.layer_norm", "mlm_head.ln"),
-    "lm_head.decoder.weight": Target("unembed.weight"),
-    "lm_head.bias": Target("unembed.bias"),
-}
-
-_DISTILBERT = {
-    "embeddings.word_embeddings.weight": Target("embed.W_E"),
-    "embeddings.position_embeddings.weight": Target("embed.W_pos"),
-    **norm("embeddings.LayerNorm", "embed_ln"),
-    **_qkv("transformer.layer.{}.attention.", "{}_lin"),
-    **linear("transformer.layer.{}.attention.out_lin", "blocks.{}.attn.out"),
-    **norm("transformer.layer.{}.sa_layer_norm", "blocks.{}.ln1"),
-    **linear("transformer.layer.{}.ffn.lin1", "blocks.{}.mlp.in"),
-    **linear("transformer.layer.{}.ffn.lin2", "blocks.{}.mlp.out"),
-    **norm("transformer.layer.{}.output_layer_norm", "blocks.{}.ln2"),
-    **linear("vocab_transform", "mlm_head.dense"),
-    **norm("vocab_layer_norm", "mlm_head.ln"),
-    "vocab_projector.weight": Target("unembed.weight"),
-    "vocab_projector.bias": Target("unembed.bias"),
-}
-
 _GPT = ("transformer.",)
 _MASKS = ("h.{}.attn.bias", "h.{}.attn.masked_bias")  # the causal mask
 
-OLDER_FAMILIES = (
+GPT_FAMILIES = (
+    Family(name="gpt2", config=_gpt2_config, rename=_GPT2, prefixes=_GPT, dropped=_MASKS),
     Family(
         name="openai-gpt",
         config=_openai_gpt_config,
@@ -396,20 +331,5 @@ OLDER_FAMILIES = (
         rename=_FALCON,
         prefixes=_GPT,
         dropped=("h.{}.self_attention.rotary_emb.inv_freq",),
-    ),
-    Family(
-        name="roberta",
-        config=_roberta_config,
-        rename=_ROBERTA,
-        prefixes=("roberta.",),
-        # the pooler; the head where it is not read, and its bias a second time
-        dropped=("pooler.*", "lm_head.*", "embeddings.position_ids"),
-    ),
-    Family(
-        name="distilbert",
-        config=_distilbert_config,
-        rename=_DISTILBERT,
-        prefixes=("distilbert.",),
-        dropped=("vocab_*", "embeddings.position_ids"),
     ),
 )
