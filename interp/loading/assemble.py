@@ -80,9 +80,9 @@ def plan(
     homeless = sorted(set(shapes) - {target.name for target in sources})
     assert not homeless, f"the rename table of {family.name} has no key for {homeless}"
     tied = _pop_tied(family, cfg, stored)
-    dropped = _pattern(family.dropped)
+    dropped = pattern(family.dropped)
     faults["unexpected"] += [e.key for key, e in stored.items() if not dropped.fullmatch(key)]
-    _raise_faults(family, faults)
+    raise_faults(f"family {family.name}", faults)
     return Plan(pieces, tied)
 
 
@@ -144,21 +144,19 @@ def _pop_tied(family: Family, cfg: TransformerConfig, stored: dict[str, Entry]) 
     return found[0] if found else None
 
 
-def _pattern(templates: Sequence[str]) -> re.Pattern[str]:
+def pattern(templates: Sequence[str]) -> re.Pattern[str]:
     parts = (re.escape(t).replace(r"\{\}", r"\d+").replace(r"\*", ".*") for t in templates)
     return re.compile("|".join(parts) or r"(?!)")
 
 
-def _raise_faults(family: Family, faults: Mapping[str, Sequence[str]]) -> None:
+def raise_faults(of: str, faults: Mapping[str, Sequence[str]]) -> None:
     lines = [
         f"{len(found)} {kind}: {', '.join(found[:SHOWN])}{', …' if len(found) > SHOWN else ''}"
         for kind, found in faults.items()
         if found
     ]
     if lines:
-        raise WeightsError(
-            f"the weights do not fit the config (family {family.name}):\n  " + "\n  ".join(lines)
-        )
+        raise WeightsError(f"the weights do not fit the config ({of}):\n  " + "\n  ".join(lines))
 
 
 def common_dtype(plan: Plan) -> torch.dtype:

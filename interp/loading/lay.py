@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..config import TransformerConfig
 from ..model import HookedTransformer
-from .assemble import SHOWN, WeightsError
+from .assemble import WeightsError, pattern, raise_faults
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 PARTS = ("q", "k", "v", "gate", "in")
@@ -93,17 +93,15 @@ def lay(recipe: Recipe, tensors: Mapping[str, Tensor]) -> tuple[HookedTransforme
         turned = tensor.permute(slot.order) if slot.order else tensor
         flat = turned.reshape(-1, *shapes[name][1:])
         parts[name][slot.part] = flat
-    dropped = {template: _pattern(template) for template in recipe.dropped}
-    seen = {t for t, pattern in dropped.items() if any(map(pattern.fullmatch, stored))}
-    faults["unexpected"] = [
-        key for key in stored if not any(p.fullmatch(key) for p in dropped.values())
-    ]
-    _raise_faults(recipe.kind, faults)
+    dropped = [t for t in recipe.dropped if any(map(pattern([t]).fullmatch, stored))]
+    known = pattern(recipe.dropped)
+    faults["unexpected"] = [key for key in stored if not known.fullmatch(key)]
+    raise_faults(recipe.kind, faults)
     model.load_state_dict(_joined(parts), assign=True)
     model.requires_grad_(False)
     if recipe.finish is not None:
         recipe.finish(model)
-    return model.eval(), [template for template in recipe.dropped if template in seen]
+    return model.eval(), dropped
 
 
 def _check_layers(recipe: Recipe, tensors: Mapping[str, Tensor]) -> None:
@@ -142,17 +140,3 @@ def _joined(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {
         name: torch.cat([piece.to(common) for piece in pieces]) for name, pieces in ordered.items()
     }
-
-
-def _pattern(template: str) -> re.Pattern[str]:
-    return re.compile(re.escape(template).replace(r"\{\}", r"\d+").replace(r"\*", ".*"))
-
-
-def _raise_faults(kind: str, faults: Mapping[str, Sequence[str]]) -> None:
-    texts = [
-        f"{len(keys)} {fault}: {', '.join(keys[:SHOWN])}{', …' if len(keys) > SHOWN else ''}"
-        for fault, keys in faults.items()
-        if keys
-    ]
-    if texts:
-        raise WeightsError(f"the tensors do not fit the config ({kind}): {'; '.join(texts)}")

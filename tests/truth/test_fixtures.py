@@ -93,7 +93,7 @@ def holding(known, site):
 
 def slopes(known, share=0.0, hooks=()):
     """Per node, gradient · (corrupted − clean) when it has gone a share of the way."""
-    model, examples = known.model, torch.arange(len(known.clean))
+    model, examples = known.model, range(len(known.clean))
     found = []
     for node in read_nodes(known.nodes, model, known.clean):
         sites = list({part.site for part in node.parts})
@@ -102,7 +102,8 @@ def slopes(known, share=0.0, hooks=()):
         )
         way = {site: torch.zeros_like(clean[site]) for site in sites}
         for site, part in ((part.site, part) for part in node.parts):
-            mask = Selection.of(part, examples, known.clean).mask(model.sites[site], clean[site])
+            chosen = Selection.of([(i, part) for i in examples], known.clean)
+            mask = chosen.mask(model.sites[site], clean[site])
             way[site] = torch.where(mask, corrupted[site] - clean[site], way[site])
         at = {site: (clean[site] + share * way[site]).requires_grad_() for site in sites}
         own = [(site, lambda x, hook, at=at: at[hook.name]) for site in sites]
