@@ -17,7 +17,7 @@ _HOMES = {
     "Tokens": "interp.tokens",
     "TransformerConfig": "interp.config",
     "ablate": "interp.engine",
-    "convert": "interp.loading.convert",
+    "convert": "interp.loading.old.convert",
     "embedding": "interp.geometry",
     "info": "interp.loading.info",
     "load": "interp.loading",
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from .engine import ablate, explain, patch, sweep
     from .geometry import embedding
     from .loading import load, save
-    from .loading.convert import convert
     from .loading.info import info
+    from .loading.old.convert import convert
     from .model import FactoredMatrix, HookedTransformer, num_params
     from .selection import nodes
     from .tap import ActivationCache

@@ -21,8 +21,8 @@ from torch.torch_version import TorchVersion
 import interp
 from interp import cli
 from interp.loading import CorruptFile
-from interp.loading.old_lens_config import FIELDS
-from interp.loading.pickles import read_pickle
+from interp.loading.old.lens_config import FIELDS
+from interp.loading.old.pickles import read_pickle
 
 from .old_checkpoints import lens_config, lens_state
 from .published import tiny, write_config

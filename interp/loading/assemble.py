@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..config import TransformerConfig
-from .family import Family, Target
+from .families.family import Family, Target
 from .tensors import FLOATS, Entry, Reader
 
 SHOWN = 10

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..config import TransformerConfig
-from ..model import HookedTransformer
-from .assemble import WeightsError, pattern, raise_faults
+from ...config import TransformerConfig
+from ...model import HookedTransformer
+from ..assemble import WeightsError, pattern, raise_faults
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 PARTS = ("q", "k", "v", "gate", "in")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..config import ConfigError, TransformerConfig
+from ...config import ConfigError, TransformerConfig
 from .fields import Fields
 
 

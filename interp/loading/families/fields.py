@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NoReturn
 
-from ..config import BOUNDS, ConfigError, RotaryScaling
-from ..untrusted import refuse_code
+from ...config import BOUNDS, ConfigError, RotaryScaling
+from ...untrusted import refuse_code
 
 logger = logging.getLogger(__name__)
 

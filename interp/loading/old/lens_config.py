@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..config import ConfigError, RotaryScaling, TransformerConfig
-from .assemble import WeightsError
-from .fields import Fields
+from ...config import ConfigError, RotaryScaling, TransformerConfig
+from ..assemble import WeightsError
+from ..families.fields import Fields
 
 NORMS = {"LN": "layernorm", "LNPre": "layernorm", "RMS": "rmsnorm", "RMSPre": "rmsnorm"}
 FOLDED = {"LN": "LNPre", "RMS": "RMSPre"}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..config import ConfigError, TransformerConfig
+from ...config import ConfigError, TransformerConfig
 from .family import Family, Target, linear, norm, qkv, rotary_config, windows
 from .fields import Fields
 

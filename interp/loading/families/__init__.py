@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..config import ConfigError, TransformerConfig
-from .encoder_families import ENCODER_FAMILIES
+from ...config import ConfigError, TransformerConfig
+from .encoders import ENCODER_FAMILIES
 from .family import Family
 from .fields import Fields
-from .gpt_families import GPT_FAMILIES
-from .rotary_families import ROTARY_FAMILIES
+from .gpt import GPT_FAMILIES
+from .rotary import ROTARY_FAMILIES
 
 
 def read_config(values: dict[str, Any], where: str) -> tuple[Family, TransformerConfig]:

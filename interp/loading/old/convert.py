@@ -15,16 +15,16 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from ..config import TransformerConfig
-from ..untrusted import read_json
-from . import save
-from .files import PICKLES, SINGLE
+from ...config import TransformerConfig
+from ...untrusted import read_json
+from .. import save
+from ..files import PICKLES, SINGLE
+from ..tensors import read_entries
 from .lay import Recipe, lay
-from .old_lens import lens
-from .old_lens_config import FIELDS
-from .old_nanogpt import nanogpt
+from .lens import lens
+from .lens_config import FIELDS
+from .nanogpt import nanogpt
 from .pickles import read_pickle, state_dict
-from .tensors import read_entries
 
 CONFIGS = ("config.json", "original_config.json")
 NO_TOKENIZER = "it has no tokenizer; a tokenizer.json can be put beside the weights"

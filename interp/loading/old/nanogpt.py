@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import ConfigError, TransformerConfig
-from .fields import Fields
+from ...config import ConfigError, TransformerConfig
+from ..families.fields import Fields
 from .lay import Recipe, Slot
 
 ARGS = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size", "bias", "dropout")

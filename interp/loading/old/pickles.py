@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .tensors import CorruptFile
+from ..tensors import CorruptFile
 
 SAFE_TORCH = (2, 10)
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"

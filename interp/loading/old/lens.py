@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import ConfigError, TransformerConfig
-from ..model import HookedTransformer
-from ..model.positions import rotary_frequencies
+from ...config import ConfigError, TransformerConfig
+from ...model import HookedTransformer
+from ...model.positions import rotary_frequencies
 from .lay import Recipe, Slot
-from .old_lens_config import ASSUMED, FOLDED, read_fields
+from .lens_config import ASSUMED, FOLDED, read_fields
 
 
 def _qkv(part: str, head: str, stored: str) -> dict[str, Slot]:
