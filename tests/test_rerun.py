@@ -76,7 +76,7 @@ FAMILIES = st.sampled_from(reference.families())
 """Every family, by the tiny model that is recorded of it: one that comes later is drawn too."""
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(family=FAMILIES, data=st.data())
 def test_rerun_equals_naive_in_every_family(family, data):
     """Family × nodes × edit × metric × padding."""
