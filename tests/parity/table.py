@@ -53,11 +53,12 @@ Written by `python -m tests.parity.table` from the code and its tests; do not ed
 
 - **norm, positions, attention, MLP**: of the tiny model that stands for the family in the tests,
   whose published configs may choose otherwise where the family lets them.
-- **parity**: tiny random models (their number) of the installed transformers, float64: logits, every
-  residual stream, z and neurons, unpadded and padded on either side, ≤ 1e-5 as the library is and
-  ≤ 1e-9 with its float32 islands lifted (`tests/parity/test_huggingface.py`). On the same models
-  the **identities** hold in every layer, and the **rerun** gives the naive engine's numbers to 1e-10
-  (`tests/parity/test_families_sweep.py`, and on drawn nodes, edits and metrics `tests/test_rerun.py`).
+- **parity**: tiny random models (their number) of the installed transformers, float64: logits,
+  every residual stream, z and neurons, unpadded and padded on either side, ≤ 1e-5 as the library
+  is and ≤ 1e-9 with its float32 islands lifted (`tests/parity/test_huggingface.py`). On the same
+  models the **identities** hold in every layer, and the **rerun** gives the naive engine's numbers
+  to 1e-10 (`tests/parity/test_families_sweep.py`; on drawn nodes, edits and metrics
+  `tests/test_rerun.py`).
 - **mutants**: wrong architectures and weights that the parity test must see and does.
 - **reference**: the relative error against the recorded output of Hugging Face, which `interp.load`
   and `interp doctor` check on the user's own machine (allowed: 1e-5).
