@@ -42,7 +42,7 @@ WIDTH, LAYERS, VOCAB, CONTEXT = 768, 12, 20_000, 512
 GATED_MLP, PLAIN_MLP = 2048, 3072
 # By the names that the families give them; a config takes those that it has.
 SIZES: dict[tuple[str, ...], Any] = {
-    ("n_embd", "hidden_size", "dim"): WIDTH,
+    ("n_embd", "hidden_size", "dim", "word_embed_proj_dim"): WIDTH,
     ("n_layer", "num_hidden_layers", "num_layers", "n_layers"): LAYERS,
     ("n_head", "num_attention_heads", "num_heads", "n_heads"): 12,
     ("num_key_value_heads", "num_kv_heads"): 4,
@@ -52,7 +52,7 @@ SIZES: dict[tuple[str, ...], Any] = {
     ("sliding_window", "window_size"): 256,
     ("rotary_dim",): 64,
     ("query_pre_attn_scalar",): 64,
-    ("ffn_dim", "hidden_dim"): PLAIN_MLP,
+    ("ffn_dim", "hidden_dim", "ffn_hidden_size"): PLAIN_MLP,
 }
 
 
