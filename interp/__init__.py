@@ -18,6 +18,7 @@ _HOMES = {
     "TransformerConfig": "interp.config",
     "ablate": "interp.engine",
     "convert": "interp.loading.old.convert",
+    "doctor": "interp.checkup",
     "embedding": "interp.geometry",
     "info": "interp.loading.info",
     "load": "interp.loading",
@@ -31,6 +32,7 @@ _HOMES = {
 __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
+    from .checkup import doctor
     from .config import TransformerConfig
     from .engine import ablate, explain, patch, sweep
     from .geometry import embedding

@@ -1,10 +1,12 @@
-"""The command `interp`: run an analysis, list them, describe a model."""
+"""The command `interp`: run an analysis, list them, describe or examine a model."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import analyses
 import interp
@@ -15,6 +17,7 @@ EXAMPLES = """examples:
   interp run embedding-arithmetic --model minilm
   interp run embedding-arithmetic --help
   interp info minilm
+  interp doctor minilm
   interp convert ckpt.pt mymodel/
 """
 CONVERT_FLAGS: dict[str, tuple[type, str]] = {
@@ -77,6 +80,17 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("model", help="bundled name, local folder, hub id, or a config.json")
     info.set_defaults(act=_info)
 
+    check = commands.add_parser(
+        "doctor",
+        help="load a model and check it: identities, parity, rounding, tokenizer",
+        description="Prints a card; the exit code is 1 where a check fails.",
+    )
+    check.add_argument("model", help="bundled name, local folder, or hub id")
+    check.add_argument("--device", help="cpu, cuda or cuda:<number>")
+    check.add_argument("--dtype", help="float16, bfloat16, float32 or float64; as stored")
+    check.add_argument("--json", metavar="FILE", type=Path, help="write what was found there too")
+    check.set_defaults(act=_doctor)
+
     old = commands.add_parser(
         "convert",
         help="write an old checkpoint (TransformerLens 1–3, nanoGPT) as a folder that opens",
@@ -113,6 +127,14 @@ def _list(parsed: argparse.Namespace) -> int:
 def _info(parsed: argparse.Namespace) -> int:
     print(interp.info(parsed.model))
     return 0
+
+
+def _doctor(parsed: argparse.Namespace) -> int:
+    found = interp.doctor(parsed.model, parsed.device, parsed.dtype)
+    print(found)
+    if parsed.json is not None:
+        parsed.json.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
+    return 0 if found.ok else 1
 
 
 def _convert(parsed: argparse.Namespace) -> int:

@@ -1,7 +1,8 @@
 """What every command line of this project shares: errors in one line, and exit codes.
 
-0: done. 2: the user's mistake, named in one line. 130: Ctrl-C. A fault of our own keeps its
-traceback, and so does every other with --debug or INTERP_DEBUG=1.
+0: done. 1: the model that `interp doctor` examined failed a check. 2: the user's mistake, named in
+one line. 130: Ctrl-C. A fault of our own keeps its traceback, and so does every other with --debug
+or INTERP_DEBUG=1.
 """
 
 from __future__ import annotations

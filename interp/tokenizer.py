@@ -66,6 +66,13 @@ class Tokenizer:
         """Entries, added tokens included; a model's d_vocab may be padded past it."""
         return self._backend.get_vocab_size(with_added_tokens=True)
 
+    def entries_past(self, d_vocab: int) -> dict[str, int]:
+        """Entries, with their ids, for which an embedding of so many rows has none."""
+        last_added = max(self._backend.get_added_tokens_decoder(), default=-1)
+        if self.vocab_size <= d_vocab and last_added < d_vocab:
+            return {}  # all others are numbered from 0; listing 50,000 takes as long as a check
+        return {token: i for token, i in self.vocab().items() if i >= d_vocab}
+
     @property
     def bos_id(self) -> int | None:
         """Beginning of sequence."""

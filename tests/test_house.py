@@ -28,7 +28,7 @@ FLOORS = (
     {"engine"},
     {"geometry"},
     {"report"},
-    {"console"},
+    {"console", "checkup"},
     {"analyses"},
     {"cli"},
     {"__main__"},

@@ -44,6 +44,15 @@ def whole_words(without: tuple[str, ...] = (), years: range = range(1700, 1900))
     return Tokenizer(backend.to_str(), special, "whole-words")
 
 
+def word_level(n: int, special: tuple[str, ...] = ()) -> str:
+    """A tokenizer.json of the words w0, w1 …, w(n−1), and special tokens behind them."""
+    vocab = {f"w{i}": i for i in range(n)}
+    backend = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token="w0"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.add_special_tokens(list(special))
+    return backend.to_str()
+
+
 def byte_pairs(without: tuple[str, ...] = (), digits: int = 2) -> Tokenizer:
     """A byte-level BPE like that of GPT-2 ("Ġthe"); numbers fall into groups of `digits`."""
     backend = tokenizers.Tokenizer(models.BPE())

@@ -1,6 +1,6 @@
 """From a model's name to a `HookedTransformer` with weights and tokenizer, and back to a folder.
 
-The module is made without memory, then filled one parameter at a time from safetensors.
+Weights come from safetensors alone, and every tensor of them is accounted for.
 """
 
 from __future__ import annotations
@@ -17,16 +17,21 @@ import torch
 
 from ..model import HookedTransformer
 from ..tokenizer import Tokenizer
-from .assemble import WeightsError, common_dtype, fill, plan, with_stored_head
+from .assemble import WeightsError, assembled, with_stored_head
+from .check import CheckFailed, check_loaded, check_tokenizer
 from .families import read_config
 from .files import UnknownModel, bundled, config_values, locate, weight_entries
+from .reference import FamilyCheck, check_family
 from .tensors import CorruptFile
 
 __all__ = [
+    "CheckFailed",
     "CorruptFile",
+    "FamilyCheck",
     "UnknownModel",
     "WeightsError",
     "bundled",
+    "check_family",
     "load",
     "save",
     "weights_hash",
@@ -44,6 +49,7 @@ def load(
     name: str | os.PathLike,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
+    check: bool | None = None,
 ) -> HookedTransformer:
     """A published model, ready to run.
 
@@ -51,8 +57,12 @@ def load(
     device: by default CUDA where there is one, else the CPU. dtype: by default as stored.
     Peak memory is that of the weights. `model.source` says where they came from.
 
+    check: by default the tokenizer must not be larger than the embedding, and the family must give
+    its recorded reference (once per process, about 10 ms). True: the identities must hold on this
+    model as well, for some two forward passes. False: nothing is checked.
+
     Raises ValueError on an unknown name, anything but safetensors, a corrupt file, an architecture
-    that is not supported, or weights that do not fit it, all faults listed.
+    that is not supported, weights that do not fit it (all faults listed), or a check that fails.
     """
     where, wanted = _device(device), _dtype(dtype)
     source = locate(name)
@@ -60,14 +70,11 @@ def load(
     family, cfg = read_config(config_values(source), config_file)
     entries = weight_entries(source)
     cfg = with_stored_head(family, cfg, entries)
-    with torch.device("meta"):
-        model = HookedTransformer(cfg, name=source.name)
-    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     tokenizer = Tokenizer.from_folder(source.folder, source.name)
+    if tokenizer is not None and check is not False:
+        check_tokenizer(tokenizer, cfg, f"{source.folder}")
     try:
-        chosen = plan(family, cfg, shapes, entries)
-        parameters = fill(chosen, shapes, wanted or common_dtype(chosen), where)
-        model.load_state_dict(dict(parameters), assign=True)
+        model = assembled(family, cfg, entries, wanted, where, source.name)
     except WeightsError as error:
         raise WeightsError(f"{source.folder}: {error}") from None
     model.tokenizer = tokenizer
@@ -76,8 +83,11 @@ def load(
         "name": source.name,
         "kind": source.kind,
         "revision": source.revision,
+        "family": family.name,
         "files": {file.name: file.stat().st_size for file in sorted(files)},
     }
+    if check is not False:
+        check_loaded(model, family.name, check)
     return model.eval()
 
 

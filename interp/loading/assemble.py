@@ -7,13 +7,14 @@ not fit. `fill` allocates and reads one parameter at a time.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..config import TransformerConfig
+from ..model import HookedTransformer
 from .families.family import Family, Target
 from .tensors import FLOATS, Entry, Reader
 
@@ -40,6 +41,28 @@ class Plan(NamedTuple):
 
     pieces: dict[str, list[Piece]]
     tied: Entry | None
+
+
+def assembled(
+    family: Family,
+    cfg: TransformerConfig,
+    entries: Mapping[str, Entry],
+    dtype: torch.dtype | None,
+    device: torch.device,
+    name: str,
+    reader: Callable[[], Reader] = Reader,
+) -> HookedTransformer:
+    """The model of this config with these tensors; dtype None: as they are stored.
+
+    It is made without memory, then filled one parameter at a time. Raises WeightsError.
+    """
+    with torch.device("meta"):
+        model = HookedTransformer(cfg, name=name)
+    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    chosen = plan(family, cfg, shapes, entries)
+    parameters = fill(chosen, shapes, dtype or common_dtype(chosen), device, reader)
+    model.load_state_dict(dict(parameters), assign=True)
+    return model
 
 
 def plan(
@@ -173,12 +196,13 @@ def fill(
     shapes: Mapping[str, Sequence[int]],
     dtype: torch.dtype,
     device: torch.device,
+    reader: Callable[[], Reader] = Reader,
 ) -> Iterator[tuple[str, Tensor]]:
     """Each parameter with its numbers, one after the other.
 
     Raises WeightsError where a tied model stores an unembedding that is not its embedding.
     """
-    with Reader() as reader:
+    with reader() as files:
         for name, pieces in plan.pieces.items():
             transposed = pieces[0].transposed
             shape = list(shapes[name])
@@ -186,10 +210,10 @@ def fill(
             parameter = memory.T if transposed else memory
             for piece in pieces:
                 rows = parameter[piece.rows]
-                reader.copy(piece.entry, rows.T if transposed else rows)
+                files.copy(piece.entry, rows.T if transposed else rows)
                 if piece.heads:
                     _sort_heads(rows, *piece.heads)
-            if name == "embed.W_E" and plan.tied and not reader.equals(plan.tied, parameter):
+            if name == "embed.W_E" and plan.tied and not files.equals(plan.tied, parameter):
                 raise WeightsError(
                     f"{plan.tied.key} differs from the embedding, but the config says that they "
                     'are tied; set "tie_word_embeddings": false in config.json'

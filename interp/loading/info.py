@@ -95,7 +95,9 @@ class ModelInfo:
         if not self.cfg.causal:  # nothing is generated
             del sizes["keys and values per token"]
         heading = ("", " ".join(f"{dtype:>12}" for dtype in dtypes))
-        rows = [(name, " ".join(f"{_size(b):>12}" for b in both)) for name, both in sizes.items()]
+        rows = [
+            (name, " ".join(f"{bytes_text(b):>12}" for b in both)) for name, both in sizes.items()
+        ]
         return [heading, *rows]
 
 
@@ -114,10 +116,11 @@ def info(model: str | os.PathLike) -> ModelInfo:
     family, cfg = read_config(values, str(file))
     params = num_params(cfg, by="component")
     assert isinstance(params, pd.Series)
-    return ModelInfo(name, family.name, cfg, params, _site_frame(cfg))
+    return ModelInfo(name, family.name, cfg, params, site_frame(cfg))
 
 
-def _site_frame(cfg: TransformerConfig) -> pd.DataFrame:
+def site_frame(cfg: TransformerConfig) -> pd.DataFrame:
+    """One row per kind of site: site layers axes, and elements for a single token."""
     kinds: dict[tuple[str, tuple[str, ...]], list[int]] = {}
     for site in SiteTable(cfg):
         layers = kinds.setdefault((site.local_name, site.axes), [])
@@ -170,7 +173,8 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
-def _size(n_bytes: int) -> str:
+def bytes_text(n_bytes: int) -> str:
+    """A number of bytes for people: "812 GB"."""
     size = float(n_bytes)
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
