@@ -55,14 +55,17 @@ _YARN = {
 }
 
 
-def longrope(original: int, half: int) -> dict[str, Any]:
-    return {
+def longrope(original: int, half: int, **more: Any) -> dict[str, Any]:
+    """Where the field outside is absent, Phi-3's config class puts 4096 into both places."""
+    rope = {
         "rope_type": "longrope",
         "rope_theta": 100.0,
         "short_factor": [1.0 + 0.25 * i for i in range(half)],
         "long_factor": [1.5 + 2.0 * i for i in range(half)],
         "original_max_position_embeddings": original,
+        **more,
     }
+    return {"rope_parameters": rope, "original_max_position_embeddings": original}
 
 
 def _of(layout: Layout, config: str, base: dict[str, Any], **values: Any) -> Family:
@@ -96,9 +99,9 @@ EXPERTS = {
         attention_bias=True, use_sliding_window=True, sliding_window=4,
     ),
     "olmoe": _of(OLMOE, "Olmoe", _EXPERTS),
-    "phi3-longrope-long": _of(PHI3, "Phi3", _SIZES, rope_parameters=longrope(12, 4)),
+    "phi3-longrope-long": _of(PHI3, "Phi3", _SIZES, **longrope(4, 4)),
     "phi3-longrope-short": _of(
-        PHI3, "Phi3", _SIZES, rope_parameters={**longrope(24, 2), "partial_rotary_factor": 0.5}
+        PHI3, "Phi3", _SIZES, **longrope(24, 2, partial_rotary_factor=0.5)
     ),
     "gemma3-scaled": _of(
         GEMMA3, "Gemma3Text", _GEMMA, sliding_window=4,
