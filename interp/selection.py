@@ -84,8 +84,8 @@ def nodes(
     """One node per combination of `by` (layer, pos, head, k_pos, neuron, expert) at a site.
 
     `layers`, `heads`, `neurons`, `experts` and `positions` restrict; positions are indices or names
-    of roles, by default all those of `tokens`. What `by` leaves out is edited together. Raises ValueError on
-    a column that the site does not have, or an index outside the model.
+    of roles, by default all those of `tokens`. What `by` leaves out is edited together. Raises
+    ValueError on a column that the site does not have, or an index outside the model.
     """
     table: SiteTable = model.sites
     found = [table[name] for name in table.select(site)]

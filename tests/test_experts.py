@@ -1,4 +1,4 @@
-"""A mixture of experts is an MLP whose neurons are mostly silent: reads, edits, gradients, graphs."""
+"""A mixture of experts is an MLP of mostly silent neurons: reads, edits, gradients, graphs."""
 
 from __future__ import annotations
 

@@ -84,7 +84,8 @@ def _values(blocks: Tensor, like: Tensor) -> Tensor:
 def _scales(scales: Tensor, like: Tensor) -> Tensor:
     """[row, block] → the factor of each number [row, 32 · block]."""
     exponents = scales.to(like.device).int() - 127
-    return torch.ldexp(like.new_ones(()), exponents).repeat_interleave(MXFP4_BLOCK, -1)
+    ones = torch.ones_like(exponents, dtype=like.dtype)
+    return torch.ldexp(ones, exponents).repeat_interleave(MXFP4_BLOCK, -1)
 
 
 def _put_blocks_in(cfg: TransformerConfig, _: int, parameter: Tensor, stored: Tensor) -> None:
