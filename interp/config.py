@@ -16,8 +16,9 @@ NormPosition = Literal["pre", "post", "output", "both"]
 Positions = Literal["learned", "sinusoidal", "rotary", "alibi", "none"]
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "relu2", "silu"]
 Head = Literal["unembed", "mlm", "none"]
-QKNorm = Literal["none", "head", "all"]
-RotaryKind = Literal["linear", "ntk", "yarn", "llama3"]
+QKNorm = Literal["none", "head", "each", "all"]
+ExpertWeights = Literal["chosen", "all"]
+RotaryKind = Literal["linear", "ntk", "yarn", "llama3", "longrope"]
 
 # No model of 2026 comes near these; a number past them is a broken or hostile file.
 BOUNDS = {
@@ -27,6 +28,8 @@ BOUNDS = {
     "n_kv_heads": (1, 100_000),
     "d_head": (1, 100_000),
     "d_mlp": (0, 10_000_000),
+    "n_experts": (0, 10_000),
+    "experts_per_token": (0, 10_000),
     "d_vocab": (1, 10_000_000),
     "n_ctx": (1, 100_000_000),
     "position_offset": (0, 1_000),
@@ -45,14 +48,16 @@ class RotaryScaling:
 
     linear: positions divided by `factor` (Chen et al. 2023). ntk: the base is raised so that the
     slowest frequency is divided by `factor` (static). yarn: Peng et al. 2023. llama3: low
-    frequencies divided by `factor`, high ones kept, a linear ramp between.
+    frequencies divided by `factor`, high ones kept, a linear ramp between. longrope: each frequency
+    divided by a factor of its own (Ding et al. 2024), one set for sequences that fit into
+    `original_n_ctx` and one for those that reach past it.
     """
 
     kind: RotaryKind
     factor: float
     """How many times longer the context becomes."""
     original_n_ctx: int | None = None
-    """Context of pre-training, in tokens; required by yarn and llama3."""
+    """Context of pre-training, in tokens; required by yarn, llama3 and longrope."""
     low_freq_factor: float = 1.0
     """llama3: wavelengths above original_n_ctx / this are fully scaled."""
     high_freq_factor: float = 4.0
@@ -62,9 +67,14 @@ class RotaryScaling:
     beta_slow: float = 1.0
     """yarn: rotations over the original context below which a frequency is fully scaled."""
     attention_factor: float | None = None
-    """yarn: multiplies cosine and sine; by default 0.1 ln(factor) + 1."""
+    """Multiplies cosine and sine; by default yarn has 0.1 ln(factor) + 1, and longrope
+    √(1 + ln(factor) / ln(original_n_ctx)); 1 where factor ≤ 1."""
     truncate: bool = True
     """yarn: round the ends of the ramp to whole frequencies."""
+    short_factors: tuple[float, ...] | None = None
+    """longrope: divides each frequency of a sequence of at most original_n_ctx tokens."""
+    long_factors: tuple[float, ...] | None = None
+    """longrope: divides each frequency of a longer sequence, at all of its positions."""
 
     def __post_init__(self) -> None:
         _check_choice("rotary_scaling.kind", self.kind, RotaryKind)
@@ -81,7 +91,7 @@ class RotaryScaling:
             )
         if not isinstance(self.truncate, bool):
             raise ConfigError(f"rotary_scaling.truncate={self.truncate!r}: expected true or false")
-        if self.kind in ("yarn", "llama3") and self.original_n_ctx is None:
+        if self.kind in ("yarn", "llama3", "longrope") and self.original_n_ctx is None:
             raise ConfigError(
                 f"rotary_scaling.kind={self.kind!r} needs rotary_scaling.original_n_ctx"
             )
@@ -90,6 +100,20 @@ class RotaryScaling:
                 f"rotary_scaling.low_freq_factor={self.low_freq_factor} must be below "
                 f"rotary_scaling.high_freq_factor={self.high_freq_factor}"
             )
+        for name in ("short_factors", "long_factors"):
+            factors = getattr(self, name)
+            if (factors is not None) != (self.kind == "longrope"):
+                raise ConfigError(
+                    f"rotary_scaling.{name} goes with kind='longrope', and only there"
+                )
+            if factors is not None and not (
+                isinstance(factors, tuple) and all(_is_number(f) and 0 < f < 1e6 for f in factors)
+            ):
+                raise ConfigError(
+                    f"rotary_scaling.{name}={factors!r}: expected numbers in (0, 1e6)"
+                )
+        if self.kind == "longrope" and self.original_n_ctx == 1:
+            raise ConfigError("rotary_scaling.original_n_ctx=1: longrope divides by its logarithm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +135,11 @@ class TransformerConfig:
     n_kv_heads: int = None  # type: ignore[assignment]  # resolved below
     """Key-value heads; each serves n_heads / n_kv_heads query heads. By default n_heads."""
     d_mlp: int = 0
-    """Neurons per layer; 0 leaves out the MLP (an attention-only model)."""
+    """Neurons per layer, those of all experts; 0 leaves out the MLP (an attention-only model)."""
+    n_experts: int = 0
+    """Experts that share the neurons out, d_mlp / n_experts each; 0: one MLP for all tokens."""
+    experts_per_token: int = 0
+    """How many experts, those of the largest router logits, a token uses."""
 
     norm: Norm = "layernorm"
     """layernorm, rmsnorm, rmsnorm_plus1 (gain stored as an offset from 1), none."""
@@ -148,8 +176,8 @@ class TransformerConfig:
     """Base of the frequencies, one for all layers or one per layer."""
     rotary_layers: tuple[bool, ...] | None = None
     """Which layers turn q and k; by default all."""
-    rotary_scaling: RotaryScaling | None = None
-    """How frequencies are stretched; by default not at all."""
+    rotary_scaling: RotaryScaling | tuple[RotaryScaling | None, ...] | None = None
+    """How frequencies are stretched, one for all layers or one per layer; by default not at all."""
     alibi_scale: float | None = None
     """Factor on ALiBi's bias; by default 1."""
     alibi_bfloat16: bool = False
@@ -165,12 +193,18 @@ class TransformerConfig:
     """q·k is divided by (layer + 1) as well."""
     attn_softcap: float | None = None
     """Scores become cap · tanh(scores / cap)."""
+    attn_sinks: bool = False
+    """Each head has a learned score that joins the softmax and reads nothing: a place for the
+    attention that goes nowhere (Miller 2023)."""
     logit_scale: float | None = None
     """Factor on logits, before final_softcap."""
     final_softcap: float | None = None
     """Logits become cap · tanh(logits / cap)."""
     qk_norm: QKNorm = "none"
-    """Norm of queries and keys before rotation: over each head, or over all heads together."""
+    """Norm of queries and keys before rotation. head: over each head, with one gain for all heads.
+    each: over each head, with a gain for each. all: over all heads together."""
+    qk_norm_bias: bool = True
+    """Those norms have a bias where the others have one."""
     qkv_bias: bool = True
     """Queries, keys and values have a bias."""
     attn_out_bias: bool = True
@@ -180,8 +214,17 @@ class TransformerConfig:
     """Neurons are act(x W_gate) · (x W_in): hook_pre is x W_gate, hook_pre_linear is x W_in."""
     activation: Activation = "gelu"
     """gelu is exact; gelu_tanh is the tanh approximation of GPT-2; relu2 is relu squared."""
+    mlp_clamp: float | None = None
+    """Gated: x W_gate is clamped to at most this and x W_in to ± this before they are used."""
+    mlp_linear_offset: float = 0.0
+    """Gated: added to x W_in (behind the clamp)."""
     mlp_bias: bool = True
-    """The MLP's maps have biases."""
+    """The MLP's maps have biases; each expert has its own."""
+    expert_weights: ExpertWeights = "chosen"
+    """What a chosen expert's output is multiplied by: its share in the softmax over the router
+    logits of the chosen experts, which sums to 1, or of all experts, which does not."""
+    router_bias: bool = False
+    """Router logits have a bias."""
 
     embed_scale: float | None = None
     """Factor on the token embedding."""
@@ -229,16 +272,18 @@ class TransformerConfig:
             if field.type == "bool" and not isinstance(value, bool):
                 raise ConfigError(f"{field.name}={value!r}: expected true or false")
         numbers = ("norm_eps", "attn_scale", "attn_softcap", "final_softcap", "embed_scale")
-        for name in (*numbers, "alibi_scale", "residual_scale", "logit_scale"):
+        more = ("alibi_scale", "residual_scale", "logit_scale", "mlp_clamp", "mlp_linear_offset")
+        for name in (*numbers, *more):
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and 0 <= value < 1e9):
                 raise ConfigError(f"{name}={value!r}: expected a number in [0, 1e9)")
         self._check_layer_lists()
 
     def _check_layer_lists(self) -> None:
-        scaling, layers = self.rotary_scaling, self.rotary_layers
-        if scaling is not None and not isinstance(scaling, RotaryScaling):
-            raise ConfigError(f"rotary_scaling={scaling!r}: expected a RotaryScaling")
+        layers = self.rotary_layers
+        for scaling in self.rotary_scalings:
+            if scaling is not None and not isinstance(scaling, RotaryScaling):
+                raise ConfigError(f"rotary_scaling={scaling!r}: expected a RotaryScaling")
         if layers is not None and not (
             isinstance(layers, tuple) and all(isinstance(on, bool) for on in layers)
         ):
@@ -259,13 +304,13 @@ class TransformerConfig:
                 raise ConfigError(
                     f"rotary_dim={self.rotary_dim} must be even and at most d_head={self.d_head}"
                 )
-        elif self.rotary_scaling is not None:
+        elif any(self.rotary_scalings):
             raise ConfigError(f"rotary_scaling is given but positions={self.positions!r}")
         if self.positions != "alibi" and (self.alibi_scale is not None or self.alibi_bfloat16):
             raise ConfigError(
                 f"alibi_scale and alibi_bfloat16 go with positions='alibi', not {self.positions!r}"
             )
-        for name in ("rotary_layers", "sliding_window", "rotary_base"):
+        for name in ("rotary_layers", "sliding_window", "rotary_base", "rotary_scaling"):
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) != self.n_layers:
                 raise ConfigError(f"{name} has {len(value)} entries but n_layers={self.n_layers}")
@@ -274,6 +319,15 @@ class TransformerConfig:
                 raise ConfigError(
                     f"sliding_window holds {window!r}: expected positive numbers or None"
                 )
+        self._check_scalings()
+        self._check_mlp()
+        if self.attn_sinks and self.attn_scale == 0:
+            raise ConfigError("attn_sinks=True needs scores, but attn_scale=0")
+        if self.attn_sinks and self.positions == "alibi":
+            raise ConfigError(
+                "attn_sinks=True goes with other positions than 'alibi', whose bias on scores is "
+                "known up to a constant that a sink would see"
+            )
         if self.parallel and self.norm_position != "pre":
             raise ConfigError(
                 f"parallel=True goes with norm_position='pre', not {self.norm_position!r}"
@@ -282,8 +336,6 @@ class TransformerConfig:
             raise ConfigError("parallel=True needs an MLP, but d_mlp=0")
         if self.parallel_shared_norm and not self.parallel:
             raise ConfigError("parallel_shared_norm=True needs parallel=True")
-        if self.mlp_gated and self.d_mlp == 0:
-            raise ConfigError("mlp_gated=True needs an MLP, but d_mlp=0")
         if self.head == "none" and (self.tied or self.unembed_bias):
             raise ConfigError("head='none' has no unembedding: tied and unembed_bias must be false")
         if self.head == "none" and self.logit_scale is not None:
@@ -294,6 +346,53 @@ class TransformerConfig:
             raise ConfigError("norm='none' goes with embed_norm=False and qk_norm='none'")
         if self.norm == "none" and self.head == "mlm":
             raise ConfigError("head='mlm' norms what it transforms, but norm='none'")
+
+    def _check_scalings(self) -> None:
+        for scaling in self.rotary_scalings:
+            if scaling is None:
+                continue
+            if scaling.kind == "ntk" and self.rotary_dim == 2:
+                raise ConfigError(
+                    "rotary_scaling.kind='ntk' divides the slowest of several frequencies, but "
+                    "rotary_dim=2 has only one"
+                )
+            for name in ("short_factors", "long_factors"):
+                factors = getattr(scaling, name)
+                if factors is not None and len(factors) != self.rotary_dim // 2:
+                    raise ConfigError(
+                        f"rotary_scaling.{name} has {len(factors)} entries, but "
+                        f"rotary_dim={self.rotary_dim} has {self.rotary_dim // 2} frequencies"
+                    )
+
+    def _check_mlp(self) -> None:
+        if self.mlp_gated and self.d_mlp == 0:
+            raise ConfigError("mlp_gated=True needs an MLP, but d_mlp=0")
+        for name, neutral in (("mlp_clamp", None), ("mlp_linear_offset", 0.0)):
+            value = getattr(self, name)
+            if value != neutral and not self.mlp_gated:
+                raise ConfigError(f"{name}={value} needs mlp_gated=True")
+        if not self.n_experts:
+            absent = {"experts_per_token": 0, "expert_weights": "chosen", "router_bias": False}
+            for name, value in absent.items():
+                if getattr(self, name) != value:
+                    raise ConfigError(f"{name}={getattr(self, name)!r} is given but n_experts=0")
+        elif self.d_mlp == 0 or self.d_mlp % self.n_experts:
+            raise ConfigError(
+                f"d_mlp={self.d_mlp} is not a multiple of n_experts={self.n_experts}; d_mlp counts "
+                "the neurons of all experts"
+            )
+        elif not 1 <= self.experts_per_token <= self.n_experts:
+            raise ConfigError(
+                f"experts_per_token={self.experts_per_token}: expected 1 to "
+                f"n_experts={self.n_experts}"
+            )
+
+    @property
+    def rotary_scalings(self) -> tuple[RotaryScaling | None, ...]:
+        """One rotary scaling per layer."""
+        if isinstance(self.rotary_scaling, tuple):
+            return self.rotary_scaling
+        return (self.rotary_scaling,) * self.n_layers
 
     @property
     def rotary_bases(self) -> tuple[float, ...]:
@@ -334,10 +433,14 @@ class TransformerConfig:
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise ConfigError(f"unknown config field {name!r}{hint}")
         # JSON knows only lists and dicts.
-        values = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        values = _tuples(values)
         try:
-            if isinstance(values.get("rotary_scaling"), dict):
-                values["rotary_scaling"] = RotaryScaling(**values["rotary_scaling"])
+            scaling = values.get("rotary_scaling")
+            if isinstance(scaling, dict):
+                values["rotary_scaling"] = RotaryScaling(**_tuples(scaling))
+            elif isinstance(scaling, tuple):
+                made = (RotaryScaling(**_tuples(s)) if isinstance(s, dict) else s for s in scaling)
+                values["rotary_scaling"] = tuple(made)
             return cls(**values)
         except TypeError as error:
             raise ConfigError(f"config: {error}") from None
@@ -350,7 +453,12 @@ CHOICES: dict[str, Any] = {
     "activation": Activation,
     "head": Head,
     "qk_norm": QKNorm,
+    "expert_weights": ExpertWeights,
 }
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
 
 
 def _check_choice(name: str, value: object, choices: Any) -> None:

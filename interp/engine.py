@@ -293,7 +293,8 @@ def ablate(
     """Remove each node from the run: `sweep` with a zero, mean or resample edit.
 
     mean and resample take `reference`, by default the tokens themselves. `options` go to `nodes`
-    (layers, heads, neurons, positions) and `sweep` (reduce, engine, allow_noop, journal, progress).
+    (layers, heads, neurons, experts, positions) and `sweep` (reduce, engine, allow_noop, journal,
+    progress).
     """
     tokens = model.accept(tokens)
     reference = tokens if reference is None else reference
@@ -327,7 +328,7 @@ def patch(
     return _sweep_by(model, pairs.corrupted, site, by, edit, metric, options)
 
 
-NODE_OPTIONS = ("layers", "heads", "neurons", "positions")
+NODE_OPTIONS = ("layers", "heads", "neurons", "experts", "positions")
 
 
 def _sweep_by(

@@ -1,7 +1,7 @@
 """Nodes: the parts of a model that one intervention touches, as rows of a DataFrame.
 
-Columns `row site layer pos role head k_pos neuron`; a blank means all. Rows that share `row` are
-edited together. `site` is the name without its block ("attn.hook_z"), `layer` its block.
+Columns `row site layer pos role head k_pos neuron expert`; a blank means all. Rows that share `row`
+are edited together. `site` is the name without its block ("attn.hook_z"), `layer` its block.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from .config import TransformerConfig
 from .sites import Site, SiteTable
 from .tokens import Tokens
 
-COLUMNS = ("row", "site", "layer", "pos", "role", "head", "k_pos", "neuron")
-NUMBERS = ("row", "layer", "pos", "head", "k_pos", "neuron")
+COLUMNS = ("row", "site", "layer", "pos", "role", "head", "k_pos", "neuron", "expert")
+NUMBERS = ("row", "layer", "pos", "head", "k_pos", "neuron", "expert")
 RESULTS = ("edit", "metric", "direction", "example", "value", "baseline", "effect", "stderr", "n")
 """What a sweep adds to these."""
 AXES = {
@@ -31,6 +31,7 @@ AXES = {
     "head": ("head", "kv_head"),
     "k_pos": ("k_pos",),
     "neuron": ("d_mlp",),
+    "expert": ("expert",),
 }
 """Which axis of a site a column picks from."""
 
@@ -44,6 +45,7 @@ class Part(NamedTuple):
     head: int | None
     k_pos: int | None
     neuron: int | None
+    expert: int | None = None
 
 
 class Node(NamedTuple):
@@ -75,14 +77,15 @@ def nodes(
     layers: Iterable[int] | None = None,
     heads: Iterable[int] | None = None,
     neurons: Iterable[int] | None = None,
+    experts: Iterable[int] | None = None,
     positions: Iterable[int | str] | None = None,
     tokens: Tokens | None = None,
 ) -> pd.DataFrame:
-    """One node per combination of `by` ("layer", "pos", "head", "k_pos", "neuron") at a site.
+    """One node per combination of `by` (layer, pos, head, k_pos, neuron, expert) at a site.
 
-    `layers`, `heads`, `neurons` and `positions` restrict; positions are indices or names of roles,
-    by default all those of `tokens`. What `by` leaves out is edited together. Raises ValueError on
-    a column that the site does not have, or an index outside the model.
+    `layers`, `heads`, `neurons`, `experts` and `positions` restrict; positions are indices or names
+    of roles, by default all those of `tokens`. What `by` leaves out is edited together. Raises
+    ValueError on a column that the site does not have, or an index outside the model.
     """
     table: SiteTable = model.sites
     found = [table[name] for name in table.select(site)]
@@ -93,7 +96,8 @@ def nodes(
         if column not in allowed:
             raise ValueError(f"by={column!r}: {found[0].local_name!r} has {', '.join(allowed)}")
     found = _in_layers(found, layers, model.cfg)
-    given = {"head": heads, "neuron": neurons, "pos": positions, "k_pos": positions}
+    given = {"head": heads, "neuron": neurons, "expert": experts,
+             "pos": positions, "k_pos": positions}  # fmt: skip
     ranges = [_range(column, found[0], model.cfg, given[column], tokens) for column in by
               if column != "layer"]  # fmt: skip
     columns = [column for column in by if column != "layer"]
@@ -174,7 +178,7 @@ def read_nodes(frame: pd.DataFrame, model: Any, tokens: Tokens) -> list[Node]:
         name = values["site"] if values["layer"] is None else (values["site"], values["layer"])
         names = model.sites.select(name)
         for full in names:
-            part = Part(full, *(values[c] for c in ("pos", "role", "head", "k_pos", "neuron")))
+            part = Part(full, *(values[c] for c in COLUMNS[3:]))
             _check_part(part, model, tokens)
             parts.setdefault(values["row"], []).append(part)
     return [Node(row, tuple(some)) for row, some in parts.items()]
@@ -193,6 +197,7 @@ class Selection(NamedTuple):
     head: Int[Tensor, " rows"]
     k_pos: Int[Tensor, " rows"]
     neuron: Int[Tensor, " rows"]
+    expert: Int[Tensor, " rows"]
 
     @classmethod
     def of(cls, rows: Sequence[tuple[int, Part]], tokens: Tokens) -> Selection:
@@ -211,6 +216,7 @@ class Selection(NamedTuple):
                 -1 if part.head is None else part.head,
                 -1 if part.k_pos is None else part.k_pos % width,
                 -1 if part.neuron is None else part.neuron,
+                -1 if part.expert is None else part.expert,
             )
             for example, part in rows
         ), strict=True)  # fmt: skip
@@ -264,6 +270,8 @@ def _range(
 def _size(column: str, site: Site, cfg: TransformerConfig) -> int:
     if column == "neuron":
         return cfg.d_mlp
+    if column == "expert":
+        return cfg.n_experts
     return cfg.n_kv_heads if "kv_head" in site.axes else cfg.n_heads
 
 

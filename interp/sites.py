@@ -26,6 +26,7 @@ SCORES = ("batch", "head", "q_pos", "k_pos")
 PER_HEAD = ("batch", "pos", "head", "d_model")
 PER_KV_HEAD = ("batch", "pos", "kv_head", "d_model")
 NEURONS = ("batch", "pos", "d_mlp")
+EXPERTS = ("batch", "pos", "expert")
 
 # Each is n_heads times a residual stream, so they are cached only when named.
 EXPANSIONS = ("hook_result", "hook_q_input", "hook_k_input", "hook_v_input")
@@ -222,6 +223,9 @@ def _block(cfg: TransformerConfig, layer: int) -> Iterator[Site]:
             yield site("hook_resid_mid", RESIDUAL)
         if (has["pre"] or has["both"]) and not cfg.parallel_shared_norm:
             yield from _norm(f"{block}.ln2", layer)
+        if cfg.n_experts:
+            yield site("mlp.hook_router", EXPERTS)
+            yield site("mlp.hook_expert_weights", EXPERTS)
         yield site("mlp.hook_pre", NEURONS)
         if cfg.mlp_gated:
             yield site("mlp.hook_pre_linear", NEURONS)
@@ -240,9 +244,9 @@ def _attention(cfg: TransformerConfig, layer: int) -> Iterator[Site]:
     yield Site(f"{attn}.hook_k", layer, KV_HEADS)
     yield Site(f"{attn}.hook_v", layer, KV_HEADS)
     if cfg.qk_norm != "none":
-        one = ("head", "one") if cfg.qk_norm == "head" else ("one",)
+        one = ("one",) if cfg.qk_norm == "all" else ("head", "one")
         yield Site(f"{attn}.q_norm.hook_scale", layer, ("batch", "pos", *one))
-        kv_one = ("kv_head", "one") if cfg.qk_norm == "head" else ("one",)
+        kv_one = ("one",) if cfg.qk_norm == "all" else ("kv_head", "one")
         yield Site(f"{attn}.k_norm.hook_scale", layer, ("batch", "pos", *kv_one))
     if cfg.is_rotary(layer):
         yield Site(f"{attn}.hook_rot_q", layer, HEADS)

@@ -23,6 +23,8 @@ def run(cfg: TransformerConfig, weights: dict[str, np.ndarray], ids: list[int]) 
         x = x * cfg.embed_scale
     if cfg.positions == "learned":
         x = x + np.stack([w["embed.W_pos"][cfg.position_offset + p] for p in range(n)])
+    if cfg.positions == "sinusoidal":
+        x = x + np.array([sinusoid(cfg.position_offset + p, cfg.d_model) for p in range(n)])
     if cfg.n_token_types:
         x = x + w["embed.W_token_type"][0]
     if cfg.embed_norm:
@@ -102,7 +104,7 @@ def attention(cfg, w, layer, x, seen):
     q = flat[:, :n_q].reshape(n, cfg.n_heads, dh)
     k = flat[:, n_q : n_q + n_kv].reshape(n, cfg.n_kv_heads, dh)
     v = flat[:, n_q + n_kv :].reshape(n, cfg.n_kv_heads, dh)
-    if cfg.qk_norm == "head":
+    if cfg.qk_norm in ("head", "each"):
         q, k = norm(cfg, w, f"{name}.q_norm", q), norm(cfg, w, f"{name}.k_norm", k)
     elif cfg.qk_norm == "all":
         q = norm(cfg, w, f"{name}.q_norm", q.reshape(n, -1)).reshape(q.shape)
@@ -125,8 +127,11 @@ def attention(cfg, w, layer, x, seen):
                 if cfg.positions == "alibi":
                     s += alibi(cfg, h, i, j)
                 scores[j] = s
+            if cfg.attn_sinks:
+                scores[None] = w[f"{name}.sinks"][h]
             top = max(scores.values())
             total = sum(math.exp(s - top) for s in scores.values())
+            scores.pop(None, None)
             for j, s in scores.items():
                 pattern[h, i, j] = math.exp(s - top) / total
             z[i, h] = pattern[h, i] @ v[:, g]
@@ -160,22 +165,80 @@ def rotary(cfg, layer, x):
     for p in range(len(x)):
         for i in range(width // 2):
             a, b = (2 * i, 2 * i + 1) if cfg.rotary_interleaved else (i, i + width // 2)
-            angle = p * cfg.rotary_bases[layer] ** (-2 * i / width)
-            c, s = math.cos(angle), math.sin(angle)
+            angle = p * frequency(cfg, layer, i, len(x))
+            factor = longrope_factor(cfg.rotary_scalings[layer])
+            c, s = factor * math.cos(angle), factor * math.sin(angle)
             out[p, :, a] = x[p, :, a] * c - x[p, :, b] * s
             out[p, :, b] = x[p, :, b] * c + x[p, :, a] * s
     return out
+
+
+def frequency(cfg, layer, i, length):
+    """Those scalings that no family of the parity tests has."""
+    scaling, base, width = cfg.rotary_scalings[layer], cfg.rotary_bases[layer], cfg.rotary_dim
+    if scaling is None:
+        return base ** (-2 * i / width)
+    if scaling.kind == "ntk":  # the last frequency is divided by the factor, and the first kept
+        return base ** (-2 * i / width) / scaling.factor ** (2 * i / (width - 2))
+    assert scaling.kind == "longrope"
+    is_long = length > scaling.original_n_ctx
+    factors = scaling.long_factors if is_long else scaling.short_factors
+    return base ** (-2 * i / width) / factors[i]
+
+
+def longrope_factor(scaling):
+    if scaling is None or scaling.kind != "longrope":
+        return 1.0
+    return math.sqrt(1 + math.log(scaling.factor) / math.log(scaling.original_n_ctx))
+
+
+def sinusoid(p, width):
+    angles = [p / 10_000 ** ((j - j % 2) / width) for j in range(width)]
+    return [math.cos(a) if j % 2 else math.sin(a) for j, a in enumerate(angles)]
+
+
+def router(cfg, w, name, x):
+    """The weight of each expert, one token after the other."""
+    logits = x @ w[f"{name}.router_weight"].T + w.get(f"{name}.router_bias", 0.0)
+    weights = np.zeros_like(logits)
+    for row, own in zip(weights, logits, strict=True):
+        chosen = sorted(range(cfg.n_experts), key=lambda e: -own[e])[: cfg.experts_per_token]
+        over = chosen if cfg.expert_weights == "chosen" else range(cfg.n_experts)
+        for e in chosen:
+            row[e] = math.exp(own[e]) / sum(math.exp(own[other]) for other in over)
+    return weights
 
 
 def mlp(cfg, w, layer, x, seen):
     name = f"blocks.{layer}.mlp"
     pre = x @ w[f"{name}.in_weight"].T + w.get(f"{name}.in_bias", 0.0)
     if cfg.mlp_gated:
-        post = activation(cfg, pre[:, : cfg.d_mlp]) * pre[:, cfg.d_mlp :]
+        gate, linear = pre[:, : cfg.d_mlp], pre[:, cfg.d_mlp :]
+        if cfg.mlp_clamp is not None:
+            gate = np.minimum(gate, cfg.mlp_clamp)
+            linear = np.maximum(np.minimum(linear, cfg.mlp_clamp), -cfg.mlp_clamp)
+        post = activation(cfg, gate) * (linear + cfg.mlp_linear_offset)
     else:
         post = activation(cfg, pre)
+    if cfg.n_experts:
+        return experts(cfg, w, layer, x, post, seen)
     seen["post", layer] = post
     return post @ w[f"{name}.out_weight"].T + w.get(f"{name}.out_bias", 0.0)
+
+
+def experts(cfg, w, layer, x, post, seen):
+    name = f"blocks.{layer}.mlp"
+    weights = seen["expert_weights", layer] = router(cfg, w, name, x)
+    seen["post", layer] = np.zeros_like(post)
+    size, out = cfg.d_mlp // cfg.n_experts, np.zeros_like(x)
+    for e in range(cfg.n_experts):
+        own = slice(e * size, (e + 1) * size)
+        written = post[:, own] @ w[f"{name}.out_weight"][:, own].T
+        if cfg.mlp_bias:
+            written = written + w[f"{name}.out_bias"][e]
+        out += weights[:, e : e + 1] * written
+        seen["post", layer][:, own] = weights[:, e : e + 1] * post[:, own]
+    return out
 
 
 def activation(cfg, x):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from hypothesis import strategies as st
 
-from interp.config import ConfigError, TransformerConfig
+from interp.config import ConfigError, RotaryScaling, TransformerConfig
 from interp.model import HookedTransformer
 
 
@@ -16,9 +16,12 @@ def configs(draw, **fixed) -> TransformerConfig:
     n_layers = draw(st.integers(1, 3))
     n_kv_heads = pick(1, 2)
     norm = pick("layernorm", "rmsnorm", "rmsnorm_plus1", "none")
-    positions = pick("learned", "rotary", "alibi", "none")
+    positions = pick("learned", "rotary", "alibi", "sinusoidal", "none")
     position = pick("pre", "post", "output", "both")
-    d_mlp = pick(0, 24)
+    d_mlp = pick(0, 24, 24)
+    gated = d_mlp > 0 and pick(True, False)
+    n_experts = pick(0, 0, 2, 4) if d_mlp else 0
+    rotary_dim = pick(6, 4, 2)
     parallel = position == "pre" and d_mlp > 0 and pick(True, False)
     head = pick("unembed", "unembed", "none", "mlm" if norm != "none" else "unembed")
     values = {
@@ -41,7 +44,8 @@ def configs(draw, **fixed) -> TransformerConfig:
         "residual_scale": pick(None, None, 0.6),
         "positions": positions,
         "position_offset": pick(0, 2),
-        "rotary_dim": pick(6, 4, 2),
+        "rotary_dim": rotary_dim,
+        "rotary_scaling": _scaling(pick, rotary_dim, n_layers) if positions == "rotary" else None,
         "rotary_interleaved": pick(True, False),
         "rotary_base": pick(10_000.0, tuple([100.0, 5000.0, 50.0][:n_layers])),
         "rotary_layers": pick(None, tuple([True, False, True][:n_layers])),
@@ -56,10 +60,18 @@ def configs(draw, **fixed) -> TransformerConfig:
         "attn_softcap": pick(None, None, 2.0),
         "logit_scale": pick(None, None, 0.7) if head != "none" else None,
         "final_softcap": pick(None, 3.0) if head != "none" else None,
-        "qk_norm": pick("none", "head", "all") if norm != "none" else "none",
+        "qk_norm": pick("none", "head", "each", "all") if norm != "none" else "none",
+        "qk_norm_bias": pick(True, False),
+        "attn_sinks": positions != "alibi" and pick(True, False, False),
         "qkv_bias": pick(True, False),
         "attn_out_bias": pick(True, False),
-        "mlp_gated": d_mlp > 0 and pick(True, False),
+        "mlp_gated": gated,
+        "mlp_clamp": pick(None, 0.8) if gated else None,
+        "mlp_linear_offset": pick(0.0, 1.0) if gated else 0.0,
+        "n_experts": n_experts,
+        "experts_per_token": pick(1, 2) if n_experts else 0,
+        "expert_weights": pick("chosen", "all") if n_experts else "chosen",
+        "router_bias": n_experts > 0 and pick(True, False),
         "activation": pick("gelu", "gelu_tanh", "quick_gelu", "relu", "relu2", "silu"),
         "mlp_bias": pick(True, False),
         "embed_scale": pick(None, 1.5),
@@ -72,6 +84,20 @@ def configs(draw, **fixed) -> TransformerConfig:
         return TransformerConfig(**(values | fixed))
     except ConfigError as error:  # a strategy that makes invalid configs hides what it skips
         raise AssertionError(f"the strategy made an invalid config: {error}") from error
+
+
+def _scaling(pick, rotary_dim: int, n_layers: int):
+    """No, one or every layer's own scaling; a context of 3 lies within the sequences of tests."""
+    half = rotary_dim // 2
+    longrope = RotaryScaling(
+        kind="longrope",
+        factor=4.0,
+        original_n_ctx=3,
+        short_factors=(1.5, 1.0, 2.0)[:half],
+        long_factors=(1.0, 3.0, 8.0)[:half],
+    )
+    ntk = RotaryScaling(kind="ntk", factor=3.0) if rotary_dim > 2 else None
+    return pick(None, None, ntk, longrope, (ntk, longrope, None)[:n_layers])
 
 
 def random_model(cfg: TransformerConfig, seed: int = 0, **kwargs) -> HookedTransformer:

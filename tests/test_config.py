@@ -67,7 +67,17 @@ def test_contradictions_name_both_fields(unchecked, changes, parts):
 @pytest.mark.parametrize(
     ("scaling", "message"),
     [
-        ({"kind": "longrope", "factor": 2.0}, "kind='longrope'"),
+        ({"kind": "dynamic", "factor": 2.0}, "kind='dynamic'"),
+        ({"kind": "longrope", "factor": 2.0}, "kind='longrope' needs rotary_scaling.original_n"),
+        (
+            {"kind": "longrope", "factor": 2.0, "original_n_ctx": 8},
+            "rotary_scaling.short_factors goes with kind='longrope'",
+        ),
+        ({"kind": "ntk", "factor": 2.0, "long_factors": (1.0,)}, "long_factors goes with kind"),
+        (
+            {"kind": "longrope", "factor": 2.0, "original_n_ctx": 8, "short_factors": (1.0, -1.0)},
+            r"short_factors=\(1.0, -1.0\): expected numbers",
+        ),
         ({"kind": "llama3", "factor": 8.0}, "original_n_ctx"),
         ({"kind": "linear", "factor": -1.0}, "factor=-1.0"),
         ({"kind": "linear", "factor": True}, "factor=True"),

@@ -34,7 +34,17 @@ def hand_diff(logits):
 
 def test_nodes_enumerate_what_by_names(model):
     frame = interp.nodes(model, "z", by=("layer", "head"))
-    assert list(frame.columns) == ["row", "site", "layer", "pos", "role", "head", "k_pos", "neuron"]
+    assert list(frame.columns) == [
+        "row",
+        "site",
+        "layer",
+        "pos",
+        "role",
+        "head",
+        "k_pos",
+        "neuron",
+        "expert",
+    ]
     assert len(frame) == 12 and frame["row"].tolist() == list(range(12))
     assert frame["site"].unique().tolist() == ["attn.hook_z"]
     assert len(interp.nodes(model, "k", by=("layer", "head"))) == 6  # key-value heads

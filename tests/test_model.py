@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import interp
-from interp.config import ConfigError
-from interp.model import HookedTransformer, Layout, Prefix
+from interp.model import Layout, Prefix
 from interp.sites import UnknownSite
 from interp.tokens import Tokens
 
@@ -64,7 +63,7 @@ def test_every_site_is_met_with_the_shape_it_declares(cfg):
     _, cache = model.run_with_cache([[1, 2, 3, 4, 5]], model.sites.names)
     sizes = {"batch": 1, "pos": 5, "q_pos": 5, "k_pos": 5, "one": 1, "d_model": cfg.d_model,
              "head": cfg.n_heads, "kv_head": cfg.n_kv_heads, "d_head": cfg.d_head,
-             "d_mlp": cfg.d_mlp, "d_vocab": cfg.d_vocab}  # fmt: skip
+             "d_mlp": cfg.d_mlp, "d_vocab": cfg.d_vocab, "expert": cfg.n_experts}  # fmt: skip
     assert list(cache) == model.sites.names  # forward order, nothing missing
     for site in model.sites:
         assert list(cache[site.name].shape) == [sizes[axis] for axis in site.axes], site
@@ -270,12 +269,6 @@ def test_pool_ignores_padding(unchecked):
 def test_bad_input_is_named(unchecked, tokens, message):
     with pytest.raises(ValueError, match=message):
         random_model(small_config())(tokens)
-
-
-@pytest.mark.parametrize("changes", [{"positions": "sinusoidal"}])
-def test_what_is_not_computed_yet_raises(changes):
-    with pytest.raises(ConfigError, match="not computed yet"):
-        HookedTransformer(small_config(**changes))
 
 
 def test_pad_queries_attend_to_themselves():

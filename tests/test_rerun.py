@@ -45,6 +45,8 @@ def frames(draw, model, tokens) -> pd.DataFrame:
                 line["k_pos"] = draw(st.integers(0, tokens.shape[1] - 1))
             if "d_mlp" in site.axes and draw(st.booleans()):
                 line["neuron"] = draw(st.integers(0, model.cfg.d_mlp - 1))
+            if "expert" in site.axes and draw(st.booleans()):
+                line["expert"] = draw(st.integers(0, model.cfg.n_experts - 1))
             lines.append(line)
     return pd.DataFrame(lines)
 

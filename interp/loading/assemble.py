@@ -6,6 +6,7 @@ not fit. `fill` allocates and reads one parameter at a time.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -16,7 +17,8 @@ from torch import Tensor
 from ..config import TransformerConfig
 from ..model import HookedTransformer
 from .families.family import Family, Target
-from .tensors import FLOATS, Entry, Reader
+from .parts import PARTS
+from .tensors import BYTES, FLOATS, Entry, Reader
 
 SHOWN = 10
 """Keys listed per kind of fault, before the count."""
@@ -34,6 +36,8 @@ class Piece(NamedTuple):
     transposed: bool
     heads: tuple[int, int, int] | None = None
     """Key-value heads, query heads of each and d_head, where the file sorts rows by them."""
+    placed: Callable[[Tensor, Tensor], None] | None = None
+    """Puts the tensor into our parameter, where it does not fill whole rows in their order."""
 
 
 class Plan(NamedTuple):
@@ -86,20 +90,14 @@ def plan(
             faults["missing"].append(keys[0])
             continue
         faults["unexpected"] += [f"{entry.key} (beside {found[0].key})" for entry in found[1:]]
-        rows, shape = _rows(cfg, target.part), list(shapes[target.name])
-        if target.part:
-            shape[0] = rows.stop - rows.start
-        if target.transposed:
-            shape.reverse()
+        piece, shape, dtypes = _piece(found[0], target, cfg, shapes[target.name])
         if list(found[0].shape) != shape:
             given = list(found[0].shape)
             faults["wrongly shaped"].append(f"{found[0].key} {given}, expected {shape}")
-        if found[0].dtype not in FLOATS:
-            fault = f"{found[0].key} ({found[0].dtype}; read are {', '.join(FLOATS)})"
+        if found[0].dtype not in dtypes:
+            fault = f"{found[0].key} ({found[0].dtype}; read are {', '.join(dtypes)})"
             faults["of a dtype that is not read"].append(fault)
-        heads = (cfg.n_kv_heads, cfg.n_heads // cfg.n_kv_heads, cfg.d_head)
-        heads = heads if target.part == "heads" else None
-        pieces[target.name].append(Piece(found[0], rows, target.transposed, heads))
+        pieces[target.name].append(piece)
     homeless = sorted(set(shapes) - {target.name for target in sources})
     assert not homeless, f"the rename table of {family.name} has no key for {homeless}"
     tied = _pop_tied(family, cfg, stored)
@@ -107,6 +105,25 @@ def plan(
     faults["unexpected"] += [e.key for key, e in stored.items() if not dropped.fullmatch(key)]
     raise_faults(f"family {family.name}", faults)
     return Plan(pieces, tied)
+
+
+def _piece(
+    entry: Entry, target: Target, cfg: TransformerConfig, ours: Sequence[int]
+) -> tuple[Piece, list[int], Mapping[str, torch.dtype]]:
+    """Where an entry goes, and the shape and the dtypes that it may have."""
+    if target.part in PARTS:
+        part = PARTS[target.part]
+        put = functools.partial(part.put, cfg, target.index)
+        piece = Piece(entry, slice(None), target.transposed, placed=put)
+        return piece, part.shape(cfg), BYTES if part.packed else FLOATS
+    rows, shape = _rows(cfg, target.part), list(ours)
+    if target.part:
+        shape[0] = rows.stop - rows.start
+    if target.transposed:
+        shape.reverse()
+    heads = (cfg.n_kv_heads, cfg.n_heads // cfg.n_kv_heads, cfg.d_head)
+    heads = heads if target.part == "heads" else None
+    return Piece(entry, rows, target.transposed, heads), shape, FLOATS
 
 
 def with_stored_head(
@@ -141,9 +158,14 @@ def _sources(
     sources: dict[Target, list[str]] = {}
     for template, target in family.rename.items():
         for layer in range(cfg.n_layers) if "{}" in template else (0,):
-            filled = target._replace(name=target.name.format(layer))
-            if filled.name in shapes:
-                sources.setdefault(filled, []).append(template.format(layer))
+            name = target.name.format(layer)
+            if name not in shapes:
+                continue
+            several = {"{expert}": cfg.n_experts, "{head}": shapes[name][0]}
+            count = next((n for mark, n in several.items() if mark in template), 1)
+            for i in range(count):
+                filled = target._replace(name=name, index=i)
+                sources.setdefault(filled, []).append(template.format(layer, expert=i, head=i))
     return sources
 
 
@@ -184,7 +206,8 @@ def raise_faults(of: str, faults: Mapping[str, Sequence[str]]) -> None:
 
 def common_dtype(plan: Plan) -> torch.dtype:
     """The dtype of the stored weights; the smallest that holds all where they differ."""
-    dtypes = {FLOATS[piece.entry.dtype] for pieces in plan.pieces.values() for piece in pieces}
+    stored = {piece.entry.dtype for pieces in plan.pieces.values() for piece in pieces}
+    dtypes = {FLOATS[dtype] for dtype in stored - set(BYTES)}
     common = dtypes.pop()
     for dtype in dtypes:
         common = torch.promote_types(common, dtype)
@@ -209,6 +232,9 @@ def fill(
             memory = torch.empty(shape[::-1] if transposed else shape, dtype=dtype, device=device)
             parameter = memory.T if transposed else memory
             for piece in pieces:
+                if piece.placed is not None:
+                    piece.placed(parameter, reader.read(piece.entry))
+                    continue
                 rows = parameter[piece.rows]
                 files.copy(piece.entry, rows.T if transposed else rows)
                 if piece.heads:

@@ -148,6 +148,7 @@ def _elements(cfg: TransformerConfig, axes: tuple[str, ...], n_tokens: int) -> i
         "d_head": cfg.d_head,
         "d_model": cfg.d_model,
         "d_mlp": cfg.d_mlp,
+        "expert": cfg.n_experts,
         "d_vocab": cfg.d_vocab,
     }
     return math.prod(sizes[axis] for axis in axes)

@@ -29,6 +29,8 @@ FLOATS = {
     "F32": torch.float32,
     "F64": torch.float64,
 }
+BYTES = {"U8": torch.uint8}
+"""Read where packed numbers are expected."""
 BITS = {name: 8 * dtype.itemsize for name, dtype in FLOATS.items()} | {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 8),
     **dict.fromkeys(("I16", "U16"), 16),
@@ -137,6 +139,12 @@ class Reader:
             return
         for start, window in self._windows(entry):
             flat[start : start + len(window)].copy_(window)
+
+    def read(self, entry: Entry) -> Tensor:
+        """All of a tensor, in the dtype of the file."""
+        tensor = torch.empty(entry.shape, dtype=(FLOATS | BYTES)[entry.dtype])
+        _read_into(self._open(entry), tensor.view(-1), entry)
+        return tensor
 
     def equals(self, entry: Entry, tensor: Tensor) -> bool:
         """Whether the file holds these numbers, once converted to the tensor's dtype."""

@@ -57,10 +57,15 @@ class Attention(nn.Module):
         if cfg.attn_out_bias:
             self.out_bias = nn.Parameter(torch.empty(cfg.d_model), requires_grad=False)
         name = f"blocks.{layer}.attn"
+        self.sinks = None
+        if cfg.attn_sinks:
+            self.sinks = nn.Parameter(torch.empty(cfg.n_heads), requires_grad=False)
         if cfg.qk_norm != "none":
-            heads = (1, 1) if cfg.qk_norm == "head" else (cfg.n_heads, cfg.n_kv_heads)
-            self.q_norm = Norm(cfg, f"{name}.q_norm", heads[0] * cfg.d_head)
-            self.k_norm = Norm(cfg, f"{name}.k_norm", heads[1] * cfg.d_head)
+            for norm, heads in (("q_norm", cfg.n_heads), ("k_norm", cfg.n_kv_heads)):
+                width = cfg.d_head * (heads if cfg.qk_norm == "all" else 1)
+                rows = heads if cfg.qk_norm == "each" else None
+                made = Norm(cfg, f"{name}.{norm}", width, rows=rows, bias=cfg.qk_norm_bias)
+                setattr(self, norm, made)
         for site in self.__annotations__:
             setattr(self, site, f"{name}.{site}")
         self.qkv_sites = (self.hook_q, self.hook_k, self.hook_v)
@@ -102,7 +107,7 @@ class Attention(nn.Module):
 
     def place(self, q: Tensor, k: Tensor, layout: Layout, tap: Silent | Tap = SILENT):
         """Queries and keys normed and turned to their positions, where the architecture does so."""
-        if self.norm_span == "head":
+        if self.norm_span in ("head", "each"):
             q, k = self.q_norm(q, tap), self.k_norm(k, tap)
         elif self.norm_span == "all":
             q, k = (
@@ -134,7 +139,7 @@ class Attention(nn.Module):
         return z.transpose(1, 2)
 
     def _fused(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
-        grouped = self.n_heads != self.n_kv_heads
+        grouped, d_head = self.n_heads != self.n_kv_heads, v.shape[-1]
         causal, mask = False, None
         if self.alibi:
             mask = torch.where(layout.mask(self.window), layout.alibi(), -torch.inf)
@@ -144,9 +149,28 @@ class Attention(nn.Module):
         if grouped and mask is not None and q.is_cuda:
             # The fused CUDA kernels take a mask or grouped heads, not both.
             k, v, grouped = self._expand(k), self._expand(v), False
-        return F.scaled_dot_product_attention(
+        if self.sinks is not None:
+            q, k, v, mask = self._with_sink(q, k, v, mask, causal)
+        z = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=causal, scale=self.scale, enable_gqa=grouped
         )
+        return z if self.sinks is None else z[..., int(causal) :, :d_head]
+
+    def _with_sink(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """A first key whose score is the head's sink and whose value is 0.
+
+        Its score comes from one more dimension, padded to eight as the kernels like it. Under the
+        causal triangle a first query keeps the diagonal in its place; its z is to be dropped.
+        """
+        more, d_head = (0, 8, int(causal), 0), q.shape[-1]
+        q, k, v = F.pad(q, more), F.pad(k, (0, 8, 1, 0)), F.pad(v, (0, 8, 1, 0))
+        q[..., d_head] = self.sinks[:, None] / self.scale
+        k[..., 0, d_head] = 1
+        if mask is not None:
+            mask = F.pad(mask, (1, 0), value=True if mask.dtype == torch.bool else 0.0)
+        return q, k, v, mask
 
     def _stepwise(
         self, q: Tensor, k: Tensor, v: Tensor, layout: Layout, tap: Silent | Tap
@@ -160,8 +184,21 @@ class Attention(nn.Module):
         if not layout.sees_all(self.window):
             scores = scores.masked_fill(~layout.mask(self.window), -torch.inf)
         wide = torch.promote_types(scores.dtype, torch.float32)
+        if self.sinks is not None:
+            sink = self.sinks[:, None, None].expand(*scores.shape[:-1], 1)
+            scores = torch.cat([scores, sink.to(scores)], -1)
         pattern = scores.softmax(-1, dtype=wide).to(v.dtype)
+        pattern = pattern if self.sinks is None else pattern[..., :-1]
         return tap(self.hook_pattern, pattern) @ self._expand(v)
+
+    def sink_share(
+        self, scores: Float[Tensor, "batch head q_pos k_pos"], layout: Layout
+    ) -> Float[Tensor, "batch head q_pos"]:
+        """The share of the softmax over these scores that goes to the sink."""
+        sink = self.sinks.to(scores)[:, None]
+        if not layout.sees_all(self.window):
+            scores = scores.masked_fill(~layout.mask(self.window), -torch.inf)
+        return (sink - torch.logaddexp(sink, scores.logsumexp(-1))).exp()
 
     def output(
         self, z: Float[Tensor, "batch pos head d_head"], tap: Silent | Tap = SILENT

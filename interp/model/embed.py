@@ -19,12 +19,13 @@ ROWS_OF_LOGITS, COLUMNS_OF_LOGITS = 256, 4096
 
 
 class Embed(nn.Module):
-    """Token embedding, plus learned positions and token types where the architecture has them."""
+    """Token embedding, plus positions and token types where the architecture adds them."""
 
     def __init__(self, cfg: TransformerConfig) -> None:
         super().__init__()
         self.scale, self.offset = cfg.embed_scale, cfg.position_offset
         self.W_E = _frozen(cfg.d_vocab, cfg.d_model)
+        self.sinusoidal = cfg.positions == "sinusoidal"
         self.W_pos = self.W_token_type = None
         if cfg.positions == "learned":
             self.W_pos = _frozen(cfg.position_offset + cfg.n_ctx, cfg.d_model)
@@ -38,6 +39,9 @@ class Embed(nn.Module):
         if self.scale is not None and tokens.vectors is None:
             x = x * torch.tensor(self.scale, dtype=x.dtype)
         x = tap("hook_embed", x)
+        if self.sinusoidal:
+            rows = sinusoids(layout.positions + self.offset, x.shape[-1], x.dtype)
+            x = x + tap("hook_pos_embed", rows.expand(len(tokens), -1, -1))
         if self.W_pos is not None:
             rows = F.embedding(layout.positions + self.offset, self.W_pos)
             x = x + tap("hook_pos_embed", rows.expand(len(tokens), -1, -1))
@@ -48,6 +52,17 @@ class Embed(nn.Module):
             )
             x = x + tap("hook_token_type_embed", F.embedding(types, self.W_token_type))
         return x
+
+
+def sinusoids(
+    positions: Int[Tensor, "batch pos"], width: int, dtype: torch.dtype
+) -> Float[Tensor, "batch pos width"]:
+    """sin(p / 10000^(2i / width)) at dimension 2i, its cosine at 2i + 1 (Vaswani et al. 2017)."""
+    wide = torch.promote_types(dtype, torch.float32)
+    pair = torch.arange(width, device=positions.device) // 2
+    angle = positions[..., None].to(wide) * 10_000.0 ** (-2 * pair.to(wide) / width)
+    odd = torch.arange(width, device=positions.device) % 2 == 1
+    return torch.where(odd, angle.cos(), angle.sin()).to(dtype)
 
 
 class MLMHead(nn.Module):

@@ -105,8 +105,10 @@ def stream(
     # One generator per row: a row draws the same numbers alone and in a batch.
     generators = [torch.Generator().manual_seed(sampling.seed + i) for i in range(len(prompt))]
     real = prompt.real.sum(1, keepdim=True)
-    tokens = prompt
+    tokens, seen = prompt, prompt
     for step in range(max_new_tokens):
+        if step and _turns(model, real + step):  # keys before were turned by the short factors
+            tokens, prefix = seen, GrowingPrefix(model.cfg, len(prompt), capacity, like=model.W_E)
         looking = keep or bool(model.fwd_hooks)
         tap = model.make_tap(names_filter, reading=keep) if looking else SILENT
         resid = model._run(tokens, tap, prefix, stop=model.cfg.n_layers)
@@ -123,6 +125,25 @@ def stream(
         yield Step(ids, cache)
         positions = None if prompt.mask is None else real + step
         tokens = Tokens(ids[:, None], positions=positions)
+        seen = _followed(seen, ids)
+
+
+def _turns(model: HookedTransformer, lengths: Int[Tensor, "batch 1"]) -> bool:
+    """Whether a row of so many tokens is the first to pass the context at which longrope turns all
+    positions anew."""
+    contexts = {
+        scaling.original_n_ctx
+        for scaling in model.cfg.rotary_scalings
+        if scaling is not None and scaling.kind == "longrope"
+    }
+    return any(bool((lengths == context + 1).any()) for context in contexts)
+
+
+def _followed(tokens: Tokens, ids: Int[Tensor, " batch"]) -> Tokens:
+    mask = tokens.mask
+    if mask is not None:
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+    return Tokens(torch.cat([tokens.ids, ids[:, None]], 1), mask=mask)
 
 
 def prepare(model: HookedTransformer, prompt: Input, max_new_tokens: int) -> Tokens:

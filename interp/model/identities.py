@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..tap import ActivationCache
+from .positions import Layout
 
 if TYPE_CHECKING:
     from .transformer import HookedTransformer, Input
@@ -41,18 +42,29 @@ def check_identities(model: HookedTransformer, tokens: Input) -> pd.DataFrame:
 def _identities(
     model: HookedTransformer, cache: ActivationCache, logits: Tensor
 ) -> Iterator[tuple[int, str, Tensor, Tensor]]:
+    layout = Layout(model.cfg, cache.tokens, None, like=model.W_E)
     for layer, block in enumerate(model.blocks):
 
         def site(name: str, layer: int = layer) -> Tensor:
             return cache[name, layer]
 
         pattern = site("pattern")
-        yield layer, "Σ_k pattern = 1", pattern.sum(-1), torch.ones_like(pattern[..., 0])
+        attended, total = pattern.sum(-1), "Σ_k pattern"
+        if block.attn.sinks is not None:
+            attended, total = (
+                attended + block.attn.sink_share(site("attn_scores"), layout),
+                ("Σ_k pattern + share of the sink"),
+            )
+        yield layer, f"{total} = 1", attended, torch.ones_like(attended)
         written = "ln1_post(Σ result + b_O)" if block.output_norm else "Σ result + b_O"
         if block.scale is not None:
             written = f"residual_scale · ({written})"
         added = block.added(site("result").sum(2) + block.attn.b_O, block.ln1_post)
         yield layer, f"{written} = attn_out", added, site("attn_out")
+        if model.cfg.n_experts:
+            biases = site("expert_weights") @ block.mlp.b_out
+            written = block.added(site("post") @ block.mlp.W_out + biases, block.ln2_post)
+            yield layer, "post W_out + Σ weight b_out = mlp_out", written, site("mlp_out")
         yield from ((layer, *rest) for rest in _residual(block, site))
         if layer + 1 < model.cfg.n_layers:
             yield (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,20 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def neurons(
+    pre: Sequence[Tensor], activation: str, clamp: float | None = None, offset: float = 0.0
+) -> Tensor:
+    """Neurons from x W_in, or from x W_gate and x W_in; `clamp` and `offset` are as in the config's
+    mlp_clamp and mlp_linear_offset."""
+    act = ACTIVATIONS[activation]
+    if len(pre) == 1:
+        return act(pre[0])
+    gate, linear = pre
+    if clamp is not None:
+        gate, linear = gate.clamp(max=clamp), linear.clamp(-clamp, clamp)
+    return act(gate) * (linear + offset if offset else linear)
+
+
 class MLP(nn.Module):
     """in_weight [d_mlp d_model] (gated: gate rows, then in rows), out_weight [d_model d_mlp]."""
 
@@ -32,7 +46,11 @@ class MLP(nn.Module):
     def __init__(self, cfg: TransformerConfig, layer: int) -> None:
         super().__init__()
         self.gated, self.d_mlp = cfg.mlp_gated, cfg.d_mlp
-        self.act = ACTIVATIONS[cfg.activation]
+        self.activation, self.clamp, self.offset = (
+            cfg.activation,
+            cfg.mlp_clamp,
+            cfg.mlp_linear_offset,
+        )
         rows = cfg.d_mlp * (2 if cfg.mlp_gated else 1)
         self.in_weight = nn.Parameter(torch.empty(rows, cfg.d_model), requires_grad=False)
         self.out_weight = nn.Parameter(torch.empty(cfg.d_model, cfg.d_mlp), requires_grad=False)
@@ -54,18 +72,28 @@ class MLP(nn.Module):
         """The neurons, before hook_post."""
         pre = F.linear(x, self.in_weight, self.in_bias)
         if not self.gated:
-            return self.act(tap(self.hook_pre, pre))
+            return neurons([tap(self.hook_pre, pre)], self.activation)
         gate, linear = pre.split_with_sizes((self.d_mlp, self.d_mlp), -1)
         if tap.wants(self.hook_pre) != tap.wants(self.hook_pre_linear):
             gate, linear = gate.clone(), linear.clone()  # a kept view would keep the other half
         gate, linear = tap(self.hook_pre, gate), tap(self.hook_pre_linear, linear)
-        return self.act(gate) * linear
+        return neurons((gate, linear), self.activation, self.clamp, self.offset)
 
     def output(
         self, post: Float[Tensor, "*rows d_mlp"], tap: Silent | Tap = SILENT
     ) -> Float[Tensor, "*rows d_model"]:
         """From hook_post on: what W_out writes."""
         return F.linear(tap(self.hook_post, post), self.out_weight, self.out_bias)
+
+    @property
+    def readers(self) -> list[tuple[Tensor, Tensor | None]]:
+        """The maps [out, d_model] that read the input, with their biases."""
+        return [(self.in_weight, self.in_bias)]
+
+    @property
+    def multiplies(self) -> tuple[int, int]:
+        """Multiply-adds per token up to the neurons, and behind them."""
+        return self.in_weight.numel(), self.out_weight.numel()
 
     @property
     def W_in(self) -> Float[Tensor, "d_model d_mlp"]:

@@ -17,13 +17,24 @@ from ..tap import SILENT, Silent, Tap
 class Norm(nn.Module):
     """One norm over the last axis; its gain `w` is an offset from 1 under rmsnorm_plus1."""
 
-    def __init__(self, cfg: TransformerConfig, name: str, width: int | None = None) -> None:
+    def __init__(
+        self,
+        cfg: TransformerConfig,
+        name: str,
+        width: int | None = None,
+        *,
+        rows: int | None = None,
+        bias: bool = True,
+    ) -> None:
+        """With `rows`, a gain for each index of the axis before the last; `bias` False has none."""
         super().__init__()
         self.kind, self.eps = cfg.norm, cfg.norm_eps
         self.width = width or cfg.d_model
-        has_bias = cfg.norm_affine and cfg.norm_bias and cfg.norm == "layernorm"
-        self.w = _frozen(self.width) if cfg.norm_affine else None
-        self.b = _frozen(self.width) if has_bias else None
+        has_bias = bias and cfg.norm_affine and cfg.norm_bias and cfg.norm == "layernorm"
+        shape = (self.width,) if rows is None else (rows, self.width)
+        self.w = _frozen(*shape) if cfg.norm_affine else None
+        self.b = _frozen(*shape) if has_bias else None
+        self.by_row = rows is not None
         self.hook_scale = f"{name}.hook_scale"
         self.hook_normalized = f"{name}.hook_normalized"
 
@@ -32,12 +43,25 @@ class Norm(nn.Module):
     ) -> Float[Tensor, "*batch width"]:
         if tap.wants(self.hook_scale) or tap.wants(self.hook_normalized):
             return self._stepwise(x, tap)
+        if self.by_row:
+            return self._affine(self._plain(x))
         if self.kind == "layernorm":
             return torch.layer_norm(x, (self.width,), self.w, self.b, self.eps)
         return torch.rms_norm(x, (self.width,), self.gain, self.eps)
 
+    def _plain(self, x: Tensor) -> Tensor:
+        if self.kind == "layernorm":
+            return torch.layer_norm(x, (self.width,), None, None, self.eps)
+        return torch.rms_norm(x, (self.width,), None, self.eps)
+
+    def _affine(self, normalized: Tensor) -> Tensor:
+        gain = self.gain
+        if gain is None:
+            return normalized
+        return normalized * gain if self.b is None else torch.addcmul(self.b, normalized, gain)
+
     @property
-    def gain(self) -> Float[Tensor, " width"] | None:
+    def gain(self) -> Float[Tensor, "*rows width"] | None:
         """What the normalized vector is multiplied by; None: nothing."""
         return 1 + self.w if self.kind == "rmsnorm_plus1" and self.w is not None else self.w
 
@@ -50,11 +74,7 @@ class Norm(nn.Module):
         else:
             square = wide.pow(2).mean(-1, keepdim=True)
         scale = tap(self.hook_scale, (square + self.eps).sqrt())
-        normalized = tap(self.hook_normalized, (wide / scale).to(x.dtype))
-        gain = self.gain
-        if gain is None:
-            return normalized
-        return normalized * gain if self.b is None else torch.addcmul(self.b, normalized, gain)
+        return self._affine(tap(self.hook_normalized, (wide / scale).to(x.dtype)))
 
 
 def _frozen(*shape: int) -> nn.Parameter:

@@ -2,14 +2,15 @@
 
 A `Prefix` is what lies to the left of a run, already computed: generation's key-value cache, and
 later the base of a partial rerun. Rotary tables follow Su et al. 2021 (RoFormer), with the
-scalings of Chen et al. 2023, Peng et al. 2023 (YaRN) and Llama 3; ALiBi follows Press et al. 2022.
+scalings of Chen et al. 2023, Peng et al. 2023 (YaRN), Ding et al. 2024 (LongRoPE), the NTK-aware
+base and Llama 3; ALiBi follows Press et al. 2022.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -101,7 +102,7 @@ class Layout:
         self.key_mask = self._key_mask(tokens)
         self.positions, self.n_positions = self._positions(tokens)
         self._masks: dict[int | None, Tensor] = {}
-        self._tables: dict[float, tuple[Tensor, Tensor]] = {}
+        self._tables: dict[Any, tuple[Tensor, Tensor]] = {}
 
     def attend(
         self, attn: Attention, q: Tensor, k: Tensor, v: Tensor, tap: Silent | Tap
@@ -171,23 +172,31 @@ class Layout:
             self._masks[window] = sees
         return self._masks[window]
 
+    @property
+    def lengths(self) -> Int[Tensor, "#batch #pos"]:
+        """How many tokens the sequence of each position has so far, its prefix included."""
+        return self.positions.amax(-1, keepdim=True) + 1
+
     def rotary(self, layer: int) -> tuple[Tensor, Tensor]:
         """Cosine and signed sine, [#batch pos 1 rotary_dim], in the dtype of the activations."""
-        base = self.cfg.rotary_bases[layer]
-        if base not in self._tables:
+        key = base, scaling = self.cfg.rotary_bases[layer], self.cfg.rotary_scalings[layer]
+        if key not in self._tables:
             wide = torch.promote_types(self.like.dtype, torch.float32)
-            frequency, factor = rotary_frequencies(self.cfg, base, self.device, wide)
+            width, device = self.cfg.rotary_dim, self.device
+            frequency, factor = rotary_frequencies(base, scaling, width, device, wide)
+            if scaling is not None and scaling.kind == "longrope":
+                frequency = _longrope(frequency, scaling, self.lengths)
             angle = self.positions[..., None].to(wide) * frequency
             cos, sin = angle.cos() * factor, angle.sin() * factor
             if self.cfg.rotary_interleaved:
                 cos, sin = cos.repeat_interleave(2, -1), torch.stack([-sin, sin], -1).flatten(-2)
             else:
                 cos, sin = torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
-            self._tables[base] = (
+            self._tables[key] = (
                 cos[:, :, None].to(self.like.dtype),
                 sin[:, :, None].to(self.like.dtype),
             )
-        return self._tables[base]
+        return self._tables[key]
 
     def alibi(self) -> Float[Tensor, "#batch head 1 k_pos"]:
         """The bias that ALiBi adds to scores, up to a constant per query."""
@@ -218,19 +227,41 @@ def rotate(x: Tensor, table: tuple[Tensor, Tensor], interleaved: bool) -> Tensor
 
 
 def rotary_frequencies(
-    cfg: TransformerConfig, base: float, device: torch.device, dtype: torch.dtype
+    base: float,
+    scaling: RotaryScaling | None,
+    width: int,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> tuple[Float[Tensor, " half"], float]:
-    """Radians per position of each pair, and the factor on cosine and sine."""
-    exponent = torch.arange(0, cfg.rotary_dim, 2, device=device).to(dtype) / cfg.rotary_dim
+    """Radians per position of each pair, and the factor on cosine and sine.
+
+    Those of longrope are still to be divided by the factors of the sequence's length.
+    """
+    if scaling is not None and scaling.kind == "ntk":
+        base = base * scaling.factor ** (width / (width - 2))
+    exponent = torch.arange(0, width, 2, device=device).to(dtype) / width
     frequency = base**-exponent
-    scaling = cfg.rotary_scaling
-    if scaling is None:
+    if scaling is None or scaling.kind == "ntk":
         return frequency, 1.0
     if scaling.kind == "linear":
         return frequency / scaling.factor, 1.0
     if scaling.kind == "llama3":
         return _llama3(frequency, scaling), 1.0
-    return _yarn(frequency, scaling, base, cfg.rotary_dim)
+    if scaling.kind == "longrope":
+        return frequency, _longrope_factor(scaling)
+    return _yarn(frequency, scaling, base, width)
+
+
+def _longrope(frequency: Tensor, scaling: RotaryScaling, lengths: Tensor) -> Tensor:
+    """[#batch #pos half]: divided by the long factors where a sequence passes original_n_ctx."""
+    short, long = (frequency.new_tensor(f) for f in (scaling.short_factors, scaling.long_factors))
+    return frequency / torch.where((lengths > scaling.original_n_ctx)[..., None], long, short)
+
+
+def _longrope_factor(scaling: RotaryScaling) -> float:
+    if scaling.attention_factor is not None or scaling.factor <= 1:
+        return scaling.attention_factor or 1.0
+    return math.sqrt(1 + math.log(scaling.factor) / math.log(scaling.original_n_ctx))
 
 
 def _llama3(frequency: Tensor, scaling: RotaryScaling) -> Tensor:

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..config import ConfigError, TransformerConfig
+from ..config import TransformerConfig
 from ..sites import SiteFilter, SiteTable
 from ..tap import SILENT, ActivationCache, EditError, FwdHooks, Positions, Silent, Tap
 from ..tokens import Tokens
 from .attention import Attention, SplitInputs
 from .embed import Embed, MLMHead, Unembed
+from .experts import Experts
 from .mlp import MLP
 from .norm import Norm
 from .positions import GrowingPrefix, Layout, Prefix
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 
 Input: TypeAlias = Tokens | Tensor | str | Sequence
 """Tokens, ids, vectors [batch pos d_model], or text where the model has a tokenizer."""
-
-# What a config may say and this forward pass does not compute.
-NOT_YET = {"positions": "sinusoidal"}
 
 
 class Block(nn.Module):
@@ -51,7 +49,8 @@ class Block(nn.Module):
         self.scale = cfg.residual_scale
         self.heads = (cfg.n_heads, cfg.n_kv_heads, cfg.n_kv_heads)
         self.attn = Attention(cfg, layer)
-        self.mlp = MLP(cfg, layer) if cfg.d_mlp else None
+        kind = Experts if cfg.n_experts else MLP
+        self.mlp = kind(cfg, layer) if cfg.d_mlp else None
         normed = cfg.norm != "none"
         self.pre_norm = normed and position in ("pre", "both")
         self.post_norm = normed and position == "post"
@@ -97,12 +96,12 @@ class Block(nn.Module):
         x = x + self._attn_out(z, tap)
         return self.ln1(x, tap) if self.post_norm else x
 
-    def to_post(self, resid_mid: Tensor, tap: Silent | Tap = SILENT) -> tuple[Tensor, Tensor]:
-        """The residual stream, and the neurons before hook_post."""
+    def to_post(self, resid_mid: Tensor, tap: Silent | Tap = SILENT) -> tuple[Tensor, Any]:
+        """The residual stream, and the neurons before hook_post (of experts: `Experts.to_post`)."""
         x = tap(self.hook_resid_mid, resid_mid)
         return x, self.mlp.to_post(self.ln2(x, tap) if self.pre_norm else x, tap)
 
-    def from_post(self, x: Tensor, post: Tensor, tap: Silent | Tap = SILENT) -> Tensor:
+    def from_post(self, x: Tensor, post: Any, tap: Silent | Tap = SILENT) -> Tensor:
         """hook_resid_post: the residual stream with the MLP added."""
         x = x + self._mlp_out(post, tap)
         return tap(self.hook_resid_post, self.ln2(x, tap) if self.post_norm else x)
@@ -117,7 +116,7 @@ class Block(nn.Module):
         written = self.attn.output(z, tap)
         return tap(self.hook_attn_out, self.added(written, self.ln1_post, tap))
 
-    def _mlp_out(self, post: Tensor, tap: Silent | Tap) -> Tensor:
+    def _mlp_out(self, post: Any, tap: Silent | Tap) -> Tensor:
         written = self.mlp.output(post, tap)
         return tap(self.hook_mlp_out, self.added(written, self.ln2_post, tap))
 
@@ -164,11 +163,6 @@ class HookedTransformer(Verbs):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for field, value in NOT_YET.items():
-            if getattr(cfg, field) == value:
-                raise ConfigError(f"{field}={value!r} is not computed yet by HookedTransformer")
-        if cfg.rotary_scaling is not None and cfg.rotary_scaling.kind == "ntk":
-            raise ConfigError("rotary_scaling.kind='ntk' is not computed yet by HookedTransformer")
         self.cfg, self.tokenizer, self.name = cfg, tokenizer, name
         self.sites = SiteTable(cfg)
         self.fwd_hooks: tuple = ()

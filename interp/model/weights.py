@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from .transformer import HookedTransformer
 
 COMPONENTS = (
-    "embed", "pos_embed", "W_Q", "W_K", "W_V", "W_O", "W_in", "W_gate", "W_out", "norms", "unembed",
+    "embed", "pos_embed", "W_Q", "W_K", "W_V", "W_O", "W_in", "W_gate", "W_out", "router",
+    "norms", "unembed",
 )  # fmt: skip
 
 
@@ -94,8 +95,9 @@ def count_params(
 ) -> pd.Series | int:
     """Parameters of a model, counted without reading them.
 
-    by="component": Series over embed (with token types), pos_embed, W_Q … W_out, norms, unembed
-    (0 when tied; with the transform of a masked-LM head); a bias counts with its matrix.
+    by="component": Series over embed (with token types), pos_embed, W_Q … W_out, router (of
+    experts), norms, unembed (0 when tied; with the transform of a masked-LM head); a bias counts
+    with its matrix, attention sinks with W_Q.
     by="layer": Series over layers, with -1 for what lies outside the blocks. None: the total.
     """
     if by not in (None, "component", "layer"):
@@ -124,8 +126,12 @@ def _components(name: str, parameter: Tensor, cfg: TransformerConfig) -> list[tu
         per_head = total // (cfg.n_heads + 2 * cfg.n_kv_heads)
         kv = per_head * cfg.n_kv_heads
         return [("W_Q", per_head * cfg.n_heads), ("W_K", kv), ("W_V", kv)]
+    if leaf == "sinks":
+        return [("W_Q", total)]
     if module.endswith("attn"):
         return [("W_O", total)]
+    if leaf.startswith("router_"):
+        return [("router", total)]
     if leaf.startswith("in_"):
         halves = [("W_gate", total // 2), ("W_in", total // 2)]
         return halves if cfg.mlp_gated else [("W_in", total)]
@@ -161,6 +167,7 @@ def folded(model: HookedTransformer) -> HookedTransformer:
         tied=False,
         qkv_bias=cfg.qkv_bias or biased,
         mlp_bias=cfg.mlp_bias or (biased and cfg.d_mlp > 0),
+        router_bias=cfg.router_bias or (biased and cfg.n_experts > 0),
         unembed_bias=has_head and (cfg.unembed_bias or biased),
     )
     with torch.device("meta"):
@@ -188,11 +195,10 @@ def _fold_norms(model: HookedTransformer) -> None:
     for block in model.blocks:
         readers = [(block.attn.qkv_weight, block.attn.qkv_bias)]
         if block.mlp is not None:
-            mlp = (block.mlp.in_weight, block.mlp.in_bias)
             if model.cfg.parallel_shared_norm:
-                readers.append(mlp)
+                readers += block.mlp.readers
             elif block.pre_norm:
-                _fold(block.ln2, [mlp])
+                _fold(block.ln2, block.mlp.readers)
         if block.pre_norm:
             _fold(block.ln1, readers)
     if model.unembed is None:
@@ -228,4 +234,4 @@ def _centre_writers(model: HookedTransformer) -> None:
             if part is not None:
                 part.out_weight -= part.out_weight.mean(0)
                 if part.out_bias is not None:
-                    part.out_bias -= part.out_bias.mean()
+                    part.out_bias -= part.out_bias.mean(-1, keepdim=True)

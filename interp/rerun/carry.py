@@ -54,8 +54,14 @@ class Packed(Layout):
     def __init__(self, carried: Pass) -> None:
         self.cfg, self.like = carried.work.model.cfg, carried.work.model.W_E
         self.device, self._tables = self.like.device, {}
-        self.positions = carried.work.positions[carried.at(carried.lines)][None]
+        at = carried.at(carried.lines)
+        self.positions = carried.work.positions[at][None]
+        self._lengths = carried.work.lengths[at[0]][None, :, 0]
         self.carried = carried
+
+    @property
+    def lengths(self) -> Tensor:
+        return self._lengths
 
     def attend(self, attn: Any, q: Tensor, k: Tensor, v: Tensor, tap: Silent | Tap) -> Tensor:
         return self.carried.attend(attn, q[0], k[0], v[0])[None]
@@ -69,7 +75,9 @@ class Rerun:
     ) -> None:
         self.model, self.tokens, self.base = model, tokens, base
         self.replace, self.bound = replace, bound
-        self.positions = Layout(model.cfg, tokens, None, model.W_E).positions.expand(tokens.shape)
+        layout = Layout(model.cfg, tokens, None, model.W_E)
+        self.positions = layout.positions.expand(tokens.shape)
+        self.lengths = layout.lengths.expand(len(tokens), 1)
         self.halved = 0
         """Passes that did not fit into the device's memory and went in two."""
         resid = base.residual
@@ -182,6 +190,8 @@ class Pass:
         if block.mlp is None:
             return tap(block.hook_resid_post, x[None])[0] if len(x) else x
         (x,) = self._join((layer, MID), [x], [name + "hook_resid_mid"])
+        if self.work.model.cfg.n_experts:  # no row enters at post
+            return block.from_post(*block.to_post(x[None], tap), tap)[0] if len(x) else x
         post = x.new_empty(0, block.mlp.d_mlp)
         if len(x):
             x, post = (t[0] for t in block.to_post(x[None], tap))

@@ -50,7 +50,8 @@ def entry(site: Site, cfg: Any) -> Entry:
     behind_z = ("attn.hook_z", "attn.hook_result", "ln1_post", "hook_attn_out")
     behind_post = ("mlp.hook_post", "ln2_post", "hook_mlp_out", "hook_resid_post")
     if name.startswith(behind_post) or (post_norm and name.startswith("ln2")):
-        return Entry(site.layer, POST if cfg.d_mlp else Z)
+        # What experts write is more than their neurons' (each has a bias): they run from the start.
+        return Entry(site.layer, MID if cfg.n_experts else POST if cfg.d_mlp else Z)
     if name.startswith(("hook_resid_mid", "ln2", "mlp.")):
         return Entry(site.layer, MID)
     if name.startswith(behind_z) or (post_norm and name.startswith("ln1.")):
@@ -140,7 +141,8 @@ def base_bytes(model: Any, tokens: Tokens, nodes: Sequence[Node]) -> int:
     first, keep = _kept(model, nodes)
     sizes = {"batch": batch, "pos": width, "q_pos": width, "k_pos": width, "one": 1,
              "head": cfg.n_heads, "kv_head": cfg.n_kv_heads, "d_head": cfg.d_head,
-             "d_model": cfg.d_model, "d_mlp": cfg.d_mlp, "d_vocab": cfg.d_vocab}  # fmt: skip
+             "d_model": cfg.d_model, "d_mlp": cfg.d_mlp, "d_vocab": cfg.d_vocab,
+             "expert": cfg.n_experts}  # fmt: skip
     values = sum(math.prod(sizes[axis] for axis in model.sites[name].axes) for name in keep)
     placed = (cfg.n_layers - first) * batch * width * (cfg.n_heads + 2 * cfg.n_kv_heads)
     return (values + placed * cfg.d_head) * model.W_E.element_size()
@@ -283,8 +285,7 @@ def forward_multiplies(model: Any, tokens: Tokens, bound: Bound) -> float:
 def _sizes(model: Any) -> tuple[int, int, int, int]:
     """Of the weights of a block behind each of its stages."""
     block = model.blocks[0]
-    mlp = block.mlp
-    rest = (0, 0) if mlp is None else (mlp.in_weight.numel(), mlp.out_weight.numel())
+    rest = (0, 0) if block.mlp is None else block.mlp.multiplies
     return block.attn.qkv_weight.numel(), block.attn.out_weight.numel(), *rest
 
 

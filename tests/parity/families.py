@@ -13,6 +13,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from tests.parity.experts import EXPERTS
 from tests.parity.layout import D_VOCAB, N_CTX, Family, Layout
 from tests.parity.newer import NEWER
 from tests.parity.older import OLDER
@@ -160,12 +161,14 @@ FAMILIES = {
     ),
     **OLDER,
     **NEWER,
+    **EXPERTS,
 }
 
 
 def build(family: Family, seed: int = 0) -> PreTrainedModel:
     """The random model in float64, in inference mode."""
     config = getattr(transformers, family.config)(**family.values)
+    config._experts_implementation = "eager"  # the default, a grouped product, refuses float64
     model = getattr(transformers, family.layout.model)(config).double().eval()
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from ...config import ConfigError, TransformerConfig
 from .encoders import ENCODER_FAMILIES
+from .experts import EXPERT_FAMILIES
 from .family import Family
 from .fields import Fields
 from .gpt import GPT_FAMILIES
@@ -21,7 +23,8 @@ def read_config(values: dict[str, Any], where: str) -> tuple[Family, Transformer
     if not isinstance(kind, str) or kind not in FAMILIES:
         known = ", ".join(FAMILIES)
         raise ConfigError(f"{where}: model_type={kind!r:.80} is not supported; supported: {known}")
-    family, fields = FAMILIES[kind], Fields(values, where)
+    family, values = _quantized(FAMILIES[kind], values)
+    fields = Fields(values, where)
     try:
         cfg = family.config(fields)
     except ConfigError as error:
@@ -29,6 +32,16 @@ def read_config(values: dict[str, Any], where: str) -> tuple[Family, Transformer
         raise ConfigError(text if text.startswith(where) else f"{where}: {text}") from None
     fields.finish()
     return family, cfg
+
+
+def _quantized(family: Family, values: dict[str, Any]) -> tuple[Family, dict[str, Any]]:
+    """The family as its quantized files have it, where these are of a kind that is read."""
+    quantization = values.get("quantization_config")
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+    if not isinstance(method, str) or method not in family.quantized:
+        return family, values
+    values = {name: value for name, value in values.items() if name != "quantization_config"}
+    return dataclasses.replace(family, rename=family.quantized[method]), values
 
 
 def _interp_config(f: Fields) -> TransformerConfig:
@@ -39,5 +52,7 @@ def _interp_config(f: Fields) -> TransformerConfig:
 
 
 _OWN = Family(name="interp", config=_interp_config, rename=None)
-FAMILIES = {f.name: f for f in (*GPT_FAMILIES, *ROTARY_FAMILIES, *ENCODER_FAMILIES, _OWN)}
+FAMILIES = {
+    f.name: f for f in (*GPT_FAMILIES, *ROTARY_FAMILIES, *EXPERT_FAMILIES, *ENCODER_FAMILIES, _OWN)
+}
 """By the `model_type` of config.json."""

@@ -8,11 +8,11 @@ dropped by name, or an error.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ...config import ConfigError, TransformerConfig
-from .fields import Fields
+from .fields import REQUIRED, Fields
 
 
 class Target(NamedTuple):
@@ -21,9 +21,12 @@ class Target(NamedTuple):
     name: str
     part: str | None = None
     """Rows of a fused parameter: q, k or v of qkv; gate or in of a gated MLP's in. heads: all of
-    qkv, stored by key-value head: its query heads, its key, its value."""
+    qkv, stored by key-value head: its query heads, its key, its value. Or a name out of
+    `loading.parts`."""
     transposed: bool = False
     """Stored [in, out]. It stays so in memory, and our parameter is a transposed view of it."""
+    index: int = 0
+    """Which expert's, where each has tensors of its own; or which head's ."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +38,10 @@ class Family:
     config: Callable[[Fields], TransformerConfig]
     rename: Mapping[str, Target] | None
     """Key template to target; None: the file uses our own names. Of several templates with one
-    target a file has exactly one, and a target that the config leaves out has none."""
+    target a file has exactly one, and a target that the config leaves out has none. `{expert}`
+    and `{head}` stand for one of several that have tensors of their own."""
+    quantized: Mapping[str, Mapping[str, Target]] = field(default_factory=dict)
+    """The same for files of quantized weights that are read, by their `quant_method`."""
     prefixes: tuple[str, ...] = ()
     """What the keys may begin with."""
     dropped: tuple[str, ...] = ()
@@ -51,12 +57,13 @@ def rotary_config(
     d_head: int | None = None,
     activation: tuple[str, str] = ("hidden_act", "silu"),
     norm_eps: tuple[str, float] = ("rms_norm_eps", 1e-6),
+    d_mlp: tuple[str, Any] = ("intermediate_size", REQUIRED),
     tied: bool = False,
     rotary: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What Llama and its kin share; `n_ctx`, `n_kv_heads`, `d_head` and `tied` are their defaults.
 
-    `activation` and `norm_eps` are the name of a field and its default; `rotary` goes to
+    `activation`, `norm_eps` and `d_mlp` are the name of a field and its default; `rotary` goes to
     `Fields.rotary`.
     """
     n_ctx = f.size("max_position_embeddings", "n_ctx", n_ctx)
@@ -71,7 +78,7 @@ def rotary_config(
         "d_head": d_head,
         "d_vocab": f.size("vocab_size", "d_vocab"),
         "n_ctx": n_ctx,
-        "d_mlp": f.size("intermediate_size", "d_mlp"),
+        "d_mlp": f.size(d_mlp[0], "d_mlp", d_mlp[1]),
         "mlp_gated": True,
         "activation": f.activation(*activation),
         "norm": "rmsnorm",

@@ -166,6 +166,13 @@ class Fields:
             self.fail(name, f"entries out of {', '.join(allowed)}")
         return value
 
+    def numbers(self, name: str) -> tuple[float, ...]:
+        """A list of numbers of moderate size, none negative."""
+        value = self.get(name)
+        if not (isinstance(value, list) and all(map(_is_number, value))):
+            self.fail(name, "a list of numbers in [0, 1e15]")
+        return tuple(map(float, value))
+
     def switches(self, name: str, length: int) -> tuple[bool, ...] | None:
         """The first so many of a list of 0 and 1, or None."""
         value = self.get(name, None)
@@ -181,7 +188,7 @@ class Fields:
         *,
         base: float = 10_000.0,
         base_name: str = "rope_theta",
-        scalings: Sequence[str] = ("linear", "llama3", "yarn"),
+        scalings: Sequence[str] | Mapping[str, str] = ("linear", "llama3", "yarn"),
         share: float | None = None,
         share_name: str = "partial_rotary_factor",
         d_head: int = 0,
@@ -191,7 +198,8 @@ class Fields:
 
         transformers 5 writes `rope_parameters`; older versions `rope_theta` and `rope_scaling`.
         `base` and `share` (of a head's dimensions that are turned) are what an absent field means;
-        `rope` is read in place of both objects.
+        `rope` is read in place of both objects; `scalings` are the kinds that a family knows, or
+        its names for ours.
         """
         theta = self.number(base_name, base)
         original = self.size("original_max_position_embeddings", "n_ctx", None)
@@ -207,6 +215,7 @@ class Fields:
             scaling = None
         elif isinstance(kind, str) and kind in scalings:
             original = original or inner.size("original_max_position_embeddings", "n_ctx", n_ctx)
+            kind = scalings[kind] if isinstance(scalings, Mapping) else kind
             scaling = SCALINGS[kind](inner, original, n_ctx)
         else:
             known = ", ".join(map(repr, ("default", *scalings)))
@@ -283,11 +292,22 @@ def _yarn(rope: Fields, original: int, n_ctx: int) -> RotaryScaling:
     )
 
 
+def _longrope(rope: Fields, original: int, n_ctx: int) -> RotaryScaling:
+    return RotaryScaling(
+        kind="longrope",
+        factor=rope.number("factor", n_ctx / original),
+        original_n_ctx=original,
+        attention_factor=rope.number("attention_factor", None),
+        short_factors=rope.numbers("short_factor"),
+        long_factors=rope.numbers("long_factor"),
+    )
+
+
 def _yarn_mscale(factor: float, mscale: float) -> float:
     return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
-SCALINGS = {"linear": _linear, "llama3": _llama3, "yarn": _yarn}
+SCALINGS = {"linear": _linear, "llama3": _llama3, "yarn": _yarn, "longrope": _longrope}
 
 
 def _is_int(value: object) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ...config import ConfigError, TransformerConfig
+from ...config import TransformerConfig
 from .family import Family, Target, linear, norm, qkv, rotary_config, windows
 from .fields import Fields
 
@@ -122,20 +122,15 @@ def _gemma3_ropes(f: Fields) -> tuple[dict[str, Any], dict[str, Any]]:
 def _gemma3_rotary(
     f: Fields, shared: dict[str, Any], local: dict[str, Any], sliding: tuple[int | None, ...]
 ) -> dict[str, Any]:
-    """Layers that slide have a base of their own."""
+    """Layers that slide have a base and a scaling of their own."""
     base, scaling = shared["rotary_base"], shared.get("rotary_scaling")
     near = f.rotary(shared["n_ctx"], base=1e4, base_name="rope_local_base_freq", rope=local)
     pairs = [
         (base, scaling) if window is None else (near["rotary_base"], near["rotary_scaling"])
         for window in sliding
     ]
-    if len({scaling for _, scaling in pairs}) > 1:
-        raise ConfigError(
-            f"{f.where}: rope_parameters: layers of 'full_attention' stretch frequencies by "
-            f"{scaling} and those of 'sliding_attention' by {near['rotary_scaling']}: expected "
-            "rope_type 'default' in both (one scaling for all layers)"
-        )
-    return {"rotary_base": tuple(base for base, _ in pairs), "rotary_scaling": pairs[0][1]}
+    bases, scalings = zip(*pairs, strict=True)
+    return {"rotary_base": bases, "rotary_scaling": scalings if any(scalings) else None}
 
 
 GEMMA_ACTIVATION = "gelu_pytorch_tanh"
@@ -173,10 +168,9 @@ def _olmo2_config(f: Fields) -> TransformerConfig:
 
 def _phi3_config(f: Fields) -> TransformerConfig:
     f.only("attention_bias", False)
-    # Its one scaling, longrope (also called su or yarn here), depends on the length of the prompt.
     shared = rotary_config(
         f, n_ctx=4096, n_kv_heads=None, biases=NO_BIASES, norm_eps=("rms_norm_eps", 1e-5),
-        rotary={"share": 1.0, "scalings": ()},
+        rotary={"share": 1.0, "scalings": dict.fromkeys(("longrope", "su", "yarn"), "longrope")},
     )  # fmt: skip
     return TransformerConfig(**shared, sliding_window=_one_window(f, shared["n_layers"], None))
 
@@ -211,7 +205,6 @@ def _smollm3_config(f: Fields) -> TransformerConfig:
 
 
 def _stablelm_config(f: Fields) -> TransformerConfig:
-    f.only("qk_layernorm", False)  # a gain for each head
     biases = NO_BIASES | {"qkv_bias": f.flag("use_qkv_bias", False)}
     shared = rotary_config(
         f, n_ctx=4096, n_kv_heads=32, biases=biases, norm_eps=("layer_norm_eps", 1e-5),
@@ -219,6 +212,8 @@ def _stablelm_config(f: Fields) -> TransformerConfig:
     )  # fmt: skip
     parallel = f.flag("use_parallel_residual", False)
     blocks = {"norm": "layernorm", "parallel": parallel, "parallel_shared_norm": parallel}
+    if f.flag("qk_layernorm", False):
+        blocks |= {"qk_norm": "each", "qk_norm_bias": False}
     return TransformerConfig(**shared | blocks)
 
 
@@ -271,6 +266,12 @@ _NORMS = {
 _QK_NORMS = {
     **norm("layers.{}.self_attn.q_norm", "blocks.{}.attn.q_norm"),
     **norm("layers.{}.self_attn.k_norm", "blocks.{}.attn.k_norm"),
+}
+_HEAD_NORMS = {
+    f"layers.{{}}.self_attn.{p}_layernorm.norms.{{head}}.weight": Target(
+        f"blocks.{{}}.attn.{p}_norm.w", "head"
+    )
+    for p in "qk"
 }
 _OUTPUT_NORMS = {
     **norm("layers.{}.post_attention_layernorm", "blocks.{}.ln1_post"),
@@ -341,7 +342,7 @@ ROTARY_FAMILIES = (
     _llama_like("phi3", _phi3_config, _PHI3),
     _llama_like("granite", _granite_config),
     _llama_like("smollm3", _smollm3_config),
-    _llama_like("stablelm", _stablelm_config),
+    _llama_like("stablelm", _stablelm_config, {**_LLAMA, **_HEAD_NORMS}),
     _llama_like("phi", _phi_config, _PHI),
     Family(
         name="gpt_neox",
