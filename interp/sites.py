@@ -69,6 +69,13 @@ class SiteTable:
     def __init__(self, cfg: TransformerConfig) -> None:
         self._init(_sites(cfg))
 
+    @classmethod
+    def of(cls, sites: Iterable[Site]) -> SiteTable:
+        """The table of these sites, in this order."""
+        table = object.__new__(cls)
+        table._init(sites)
+        return table
+
     def _init(self, sites: Iterable[Site]) -> None:
         self._sites = {site.name: site for site in sites}
         self._aliases: dict[str, list[str]] = {}
@@ -131,11 +138,9 @@ class SiteTable:
 
     def before_layer(self, layer: int) -> SiteTable:
         """The sites of a run that stops before this layer."""
-        table = object.__new__(SiteTable)
         in_blocks = [s for s in self if s.layer is not None]
         first = next(i for i, site in enumerate(self) if site is in_blocks[0])
-        table._init([*list(self)[:first], *(s for s in in_blocks if (s.layer or 0) < layer)])
-        return table
+        return SiteTable.of([*list(self)[:first], *(s for s in in_blocks if (s.layer or 0) < layer)])
 
     def _named(self, name: SiteName) -> list[str]:
         text, layer = (name[0], int(name[1])) if _is_pair(name) else (name, None)
