@@ -153,6 +153,9 @@ class HookedTransformer(Verbs):
     Made under `torch.device("meta")`, it allocates nothing.
     """
 
+    opaque: str | None = None
+    """Why no engine can enter the middle of a run; None: one can."""
+
     def __init__(
         self,
         cfg: TransformerConfig,

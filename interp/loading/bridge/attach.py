@@ -15,7 +15,7 @@ LEVEL = -7
 """Marks our hooks, so that those of others stay."""
 
 
-class Stopped(Exception):  # noqa: N818 - it is no error
+class Stopped(Exception):
     """The run reached the layer at which it was to stop."""
 
     def __init__(self, residual: Tensor) -> None:

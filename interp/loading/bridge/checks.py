@@ -85,12 +85,10 @@ class _Check:
         kept = {one.name for one in good} | {None}
         helpers = {name for name in self.lens if name not in self.sites}
         keys = {
-            (one.layer, one.text)
-            for one in held
-            if {*one.causes, one.effect} <= kept | helpers
+            (one.layer, one.text) for one in held if {*one.causes, one.effect} <= kept | helpers
         }
         left = {n: self.why[n] for n in self.sites if n in self.why}
-        return SiteTable.of([*good, LOGITS]), left, keys
+        return SiteTable.of([*good, LOGITS], absent=left), left, keys
 
     def plain(self) -> tuple[dict[str, Tensor], Tensor]:
         """What every candidate holds in one run; those that need a flag in a run of their own."""
@@ -105,7 +103,9 @@ class _Check:
             values |= more
             for name in gated:
                 if name not in more:
-                    self.why[name] = f"TransformerLens computes it only under {flag}, not for this one"
+                    self.why[name] = (
+                        f"TransformerLens computes it under {flag}, which this one lacks"
+                    )
         for name in self.sites:
             if name not in values:
                 self.why.setdefault(name, "its hook point never fires")
@@ -128,12 +128,15 @@ class _Check:
     def check_shapes(self, values: Mapping[str, Tensor]) -> None:
         cfg, (batch, pos) = self.model.cfg, self.tokens.shape
         sizes = {
-            "batch": batch, "pos": pos, "q_pos": pos, "k_pos": pos, "one": 1, "head": cfg.n_heads,
-            "kv_head": cfg.n_kv_heads, "d_head": cfg.d_head, "d_model": cfg.d_model, "d_mlp": cfg.d_mlp,
-        }  # fmt: skip
+            **dict.fromkeys(("pos", "q_pos", "k_pos"), pos),
+            "batch": batch,
+            "one": 1,
+            "head": cfg.n_heads,
+            "kv_head": cfg.n_kv_heads,
+            **{name: getattr(cfg, name) for name in ("d_head", "d_model", "d_mlp")},
+        }
         for name, x in values.items():
             axes = self.lens[name].axes
-            # Positions and token types may be looked up once for all rows.
             shape = tuple(x.shape)
             if shape != tuple(sizes[axis] for axis in axes):
                 self.why[name] = f"its shape is {list(shape)}, not [{' '.join(axes)}]"
@@ -251,7 +254,7 @@ class _Check:
         if name in proven:
             return None
         if name in cut:
-            return f"put into another run, it does not bring its output along (error {cut[name]:.1g})"
+            return f"in another run it does not bring its output along (error {cut[name]:.1g})"
         if not own:
             return "no identity tells what it is"
         best = min(own, key=lambda one: one.error)

@@ -65,6 +65,7 @@ def identities(run: Run, n_layers: int) -> Iterator[Identity]:
     for layer in range(n_layers):
         block = _Block(run, layer)
         yield from block.residual()
+        yield from block.inputs()
         yield from block.attention()
         yield from block.neurons()
         for name in ("ln1", "ln2", "ln1_post", "ln2_post"):
@@ -155,9 +156,7 @@ class _Block:
         pre, post, end = self["hook_resid_pre"], self["hook_resid_post"], "hook_resid_post"
         following = f"blocks.{self.layer + 1}.hook_resid_pre"
         if following in self.run.values:
-            yield self.say(
-                "resid_post = next resid_pre", (), end, post, self.run.values[following]
-            )
+            yield self.say("resid_post = next resid_pre", (), end, post, self.run.values[following])
         attn, mlp = list(self._attention_writes()), list(self._mlp_writes())
         ln1, ln2 = self.part("ln1"), self.part("ln2")
         for (a_text, a_site, a), (m_text, m_site, m) in itertools.product(attn, mlp):
@@ -208,6 +207,28 @@ class _Block:
         else:
             yield f"{norm}({text})", site, module(written)
 
+    def inputs(self) -> Iterator[Identity]:
+        """A head's input, normed and multiplied alone, gives what that head has."""
+        ln1 = self.part("ln1") or (lambda x: x)
+        for part in "qkv":
+            name, made, module = (
+                f"hook_{part}_input",
+                f"attn.hook_{part}",
+                self.part(f"attn.{part}"),
+            )
+            if module is None or not self.has(name, made, "hook_resid_pre"):
+                continue
+            x, made_of = self[name], self[made]
+            pre = self["hook_resid_pre"][:, :, None].expand_as(x)
+            yield self.say(f"{part}_input = resid_pre", (), name, x, pre)
+            if x.shape[2] == made_of.shape[2]:
+                own = [
+                    module(ln1(x[:, :, head])).view(made_of.shape)[:, :, head]
+                    for head in range(x.shape[2])
+                ]
+                said = f"ln1({part}_input) W + b = {part}"
+                yield self.say(said, (name,), made, torch.stack(own, 2), made_of)
+
     def attention(self) -> Iterator[Identity]:
         if not self.has("attn.hook_pattern"):
             return
@@ -229,9 +250,14 @@ class _Block:
         hidden = torch.where(past, seen, scores).clamp(-1e9, 1e9)
         low = hidden.clamp(-1e4 * (1 + seen.abs().max()))
         yield self.say("no mask is in the scores", (), name, low, hidden)
-        for text, given in (("masked scores", scores.masked_fill(~past, -torch.inf)), ("scores", scores)):
+        for text, given in (
+            ("masked scores", scores.masked_fill(~past, -torch.inf)),
+            ("scores", scores),
+        ):
             weights = given.softmax(-1).to(pattern)
-            yield self.say(f"softmax({text}) = pattern", (name,), "attn.hook_pattern", weights, pattern)
+            yield self.say(
+                f"softmax({text}) = pattern", (name,), "attn.hook_pattern", weights, pattern
+            )
         turned = self.has("attn.hook_rot_q", "attn.hook_rot_k")
         q_name, k_name = (f"attn.hook_{'rot_' if turned else ''}{part}" for part in "qk")
         if self.has(q_name, k_name):
@@ -256,7 +282,10 @@ class _Block:
             wide = gain is not None and gain.numel() == x[0, 0].numel() != x.shape[-1]
             inputs = {f"{part}_norm({part})": norm(x.flatten(2)).view_as(x) if wide else norm(x)}
         for text, given in inputs.items():
-            parts = [torch.cat([one[:, 0].flatten(), one.norm(dim=-1).flatten()]) for one in (given, turned)]
+            parts = [
+                torch.cat([one[:, 0].flatten(), one.norm(dim=-1).flatten()])
+                for one in (given, turned)
+            ]
             yield self.say(f"rotated {text} = rot_{part}", sites, effect, *parts)
 
     def _per_head(self, name: str) -> Tensor:

@@ -25,7 +25,7 @@ from .attach import Stopped, attached
 from .candidates import candidates
 from .checks import is_causal, some_tokens, tolerance, verified
 from .identities import Run, identities
-from .weights import BLOCK_WEIGHTS, BlockWeights, outer_weight
+from .weights import BlockWeights, outer_weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class BridgedTransformer(HookedTransformer):
         self.hf_model = hf_model.requires_grad_(False)
         self.tokenizer, self.name, self.source = tokenizer, name, {}
         self.blocks = nn.ModuleList(BlockWeights(block) for block in bridge.blocks)
-        signature = inspect.signature(getattr(hf_model, "forward")).parameters
+        signature = inspect.signature(hf_model.forward).parameters
         self.takes = frozenset(signature)
         """Arguments of the library's forward."""
         points = bridge.hook_dict
@@ -135,7 +135,9 @@ class BridgedTransformer(HookedTransformer):
 
         With `stop_at`, the residual stream at that hook point.
         """
-        inputs: dict[str, Any] = {"use_cache": prefix is not None} if "use_cache" in self.takes else {}
+        inputs: dict[str, Any] = (
+            {"use_cache": prefix is not None} if "use_cache" in self.takes else {}
+        )
         mask = tokens.mask
         if prefix is not None:
             real = tokens.real if prefix.mask is None else torch.cat([prefix.mask, tokens.real], 1)
@@ -162,7 +164,7 @@ class BridgedTransformer(HookedTransformer):
                 raise ValueError(f"{self.cfg.architecture} returns no key-value cache")
         return tap("hook_logits", out)
 
-    def _run(self, tokens, tap, prefix=None, stop=None, layout=None) -> Tensor:  # noqa: ANN001
+    def _run(self, tokens, tap, prefix=None, stop=None, layout=None) -> Tensor:
         if stop is None:
             return self.run_tapped(tokens, tap, self.points)
         n = self.cfg.n_layers
@@ -181,7 +183,7 @@ class BridgedTransformer(HookedTransformer):
             )
         return BridgedPrefix()
 
-    def last_logits(self, tokens, tap, prefix) -> Tensor:  # type: ignore[override]  # noqa: ANN001
+    def last_logits(self, tokens, tap, prefix) -> Tensor:  # type: ignore[override]
         return self.run_tapped(tokens, tap, self.points, prefix=prefix)[:, -1]
 
     def accept(self, value: Input) -> Tokens:
@@ -189,7 +191,9 @@ class BridgedTransformer(HookedTransformer):
         positions or token types that its forward does not take, padding that it does not mask."""
         tokens = super().accept(value)
         if tokens.vectors is not None:
-            raise ValueError("a bridged model reads token ids, not vectors; edit hook_embed instead")
+            raise ValueError(
+                "a bridged model reads token ids, not vectors; edit hook_embed instead"
+            )
         for field, argument in (("positions", "position_ids"), ("token_types", "token_type_ids")):
             if getattr(tokens, field) is not None and argument not in self.takes:
                 raise ValueError(f"{self.cfg.architecture} takes no {argument}: leave out {field}=")
@@ -250,7 +254,9 @@ class BridgedTransformer(HookedTransformer):
             if (one.layer, one.text) in self.identities:
                 key = (-1 if one.layer is None else one.layer, one.text)
                 rows[key] = one.error
-        frame = pd.DataFrame([(*key, e) for key, e in rows.items()], columns=["layer", "identity", "error"])
+        frame = pd.DataFrame(
+            [(*key, e) for key, e in rows.items()], columns=["layer", "identity", "error"]
+        )
         frame["tolerance"] = tolerance(self.dtype)
         frame["holds"] = frame["error"] <= frame["tolerance"]
         return frame

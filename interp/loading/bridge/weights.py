@@ -80,7 +80,9 @@ def _in_out(module: nn.Module, weight: Tensor, bias: Tensor | None, name: str) -
             except RuntimeError:  # the sizes are those of the other way
                 continue
             ours = x @ W if bias is None else x @ W + bias
-            if y.shape == ours.shape and torch.allclose(ours, y, rtol=1e-2, atol=1e-2 * float(y.abs().max())):
+            if y.shape == ours.shape and torch.allclose(
+                ours, y, rtol=1e-2, atol=1e-2 * float(y.abs().max())
+            ):
                 return W
     raise ValueError(f"{name}: the module is no plain linear map, so it has no such matrix")
 

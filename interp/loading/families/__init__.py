@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 from ...config import ConfigError, TransformerConfig
@@ -11,6 +12,8 @@ from .fields import Fields
 from .gpt import GPT_FAMILIES
 from .rotary import ROTARY_FAMILIES
 
+BRIDGE = "interp.loading.bridge.load(name)"
+
 
 def read_config(values: dict[str, Any], where: str) -> tuple[Family, TransformerConfig]:
     """The family and architecture that a config.json describes. Raises ConfigError.
@@ -19,8 +22,12 @@ def read_config(values: dict[str, Any], where: str) -> tuple[Family, Transformer
     """
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
-        known = ", ".join(FAMILIES)
-        raise ConfigError(f"{where}: model_type={kind!r:.80} is not supported; supported: {known}")
+        raise ConfigError(f"{where}: {_unsupported(kind)}")
+    if values.get("quantization_config") is not None:
+        raise ConfigError(
+            f"{where}: its weights are quantised (quantization_config), and interp.load reads "
+            f"plain ones; open it by {BRIDGE}"
+        )
     family, fields = FAMILIES[kind], Fields(values, where)
     try:
         cfg = family.config(fields)
@@ -29,6 +36,15 @@ def read_config(values: dict[str, Any], where: str) -> tuple[Family, Transformer
         raise ConfigError(text if text.startswith(where) else f"{where}: {text}") from None
     fields.finish()
     return family, cfg
+
+
+def _unsupported(kind: object) -> str:
+    near = difflib.get_close_matches(str(kind), FAMILIES, n=3, cutoff=0.4)
+    return (
+        f"model_type={kind!r:.80} is not supported"
+        + (f"; near it are {', '.join(near)}" if near else "")
+        + f"; supported: {', '.join(FAMILIES)}. TransformerLens may know it: open it by {BRIDGE}"
+    )
 
 
 def _interp_config(f: Fields) -> TransformerConfig:
