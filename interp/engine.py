@@ -59,9 +59,9 @@ def sweep(
     engine: by default "rerun"; "naive" on a view with hooks, behind the bridge, for a metric of a
     cache, and where the base run does not fit into memory. `attrs` records which and why, and the
     cost in whole forwards. journal: a file in which each pass is kept as soon as it is measured;
-    the same call resumes from it after a kill, and ends in the same bytes. Raises ValueError on a node that the
-    model does not have, a metric that is not finite (the node is named), and an edit that changes
-    nothing at any node (unless allow_noop); JournalError on the journal of another run.
+    the same call resumes from it after a kill, and ends in the same bytes. Raises ValueError on a
+    node that the model does not have, a metric that is not finite (the node is named), and an edit
+    that changes nothing at any node (unless allow_noop); JournalError on another run's journal.
     """
     if reduce not in ("mean", "none"):
         raise ValueError(f"reduce={reduce!r}: expected 'mean' or 'none'")

@@ -24,8 +24,13 @@ from tests.parity.reference import relative_error
 
 V = 97
 SIZES = {
-    "vocab_size": V, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "intermediate_size": 40, "max_position_embeddings": 48,
+    "vocab_size": V,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 40,
+    "max_position_embeddings": 48,
 }
 GPT = {"vocab_size": V, "n_positions": 48, "n_embd": 24, "n_layer": 3, "n_head": 3}
 BERT = {**SIZES, "num_attention_heads": 3, "pad_token_id": 0}
@@ -302,7 +307,7 @@ def test_sweeps_run_naive_and_say_so(starcoder, tmp_path: Path) -> None:
     value = (by_hand[[0, 1], [7, 8]] - by_hand[[0, 1], [9, 10]]).mean()
     row = frame[(frame["layer"] == 1) & (frame["head"] == 2)]
     assert float(row["value"].iloc[0]) == pytest.approx(float(value), rel=1e-5)
-    with pytest.raises(ValueError, match="engine='rerun' needs.*behind the bridge"):
+    with pytest.raises(ValueError, match=r"engine='rerun' needs.*behind the bridge"):
         interp.sweep(starcoder, IDS, nodes, engine="rerun", **told)
     cost = interp.explain(starcoder, IDS, nodes, edits.zero(), metric)
     assert cost["engine"] == "naive" and "behind the bridge" in cost["why"]
@@ -357,7 +362,7 @@ def test_quantisation_needs_cuda_and_bitsandbytes(tmp_path: Path, monkeypatch) -
     made("LlamaForCausalLM").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="quantization='int4': expected 'int8', 'nf4'"):
         bridge.load(tmp_path, quantization="int4")
-    with pytest.raises(ValueError, match="need CUDA .* device is 'cpu'"):
+    with pytest.raises(ValueError, match=r"need CUDA .* device is 'cpu'"):
         bridge.load(tmp_path, device="cpu", quantization="nf4")
     with pytest.raises(ValueError, match="a model that you made keeps its own"):
         bridge.load(made("LlamaForCausalLM"), quantization="nf4")

@@ -1,4 +1,4 @@
-"""From a name to a Hugging Face model with its weights: safetensors only, and no code of a folder."""
+"""From a name to a Hugging Face model: safetensors only, and no code of a folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from ...config import ConfigError
 from ...tokenizer import Tokenizer
 from ...untrusted import refuse_code
 from ..files import Source, config_values, locate, weight_entries
-from .weights import quantised_parts
 
 Quantization = Literal["int8", "nf4"]
 QUANTIZATIONS = ("int8", "nf4")
@@ -125,8 +124,3 @@ def _options(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
         )
     return {"quantization_config": config, "device_map": {"": device}}
-
-
-def quantised_names(model: nn.Module) -> list[str]:
-    """Which modules hold quantised weights."""
-    return [name for name, _ in quantised_parts(model)]

@@ -6,9 +6,6 @@ never passes for one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -70,20 +67,17 @@ class PartWeights:
 
 
 def _in_out(module: nn.Module, weight: Tensor, bias: Tensor | None, name: str) -> Tensor:
-    """The weight as [in, out], whichever way the module stores it: the one that it computes with."""
-    if weight.ndim == 2:
-        generator = torch.Generator().manual_seed(0)
-        for W in (weight.T, weight):
-            x = torch.randn(PROBES, W.shape[0], generator=generator).to(weight)
-            try:
-                y = module(x)
-            except RuntimeError:  # the sizes are those of the other way
-                continue
-            ours = x @ W if bias is None else x @ W + bias
-            if y.shape == ours.shape and torch.allclose(
-                ours, y, rtol=1e-2, atol=1e-2 * float(y.abs().max())
-            ):
-                return W
+    """The weight as [in, out]: of the two ways to read it, the one that the module computes."""
+    for W in (weight.T, weight) if weight.ndim == 2 else ():
+        x = torch.randn(PROBES, W.shape[0], generator=torch.Generator().manual_seed(0)).to(weight)
+        try:
+            y = module(x)
+        except RuntimeError:  # the sizes are those of the other way
+            continue
+        ours = x @ W if bias is None else x @ W + bias
+        close = {"rtol": 1e-2, "atol": 1e-2 * float(y.abs().max())}
+        if y.shape == ours.shape and torch.allclose(ours, y, **close):
+            return W
     raise ValueError(f"{name}: the module is no plain linear map, so it has no such matrix")
 
 
@@ -97,8 +91,7 @@ def outer_weight(module: nn.Module, name: str) -> Tensor:
 def refuse_quantised(module: nn.Module, name: str) -> None:
     """Raise QuantisedWeights where a weight is packed: its numbers are codes, not a matrix."""
     weight = module.weight
-    stored = is_quantised(module)
-    if stored:
+    if is_quantised(module):
         raise QuantisedWeights(
             f"{name} is stored quantised ({type(module).__name__}, {weight.dtype} "
             f"{list(weight.shape)}), so there is no matrix to view; open the model without "
@@ -112,10 +105,3 @@ def is_quantised(module: nn.Module) -> bool:
     packed = isinstance(weight, Tensor) and not weight.is_floating_point()
     states = [getattr(one, "quant_state", None) for one in (module, weight)]
     return packed or any(state is not None for state in states)
-
-
-def quantised_parts(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Every module of a model whose weights are stored quantised, by name."""
-    for name, module in model.named_modules():
-        if not hasattr(module, "original_component") and is_quantised(module):
-            yield name, module
