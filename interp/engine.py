@@ -56,12 +56,12 @@ def sweep(
 
     effect = value − baseline, both means over the n examples; stderr is that of the effect (NaN
     for one example). reduce="none": one row per node and example, with `example` and no stderr.
-    engine: by default "rerun"; "naive" on a view with hooks, for a metric of a cache, and where
-    the base run does not fit into memory. `attrs` records which and why, and the cost in whole
-    forwards. journal: a file in which each pass is kept as soon as it is measured; the same call
-    resumes from it after a kill, and ends in the same bytes. Raises ValueError on a node that the
-    model does not have, a metric that is not finite (the node is named), and an edit that changes
-    nothing at any node (unless allow_noop); JournalError on the journal of another run.
+    engine: by default "rerun"; "naive" on a view with hooks, behind the bridge, for a metric of a
+    cache, and where the base run does not fit into memory. `attrs` records which and why, and the
+    cost in whole forwards. journal: a file in which each pass is kept as soon as it is measured;
+    the same call resumes from it after a kill, and ends in the same bytes. Raises ValueError on a
+    node that the model does not have, a metric that is not finite (the node is named), and an edit
+    that changes nothing at any node (unless allow_noop); JournalError on another run's journal.
     """
     if reduce not in ("mean", "none"):
         raise ValueError(f"reduce={reduce!r}: expected 'mean' or 'none'")
@@ -171,14 +171,15 @@ def _engine(
     if asked not in (None, "rerun", "naive"):
         raise ValueError(f"engine={asked!r}: expected 'rerun', 'naive' or None")
     if asked == "naive":
-        return asked, None, 0
+        return asked, model.opaque, 0
     obstacle = (
-        "the model has hooks" if model.fwd_hooks
+        model.opaque if model.opaque
+        else "the model has hooks" if model.fwd_hooks
         else "the metric reads a cache" if metric.of_cache else None
     )  # fmt: skip
     if obstacle and asked == "rerun":
         raise ValueError(
-            f"engine='rerun' needs a model without hooks and a metric of the output, but "
+            f"engine='rerun' needs a native model without hooks and a metric of the output, but "
             f"{obstacle}; use engine='naive'"
         )
     if obstacle:

@@ -8,7 +8,7 @@ site is expected, a short form works too: the name without its block ("attn.hook
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from numbers import Integral
 from typing import NamedTuple, TypeAlias
 
@@ -70,7 +70,16 @@ class SiteTable:
     def __init__(self, cfg: TransformerConfig) -> None:
         self._init(_sites(cfg))
 
+    @classmethod
+    def of(cls, sites: Iterable[Site], absent: Mapping[str, str] | None = None) -> SiteTable:
+        """The table of these sites, in this order; `absent` says why others are not in it."""
+        table = object.__new__(cls)
+        table._init(sites)
+        table._absent = dict(absent or {})
+        return table
+
     def _init(self, sites: Iterable[Site]) -> None:
+        self._absent: dict[str, str] = {}
         self._sites = {site.name: site for site in sites}
         self._aliases: dict[str, list[str]] = {}
         for site in self._sites.values():
@@ -132,11 +141,11 @@ class SiteTable:
 
     def before_layer(self, layer: int) -> SiteTable:
         """The sites of a run that stops before this layer."""
-        table = object.__new__(SiteTable)
         in_blocks = [s for s in self if s.layer is not None]
         first = next(i for i, site in enumerate(self) if site is in_blocks[0])
-        table._init([*list(self)[:first], *(s for s in in_blocks if (s.layer or 0) < layer)])
-        return table
+        return SiteTable.of(
+            [*list(self)[:first], *(s for s in in_blocks if (s.layer or 0) < layer)]
+        )
 
     def _named(self, name: SiteName) -> list[str]:
         text, layer = (name[0], int(name[1])) if _is_pair(name) else (name, None)
@@ -155,6 +164,13 @@ class SiteTable:
             layers = [layer for layer in found if layer is not None]
             where = f"it has layers {min(layers)} to {max(layers)}" if layers else "it has no layer"
             return f"site {text!r} has no layer {layer}: {where}"
+        for name, why in self._absent.items():
+            if (text if "." in text else f"hook_{text.removeprefix('hook_')}") in (
+                name,
+                name.rpartition(".")[2],
+                name.split(".", 2)[-1],
+            ):
+                return f"this model has no site {text!r}: {name!r} is left out ({why})"
         near = difflib.get_close_matches(text, self._aliases, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "see model.sites"
         return f"this model has no site {text!r}; {hint}"

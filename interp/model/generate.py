@@ -16,7 +16,6 @@ from torch import Tensor
 from ..sites import SiteFilter
 from ..tap import SILENT, ActivationCache
 from ..tokens import Tokens
-from .positions import GrowingPrefix
 
 if TYPE_CHECKING:
     from .transformer import HookedTransformer, Input
@@ -101,7 +100,7 @@ def stream(
 ) -> Iterator[Step]:
     """One Step per new token, without end but max_new_tokens. Nothing stays in the model."""
     capacity = prompt.shape[1] + max_new_tokens
-    prefix = GrowingPrefix(model.cfg, len(prompt), capacity, like=model.W_E)
+    prefix = model.new_prefix(len(prompt), capacity)
     # One generator per row: a row draws the same numbers alone and in a batch.
     generators = [torch.Generator().manual_seed(sampling.seed + i) for i in range(len(prompt))]
     real = prompt.real.sum(1, keepdim=True)
@@ -111,8 +110,7 @@ def stream(
             tokens, prefix = seen, GrowingPrefix(model.cfg, len(prompt), capacity, like=model.W_E)
         looking = keep or bool(model.fwd_hooks)
         tap = model.make_tap(names_filter, reading=keep) if looking else SILENT
-        resid = model._run(tokens, tap, prefix, stop=model.cfg.n_layers)
-        logits = model.to_logits(resid[:, -1:], tap)[:, -1]
+        logits = model.last_logits(tokens, tap, prefix)
         if looking:
             tap.check_fired()
         if logits.isnan().any():

@@ -152,6 +152,9 @@ class HookedTransformer(Verbs):
     Made under `torch.device("meta")`, it allocates nothing.
     """
 
+    opaque: str | None = None
+    """Why no engine can enter the middle of a run; None: one can."""
+
     def __init__(
         self,
         cfg: TransformerConfig,
@@ -254,6 +257,17 @@ class HookedTransformer(Verbs):
             return logits
         norm = self.unembed.log_sum_exp(x.flatten(0, 1), self.W_E).view(*x.shape[:2], 1)
         return logits.to(norm) - norm
+
+    def new_prefix(self, batch: int, capacity: int) -> GrowingPrefix:
+        """What generation keeps of the tokens so far: nothing yet."""
+        return GrowingPrefix(self.cfg, batch, capacity, like=self.W_E)
+
+    def last_logits(
+        self, tokens: Tokens, tap: Silent | Tap, prefix: GrowingPrefix
+    ) -> Float[Tensor, "batch d_vocab"]:
+        """The logits behind the last position, whose tokens join the prefix."""
+        resid = self._run(tokens, tap, prefix, stop=self.cfg.n_layers)
+        return self.to_logits(resid[:, -1:], tap)[:, -1]
 
     def run_with_hooks(
         self, tokens: Input, fwd_hooks: FwdHooks, *, stop_at_layer: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from typing import Any
 
 from ...config import ConfigError, TransformerConfig
@@ -13,6 +14,8 @@ from .fields import Fields
 from .gpt import GPT_FAMILIES
 from .rotary import ROTARY_FAMILIES
 
+BRIDGE = "interp.loading.bridge.load(name)"
+
 
 def read_config(values: dict[str, Any], where: str) -> tuple[Family, TransformerConfig]:
     """The family and architecture that a config.json describes. Raises ConfigError.
@@ -21,9 +24,13 @@ def read_config(values: dict[str, Any], where: str) -> tuple[Family, Transformer
     """
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
-        known = ", ".join(FAMILIES)
-        raise ConfigError(f"{where}: model_type={kind!r:.80} is not supported; supported: {known}")
+        raise ConfigError(f"{where}: {_unsupported(kind)}")
     family, values = _quantized(FAMILIES[kind], values)
+    if values.get("quantization_config") is not None:
+        raise ConfigError(
+            f"{where}: its weights are quantised (quantization_config), and interp.load reads "
+            f"plain ones; open it by {BRIDGE}"
+        )
     fields = Fields(values, where)
     try:
         cfg = family.config(fields)
@@ -42,6 +49,15 @@ def _quantized(family: Family, values: dict[str, Any]) -> tuple[Family, dict[str
         return family, values
     values = {name: value for name, value in values.items() if name != "quantization_config"}
     return dataclasses.replace(family, rename=family.quantized[method]), values
+
+
+def _unsupported(kind: object) -> str:
+    near = difflib.get_close_matches(str(kind), FAMILIES, n=3, cutoff=0.4)
+    return (
+        f"model_type={kind!r:.80} is not supported"
+        + (f"; near it are {', '.join(near)}" if near else "")
+        + f"; supported: {', '.join(FAMILIES)}. TransformerLens may know it: open it by {BRIDGE}"
+    )
 
 
 def _interp_config(f: Fields) -> TransformerConfig:

@@ -1,0 +1,78 @@
+"""Architectures that only TransformerLens knows, behind our verbs and site names.
+
+`load` opens them with `TransformerBridge` (transformer-lens 4.3) around the Hugging Face model, and
+offers each site whose meaning it can verify on the spot. Sweeps run naive.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+from ...tokenizer import Tokenizer
+from .. import _device, _dtype
+from .model import BridgedConfig, BridgedTransformer
+from .source import Quantization, check_architecture, from_name
+from .weights import QuantisedWeights
+
+__all__ = ["BridgedConfig", "BridgedTransformer", "QuantisedWeights", "load"]
+
+
+def load(
+    model: str | os.PathLike | Any,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    *,
+    quantization: Quantization | None = None,
+    tokenizer: Tokenizer | None = None,
+) -> BridgedTransformer:
+    """A language model of any architecture that TransformerLens bridges, ready to run.
+
+    `model` is a local folder or a Hugging Face hub id (safetensors; code in it is refused), or a
+    Hugging Face model that you made, which the bridge then takes apart; `tokenizer` goes with that.
+    device, dtype: as in `interp.load`. quantization: "int8" or "nf4" (bitsandbytes, on CUDA).
+    `left_out` of the result says which sites were not verified, and why.
+
+    Raises ValueError on an architecture that TransformerLens does not know, on encoder–decoders and
+    models that do not read words, and where quantised weights cannot be computed with.
+    """
+    if isinstance(model, str | os.PathLike):
+        if tokenizer is not None:
+            raise ValueError("tokenizer= goes with a model that you made; a folder brings its own")
+        hf_model, tokenizer, source = from_name(model, _device(device), _dtype(dtype), quantization)
+        name, made_of = source.name, {"kind": source.kind, "revision": source.revision}
+    else:
+        given = {"device": device, "dtype": dtype, "quantization": quantization}
+        for option, value in given.items():
+            if value is not None:
+                raise ValueError(f"{option}={value!r}: a model that you made keeps its own")
+        if not hasattr(model, "config"):
+            raise ValueError(f"expected a name or a Hugging Face model, not {type(model).__name__}")
+        hf_model, name, made_of = model.eval(), type(model).__name__, {"kind": "made"}
+    bridged = _bridged(hf_model, tokenizer, name)
+    bridged.source = {"name": name, **made_of}
+    return bridged.eval()
+
+
+def _bridged(hf_model: Any, tokenizer: Tokenizer | None, name: str) -> BridgedTransformer:
+    architecture = type(hf_model).__name__
+    if getattr(hf_model.config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"{architecture} is an encoder–decoder; the bridge opens decoders and masked language "
+            "models. interp.load opens T5 and BART"
+        )
+    check_architecture(architecture, name)
+    from transformer_lens.model_bridge.sources._bridge_builder import (  # takes seconds
+        build_bridge_from_module,
+    )
+    from transformer_lens.utilities.attn_implementation import force_eager_attention
+
+    force_eager_attention(hf_model)
+    bridge = build_bridge_from_module(
+        hf_model, architecture, hf_config=hf_model.config, model_name=name
+    )
+    if not getattr(bridge, "_modules", {}).get("blocks"):
+        raise ValueError(f"{architecture}: its bridge has no plain stack of blocks, so no sites")
+    return BridgedTransformer(bridge, hf_model, tokenizer, name)
