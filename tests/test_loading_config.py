@@ -78,7 +78,8 @@ def test_rotary_frequencies_equal_those_of_transformers(rope: dict[str, Any]):
     theirs = LlamaConfig(**values, rope_parameters=dict(rope))
     expected, factor = ROPE_INIT_FUNCTIONS[rope["rope_type"]](theirs)
     _, cfg = read_config({**values, "model_type": "llama", "rope_parameters": rope}, "config.json")
-    found = rotary_frequencies(cfg, cfg.rotary_bases[0], torch.device("cpu"), torch.float32)
+    width, scaling, cpu = cfg.rotary_dim, cfg.rotary_scalings[0], torch.device("cpu")
+    found = rotary_frequencies(cfg.rotary_bases[0], scaling, width, cpu, torch.float32)
     torch.testing.assert_close(found[0], expected, rtol=2e-6, atol=0)
     assert found[1] == pytest.approx(factor, rel=1e-12)
 
@@ -145,7 +146,7 @@ def test_unknown_fields_are_reported_once(caplog: pytest.LogCaptureFixture):
     [
         ({"auto_map": {"AutoModel": "evil.Model"}}, "'auto_map' asks for code.*is never run"),
         ({"trust_remote_code": True}, "'trust_remote_code' asks for code"),
-        ({"quantization_config": {"bits": 4}}, "'quantization_config'.*not supported"),
+        ({"quantization_config": {"bits": 4}}, "are quantised .quantization_config.*bridge"),
         ({"n_layer": 10**9}, r"n_layer=1000000000: expected a whole number in \[1, 10000\]"),
         ({"n_layer": -1}, "n_layer=-1: expected a whole number"),
         ({"n_layer": 0}, "n_layer=0"),

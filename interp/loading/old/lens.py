@@ -124,7 +124,8 @@ def _is_table(cfg: TransformerConfig, layer: int, sin: Tensor) -> bool:
     if sin.ndim != 2 or sin.shape[1] != cfg.rotary_dim:
         return False
     base, cpu = cfg.rotary_bases[layer], torch.device("cpu")
-    frequency, _ = rotary_frequencies(cfg, base, cpu, torch.float64)
+    scaling, width = cfg.rotary_scalings[layer], cfg.rotary_dim
+    frequency, _ = rotary_frequencies(base, scaling, width, cpu, torch.float64)
     positions = torch.tensor([1, 4095]).clamp(max=len(sin) - 1)  # float32 angles are exact to here
     angle = positions[:, None] * frequency
     pairs = angle.repeat_interleave(2, -1) if cfg.rotary_interleaved else angle.repeat(1, 2)
