@@ -228,7 +228,7 @@ def test_edits_land_or_raise(starcoder) -> None:
         starcoder.run_with_hooks(IDS, [("hook_resid_prr", lambda x, hook: x)])
     with pytest.raises(EditError, match="returned shape"):
         starcoder.run_with_hooks(IDS, [(("z", 0), lambda x, hook: x[:1])])
-    with pytest.raises(UnknownSite, match="no site"):
+    with pytest.raises(UnknownSite, match="has no layer 2"):
         starcoder.run_with_hooks(IDS, [(("z", 2), lambda x, hook: x)], stop_at_layer=1)
     seen = []
     starcoder.run_with_hooks(IDS, [(("z", 1), lambda x, hook: seen.append(hook))])
@@ -432,7 +432,9 @@ def test_what_the_bridge_does_not_open() -> None:
     t5 = transformers.T5Config(d_model=16, d_kv=4, d_ff=8, num_layers=1, num_heads=2, vocab_size=V)
     with pytest.raises(ValueError, match="encoder–decoder"):
         bridge.load(transformers.T5ForConditionalGeneration(t5))
-    with pytest.raises(ConfigError, match="near it are LlamaForCausalLM"):
+    with pytest.raises(
+        ConfigError, match="known neither to interp nor to TransformerLens; near it are"
+    ):
         bridge.load(transformers.LlamaForSequenceClassification(transformers.LlamaConfig(**SIZES)))
     with pytest.raises(ValueError, match="expected a name or a Hugging Face model"):
         bridge.load(3)

@@ -14,7 +14,7 @@ import torch
 from ...tokenizer import Tokenizer
 from .. import _device, _dtype
 from .model import BridgedConfig, BridgedTransformer
-from .source import Quantization, check_architecture, from_name
+from .source import check_architecture, from_name
 from .weights import QuantisedWeights
 
 __all__ = ["BridgedConfig", "BridgedTransformer", "QuantisedWeights", "load"]
@@ -25,7 +25,7 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     *,
-    quantization: Quantization | None = None,
+    quantization: str | None = None,
     tokenizer: Tokenizer | None = None,
 ) -> BridgedTransformer:
     """A language model of any architecture that TransformerLens bridges, ready to run.

@@ -74,7 +74,9 @@ class BridgedTransformer(HookedTransformer):
         self.__dict__["bridge"] = bridge  # a module too, of which hf_model holds every part
         self.hf_model = hf_model.requires_grad_(False)
         self.tokenizer, self.name, self.source = tokenizer, name, {}
-        self.blocks = nn.ModuleList(BlockWeights(block) for block in bridge.blocks)
+        self.blocks = nn.ModuleList(
+            BlockWeights(block, int(bridge.cfg.d_head)) for block in bridge.blocks
+        )
         signature = inspect.signature(hf_model.forward).parameters
         self.takes = frozenset(signature)
         """Arguments of the library's forward."""
@@ -191,9 +193,7 @@ class BridgedTransformer(HookedTransformer):
         positions or token types that its forward does not take, padding that it does not mask."""
         tokens = super().accept(value)
         if tokens.vectors is not None:
-            raise ValueError(
-                "a bridged model reads token ids, not vectors; edit hook_embed instead"
-            )
+            raise ValueError("a bridged model reads ids, not vectors; edit hook_embed instead")
         for field, argument in (("positions", "position_ids"), ("token_types", "token_type_ids")):
             if getattr(tokens, field) is not None and argument not in self.takes:
                 raise ValueError(f"{self.cfg.architecture} takes no {argument}: leave out {field}=")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +13,6 @@ from ...tokenizer import Tokenizer
 from ...untrusted import refuse_code
 from ..files import Source, config_values, locate, weight_entries
 
-Quantization = Literal["int8", "nf4"]
 QUANTIZATIONS = ("int8", "nf4")
 
 
@@ -21,7 +20,7 @@ def from_name(
     name: Any,
     device: torch.device,
     dtype: torch.dtype | None,
-    quantization: Quantization | None,
+    quantization: str | None,
 ) -> tuple[nn.Module, Tokenizer | None, Source]:
     """The library's model of a folder or hub id, ready to be bridged.
 
@@ -87,7 +86,7 @@ def check_architecture(architecture: str, where: str) -> None:
 
 
 def _options(
-    values: dict[str, Any], where: str, device: torch.device, quantization: Quantization | None
+    values: dict[str, Any], where: str, device: torch.device, quantization: str | None
 ) -> dict[str, Any]:
     """What from_pretrained needs for quantised weights; raises before anything is read."""
     stored = values.get("quantization_config")
