@@ -69,10 +69,11 @@ def _bridged(hf_model: Any, tokenizer: Tokenizer | None, name: str) -> BridgedTr
     )
     from transformer_lens.utilities.attn_implementation import force_eager_attention
 
+    n_params = int(hf_model.num_parameters())  # the bridge splits fused maps, keeping both
     force_eager_attention(hf_model)
     bridge = build_bridge_from_module(
         hf_model, architecture, hf_config=hf_model.config, model_name=name
     )
     if not getattr(bridge, "_modules", {}).get("blocks"):
         raise ValueError(f"{architecture}: its bridge has no plain stack of blocks, so no sites")
-    return BridgedTransformer(bridge, hf_model, tokenizer, name)
+    return BridgedTransformer(bridge, hf_model, tokenizer, name, n_params)

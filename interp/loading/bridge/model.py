@@ -68,12 +68,20 @@ class BridgedTransformer(HookedTransformer):
 
     opaque = "the model runs behind the bridge"
 
-    def __init__(self, bridge: Any, hf_model: nn.Module, tokenizer: Tokenizer | None, name: str):
+    def __init__(
+        self,
+        bridge: Any,
+        hf_model: nn.Module,
+        tokenizer: Tokenizer | None,
+        name: str,
+        n_params: int,
+    ) -> None:
         nn.Module.__init__(self)
         self.fwd_hooks: tuple = ()
         self.__dict__["bridge"] = bridge  # a module too, of which hf_model holds every part
         self.hf_model = hf_model.requires_grad_(False)
         self.tokenizer, self.name, self.source = tokenizer, name, {}
+        self.n_params = n_params
         self.blocks = nn.ModuleList(
             BlockWeights(block, int(bridge.cfg.d_head)) for block in bridge.blocks
         )
@@ -297,7 +305,7 @@ class BridgedTransformer(HookedTransformer):
         """Parameters in all; by component or layer they are known of native models only."""
         if by is not None:
             raise ValueError(f"by={by!r}: a bridged model knows only the total, by=None")
-        return int(self.hf_model.num_parameters())
+        return self.n_params
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
         """The library's own; the blocks' views of it are not counted twice."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from typing import Any
 
 import torch
@@ -108,11 +109,11 @@ def _options(
     if quantization is None:
         return {"device_map": {"": device}}
     try:
-        import bitsandbytes  # noqa: F401, PLC0415 - an extra that few need
+        importlib.import_module("bitsandbytes")  # an extra that few need
     except ImportError as error:
         raise ValueError(
             f"quantization={quantization!r} needs bitsandbytes, which cannot be imported "
-            f"({error}); run: pip install bitsandbytes"
+            f'({error}); run: pip install "interp[quantised]"'
         ) from None
     from transformers import BitsAndBytesConfig
 
