@@ -18,7 +18,6 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from .config import TransformerConfig
 from .sites import Site, SiteTable
 from .tokens import Tokens
 
@@ -238,9 +237,7 @@ class Selection(NamedTuple):
         return mask
 
 
-def _in_layers(
-    found: list[Site], layers: Iterable[int] | None, cfg: TransformerConfig
-) -> list[Site]:
+def _in_layers(found: list[Site], layers: Iterable[int] | None, cfg: Any) -> list[Site]:
     if layers is None:
         return found
     wanted = {_index("layer", layer, cfg.n_layers) for layer in layers}
@@ -253,7 +250,7 @@ def _in_layers(
 def _range(
     column: str,
     site: Site,
-    cfg: TransformerConfig,
+    cfg: Any,
     given: Iterable[int | str] | None,
     tokens: Tokens | None,
 ) -> list[int | str]:
@@ -267,7 +264,7 @@ def _range(
     return list(range(size)) if given is None else [_index(column, i, size) for i in given]
 
 
-def _size(column: str, site: Site, cfg: TransformerConfig) -> int:
+def _size(column: str, site: Site, cfg: Any) -> int:
     if column == "neuron":
         return cfg.d_mlp
     if column == "expert":

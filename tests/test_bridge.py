@@ -228,7 +228,7 @@ def test_edits_land_or_raise(starcoder) -> None:
         starcoder.run_with_hooks(IDS, [("hook_resid_prr", lambda x, hook: x)])
     with pytest.raises(EditError, match="returned shape"):
         starcoder.run_with_hooks(IDS, [(("z", 0), lambda x, hook: x[:1])])
-    with pytest.raises(UnknownSite, match="no site"):
+    with pytest.raises(UnknownSite, match="has no layer 2"):
         starcoder.run_with_hooks(IDS, [(("z", 2), lambda x, hook: x)], stop_at_layer=1)
     seen = []
     starcoder.run_with_hooks(IDS, [(("z", 1), lambda x, hook: seen.append(hook))])
@@ -351,7 +351,8 @@ def test_a_quantised_weight_never_passes_for_a_matrix() -> None:
         layer.mlp.down_proj = Packed(layer.mlp.down_proj)
     packed = bridge.load(model)
     assert relative_error(packed(IDS), plain(IDS)) <= 1e-5
-    assert set(packed.sites.names) == set(plain.sites.names)
+    lost = set(plain.sites.names) - set(packed.sites.names)
+    assert all(name in packed.left_out and name.endswith("_input") for name in lost)
     for view in (lambda: packed.W_Q, lambda: packed.blocks[0].attn.W_Q, lambda: packed.W_out):
         with pytest.raises(QuantisedWeights, match=r"stored quantised \(Packed, torch.uint8"):
             view()
@@ -368,7 +369,7 @@ def test_quantisation_needs_cuda_and_bitsandbytes(tmp_path: Path, monkeypatch) -
         bridge.load(made("LlamaForCausalLM"), quantization="nf4")
     monkeypatch.setattr(bridge, "_device", torch.device)
     monkeypatch.setitem(__import__("sys").modules, "bitsandbytes", None)
-    with pytest.raises(ValueError, match="pip install bitsandbytes"):
+    with pytest.raises(ValueError, match=r"pip install .interp\[quantised\]"):
         bridge.load(tmp_path, device="cuda", quantization="int8")
 
 
@@ -432,7 +433,7 @@ def test_what_the_bridge_does_not_open() -> None:
     t5 = transformers.T5Config(d_model=16, d_kv=4, d_ff=8, num_layers=1, num_heads=2, vocab_size=V)
     with pytest.raises(ValueError, match="encoder–decoder"):
         bridge.load(transformers.T5ForConditionalGeneration(t5))
-    with pytest.raises(ConfigError, match="near it are LlamaForCausalLM"):
+    with pytest.raises(ConfigError, match=r"known neither to .*; near it are"):
         bridge.load(transformers.LlamaForSequenceClassification(transformers.LlamaConfig(**SIZES)))
     with pytest.raises(ValueError, match="expected a name or a Hugging Face model"):
         bridge.load(3)

@@ -14,7 +14,7 @@ import torch
 from ...tokenizer import Tokenizer
 from .. import _device, _dtype
 from .model import BridgedConfig, BridgedTransformer
-from .source import Quantization, check_architecture, from_name
+from .source import check_architecture, from_name
 from .weights import QuantisedWeights
 
 __all__ = ["BridgedConfig", "BridgedTransformer", "QuantisedWeights", "load"]
@@ -25,7 +25,7 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     *,
-    quantization: Quantization | None = None,
+    quantization: str | None = None,
     tokenizer: Tokenizer | None = None,
 ) -> BridgedTransformer:
     """A language model of any architecture that TransformerLens bridges, ready to run.
@@ -69,10 +69,11 @@ def _bridged(hf_model: Any, tokenizer: Tokenizer | None, name: str) -> BridgedTr
     )
     from transformer_lens.utilities.attn_implementation import force_eager_attention
 
+    n_params = int(hf_model.num_parameters())  # the bridge splits fused maps, keeping both
     force_eager_attention(hf_model)
     bridge = build_bridge_from_module(
         hf_model, architecture, hf_config=hf_model.config, model_name=name
     )
     if not getattr(bridge, "_modules", {}).get("blocks"):
         raise ValueError(f"{architecture}: its bridge has no plain stack of blocks, so no sites")
-    return BridgedTransformer(bridge, hf_model, tokenizer, name)
+    return BridgedTransformer(bridge, hf_model, tokenizer, name, n_params)

@@ -68,13 +68,23 @@ class BridgedTransformer(HookedTransformer):
 
     opaque = "the model runs behind the bridge"
 
-    def __init__(self, bridge: Any, hf_model: nn.Module, tokenizer: Tokenizer | None, name: str):
+    def __init__(
+        self,
+        bridge: Any,
+        hf_model: nn.Module,
+        tokenizer: Tokenizer | None,
+        name: str,
+        n_params: int,
+    ) -> None:
         nn.Module.__init__(self)
         self.fwd_hooks: tuple = ()
         self.__dict__["bridge"] = bridge  # a module too, of which hf_model holds every part
         self.hf_model = hf_model.requires_grad_(False)
         self.tokenizer, self.name, self.source = tokenizer, name, {}
-        self.blocks = nn.ModuleList(BlockWeights(block) for block in bridge.blocks)
+        self.n_params = n_params
+        self.blocks = nn.ModuleList(
+            BlockWeights(block, int(bridge.cfg.d_head)) for block in bridge.blocks
+        )
         signature = inspect.signature(hf_model.forward).parameters
         self.takes = frozenset(signature)
         """Arguments of the library's forward."""
@@ -191,9 +201,7 @@ class BridgedTransformer(HookedTransformer):
         positions or token types that its forward does not take, padding that it does not mask."""
         tokens = super().accept(value)
         if tokens.vectors is not None:
-            raise ValueError(
-                "a bridged model reads token ids, not vectors; edit hook_embed instead"
-            )
+            raise ValueError("a bridged model reads ids, not vectors; edit hook_embed instead")
         for field, argument in (("positions", "position_ids"), ("token_types", "token_type_ids")):
             if getattr(tokens, field) is not None and argument not in self.takes:
                 raise ValueError(f"{self.cfg.architecture} takes no {argument}: leave out {field}=")
@@ -297,7 +305,7 @@ class BridgedTransformer(HookedTransformer):
         """Parameters in all; by component or layer they are known of native models only."""
         if by is not None:
             raise ValueError(f"by={by!r}: a bridged model knows only the total, by=None")
-        return int(self.hf_model.num_parameters())
+        return self.n_params
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
         """The library's own; the blocks' views of it are not counted twice."""

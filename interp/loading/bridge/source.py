@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any, Literal
+import importlib
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +14,6 @@ from ...tokenizer import Tokenizer
 from ...untrusted import refuse_code
 from ..files import Source, config_values, locate, weight_entries
 
-Quantization = Literal["int8", "nf4"]
 QUANTIZATIONS = ("int8", "nf4")
 
 
@@ -21,7 +21,7 @@ def from_name(
     name: Any,
     device: torch.device,
     dtype: torch.dtype | None,
-    quantization: Quantization | None,
+    quantization: str | None,
 ) -> tuple[nn.Module, Tokenizer | None, Source]:
     """The library's model of a folder or hub id, ready to be bridged.
 
@@ -87,7 +87,7 @@ def check_architecture(architecture: str, where: str) -> None:
 
 
 def _options(
-    values: dict[str, Any], where: str, device: torch.device, quantization: Quantization | None
+    values: dict[str, Any], where: str, device: torch.device, quantization: str | None
 ) -> dict[str, Any]:
     """What from_pretrained needs for quantised weights; raises before anything is read."""
     stored = values.get("quantization_config")
@@ -109,11 +109,11 @@ def _options(
     if quantization is None:
         return {"device_map": {"": device}}
     try:
-        import bitsandbytes  # noqa: F401, PLC0415 - an extra that few need
+        importlib.import_module("bitsandbytes")  # an extra that few need
     except ImportError as error:
         raise ValueError(
             f"quantization={quantization!r} needs bitsandbytes, which cannot be imported "
-            f"({error}); run: pip install bitsandbytes"
+            f'({error}); run: pip install "interp[quantised]"'
         ) from None
     from transformers import BitsAndBytesConfig
 

@@ -24,19 +24,19 @@ class QuantisedWeights(ValueError):
 class BlockWeights(nn.Module):
     """`blocks[l].attn.W_Q` and its kin; holds the library's block."""
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: nn.Module, d_head: int) -> None:
         super().__init__()
         self.block = block
-        self.attn = PartWeights(block, "attn")
-        self.mlp = PartWeights(block, "mlp")
+        self.attn = PartWeights(block, "attn", d_head)
+        self.mlp = PartWeights(block, "mlp", d_head)
 
 
 class PartWeights:
     """The maps of one half of a block: W_Q [head d_model d_head], W_K and W_V [kv_head d_model
     d_head], W_O [head d_head d_model], W_in and W_gate [d_model d_mlp], W_out [d_mlp d_model]."""
 
-    def __init__(self, block: nn.Module, part: str) -> None:
-        self._block, self._part = block, part
+    def __init__(self, block: nn.Module, part: str, d_head: int) -> None:
+        self._block, self._part, self._d_head = block, part, d_head
 
     def __getattr__(self, name: str) -> Tensor:
         kind, _, which = name.partition("_")
@@ -54,13 +54,12 @@ class PartWeights:
         if original is None or weight is None:
             raise ValueError(f"{name}: behind the bridge this block has no map of its own for it")
         refuse_quantised(original, name)
-        config = module.config
         bias = getattr(original, "bias", None)
         W = _in_out(original, weight, bias, name)
         b = W.new_zeros(W.shape[1]) if bias is None else bias
         if self._part == "mlp":
             return W, b
-        d_head = int(config.d_head)
+        d_head = self._d_head
         if path == "o":
             return W.view(-1, d_head, W.shape[1]), b
         return W.view(W.shape[0], -1, d_head).transpose(0, 1), b.view(-1, d_head)

@@ -28,8 +28,8 @@ def read_config(values: dict[str, Any], where: str) -> tuple[Family, Transformer
     family, values = _quantized(FAMILIES[kind], values)
     if values.get("quantization_config") is not None:
         raise ConfigError(
-            f"{where}: its weights are quantised (quantization_config), and interp.load reads "
-            f"plain ones; open it by {BRIDGE}"
+            f"{where}: 'quantization_config' (quantised weights) is not supported by interp.load; "
+            f"open it by {BRIDGE}"
         )
     fields = Fields(values, where)
     try:
