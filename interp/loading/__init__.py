@@ -78,6 +78,8 @@ def load(
     except WeightsError as error:
         raise WeightsError(f"{source.folder}: {error}") from None
     model.tokenizer = tokenizer
+    if model.encoder is not None:
+        model.encoder.tokenizer = tokenizer
     files = {entry.file for entry in entries.values()}
     model.source = {
         "name": source.name,

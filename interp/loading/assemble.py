@@ -90,7 +90,10 @@ def plan(
             faults["missing"].append(keys[0])
             continue
         faults["unexpected"] += [f"{entry.key} (beside {found[0].key})" for entry in found[1:]]
-        piece, shape, dtypes = _piece(found[0], target, cfg, shapes[target.name])
+        if target.in_row and list(found[0].shape[:1]) == [1]:
+            found[0] = found[0]._replace(shape=tuple(found[0].shape[1:]))
+        of = cfg.of_parameter(target.name)
+        piece, shape, dtypes = _piece(found[0], target, of, shapes[target.name])
         if list(found[0].shape) != shape:
             given = list(found[0].shape)
             faults["wrongly shaped"].append(f"{found[0].key} {given}, expected {shape}")
@@ -129,7 +132,10 @@ def _piece(
 def with_stored_head(
     family: Family, cfg: TransformerConfig, entries: Mapping[str, Entry]
 ) -> TransformerConfig:
-    """The config without its masked-LM head where the file has nothing of the head's transform."""
+    """The config without its masked-LM head where the file has nothing of the head's transform, and
+    without what else the family's files may lack."""
+    if cfg.unembed_bias and family.optional_bias not in (None, *entries):
+        cfg = cfg.replace(unembed_bias=False)
     if cfg.head != "mlm" or family.rename is None:
         return cfg
     keys = [key for key, target in family.rename.items() if target.name.startswith("mlm_head.")]
@@ -156,12 +162,16 @@ def _sources(
     if family.rename is None:
         return {Target(name): [name] for name in shapes}
     sources: dict[Target, list[str]] = {}
+    halved = {target.name for target in family.rename.values() if target.part == "gate"}
     for template, target in family.rename.items():
-        for layer in range(cfg.n_layers) if "{}" in template else (0,):
+        of = cfg.of_parameter(target.name)
+        if target.name in halved and of.mlp_gated == (target.part is None):
+            continue  # a table for both kinds of MLP
+        for layer in range(of.n_layers) if "{}" in template else (0,):
             name = target.name.format(layer)
             if name not in shapes:
                 continue
-            several = {"{expert}": cfg.n_experts, "{head}": shapes[name][0]}
+            several = {"{expert}": of.n_experts, "{head}": shapes[name][0]}
             count = next((n for mark, n in several.items() if mark in template), 1)
             for i in range(count):
                 filled = target._replace(name=name, index=i)

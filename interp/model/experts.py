@@ -29,8 +29,8 @@ class Experts(MLP):
     hook_pre_linear: str
     hook_post: str
 
-    def __init__(self, cfg: TransformerConfig, layer: int) -> None:
-        super().__init__(cfg, layer)
+    def __init__(self, cfg: TransformerConfig, name: str) -> None:
+        super().__init__(cfg, name)
         n = self.n_experts = cfg.n_experts
         self.n_chosen, self.over = cfg.experts_per_token, cfg.expert_weights
         self.router_weight = nn.Parameter(torch.empty(n, cfg.d_model), requires_grad=False)

@@ -56,6 +56,8 @@ class BridgedPrefix:
 
     past: Any = None
     mask: Tensor | None = None
+    memory = None
+    """Of a source: the bridge opens no encoder–decoders."""
 
 
 class BridgedTransformer(HookedTransformer):
@@ -67,6 +69,7 @@ class BridgedTransformer(HookedTransformer):
     """
 
     opaque = "the model runs behind the bridge"
+    encoder = None
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from .experts import EXPERT_FAMILIES
 from .family import Family
 from .fields import Fields
 from .gpt import GPT_FAMILIES
+from .pairs import PAIR_FAMILIES
 from .rotary import ROTARY_FAMILIES
 
 BRIDGE = "interp.loading.bridge.load(name)"
@@ -68,7 +69,8 @@ def _interp_config(f: Fields) -> TransformerConfig:
 
 
 _OWN = Family(name="interp", config=_interp_config, rename=None)
-FAMILIES = {
-    f.name: f for f in (*GPT_FAMILIES, *ROTARY_FAMILIES, *EXPERT_FAMILIES, *ENCODER_FAMILIES, _OWN)
-}
+_ALL = (
+    *GPT_FAMILIES, *ROTARY_FAMILIES, *EXPERT_FAMILIES, *ENCODER_FAMILIES, *PAIR_FAMILIES, _OWN,
+)  # fmt: skip
+FAMILIES = {f.name: f for f in _ALL}
 """By the `model_type` of config.json."""
