@@ -155,7 +155,7 @@ def _prepared(
         baseline = naive.measured(bound, out, tokens, where)
         passes, work = _naive(model, tokens, chosen, replace, bound), None
         width = 12 * model.cfg.d_model + (model.cfg.d_vocab if model.cfg.head != "none" else 0)
-        needed = tokens.shape.numel() * width * model.W_E.element_size()
+        needed = tokens.shape.numel() * width * model.dtype.itemsize
     else:
         work = rerun.Rerun(model, tokens, kept, replace, bound)
         baseline = work.baseline(where)

@@ -18,7 +18,7 @@ import torch
 from ..model import HookedTransformer
 from ..tokenizer import Tokenizer
 from .assemble import WeightsError, common_dtype, fill, plan, with_stored_head
-from .families import read_config
+from .families import read_config, read_labels
 from .files import UnknownModel, bundled, config_values, locate, weight_entries
 from .tensors import CorruptFile
 
@@ -57,7 +57,8 @@ def load(
     where, wanted = _device(device), _dtype(dtype)
     source = locate(name)
     config_file = f"{source.folder / 'config.json'}"
-    family, cfg = read_config(config_values(source), config_file)
+    values = config_values(source)
+    family, cfg = read_config(values, config_file)
     entries = weight_entries(source)
     cfg = with_stored_head(family, cfg, entries)
     with torch.device("meta"):
@@ -70,7 +71,7 @@ def load(
         model.load_state_dict(dict(parameters), assign=True)
     except WeightsError as error:
         raise WeightsError(f"{source.folder}: {error}") from None
-    model.tokenizer = tokenizer
+    model.tokenizer, model.labels = tokenizer, read_labels(values, cfg, config_file)
     files = {entry.file for entry in entries.values()}
     model.source = {
         "name": source.name,
@@ -97,7 +98,9 @@ def save(model: HookedTransformer, folder: str | os.PathLike) -> Path:
     if model.tokenizer is not None:
         for name, data in model.tokenizer.files().items():
             _replace(folder / name, lambda file, data=data: file.write_bytes(data))
-    config = {"model_type": "interp", "config": model.cfg.to_dict()}
+    config: dict[str, Any] = {"model_type": "interp", "config": model.cfg.to_dict()}
+    if model.labels:
+        config["id2label"] = dict(enumerate(model.labels))
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     _replace(folder / "config.json", lambda file: file.write_text(text, encoding="utf-8"))
     return folder

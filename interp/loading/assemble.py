@@ -33,6 +33,8 @@ class Piece(NamedTuple):
     transposed: bool
     heads: tuple[int, int, int] | None = None
     """Key-value heads, query heads of each and d_head, where the file sorts rows by them."""
+    added: bool = False
+    """To what another tensor has filled."""
 
 
 class Plan(NamedTuple):
@@ -64,7 +66,9 @@ def plan(
             continue
         faults["unexpected"] += [f"{entry.key} (beside {found[0].key})" for entry in found[1:]]
         rows, shape = _rows(cfg, target.part), list(shapes[target.name])
-        if target.part:
+        added = target.part == "first row added"
+        found[0] = _first_row(found[0]) if added else _without_ones(found[0], len(shape))
+        if target.part and not added:
             shape[0] = rows.stop - rows.start
         if target.transposed:
             shape.reverse()
@@ -76,7 +80,7 @@ def plan(
             faults["of a dtype that is not read"].append(fault)
         heads = (cfg.n_kv_heads, cfg.n_heads // cfg.n_kv_heads, cfg.d_head)
         heads = heads if target.part == "heads" else None
-        pieces[target.name].append(Piece(found[0], rows, target.transposed, heads))
+        pieces[target.name].append(Piece(found[0], rows, target.transposed, heads, added))
     homeless = sorted(set(shapes) - {target.name for target in sources})
     assert not homeless, f"the rename table of {family.name} has no key for {homeless}"
     tied = _pop_tied(family, cfg, stored)
@@ -127,7 +131,7 @@ def _sources(
 def _rows(cfg: TransformerConfig, part: str | None) -> slice:
     q, kv = cfg.n_heads * cfg.d_head, cfg.n_kv_heads * cfg.d_head
     return {
-        None: slice(None),
+        **dict.fromkeys((None, "first row added"), slice(None)),
         "q": slice(0, q),
         "k": slice(q, q + kv),
         "v": slice(q + kv, q + 2 * kv),
@@ -135,6 +139,19 @@ def _rows(cfg: TransformerConfig, part: str | None) -> slice:
         "gate": slice(0, cfg.d_mlp),
         "in": slice(cfg.d_mlp, 2 * cfg.d_mlp),
     }[part]
+
+
+def _without_ones(entry: Entry, n_axes: int) -> Entry:
+    """The same numbers without leading axes of length 1, down to `n_axes`."""
+    shape = entry.shape
+    while len(shape) > n_axes and shape[0] == 1:
+        shape = shape[1:]
+    return entry._replace(shape=shape)
+
+
+def _first_row(entry: Entry) -> Entry:
+    """The first row of a table, which lies first in the file."""
+    return entry._replace(shape=entry.shape[1:]) if entry.shape[:1] != (0,) else entry
 
 
 def _pop_tied(family: Family, cfg: TransformerConfig, stored: dict[str, Entry]) -> Entry | None:
@@ -184,8 +201,13 @@ def fill(
             shape = list(shapes[name])
             memory = torch.empty(shape[::-1] if transposed else shape, dtype=dtype, device=device)
             parameter = memory.T if transposed else memory
-            for piece in pieces:
+            for piece in sorted(pieces, key=lambda piece: piece.added):
                 rows = parameter[piece.rows]
+                if piece.added:
+                    term = torch.empty_like(rows)
+                    reader.copy(piece.entry, term)
+                    rows += term
+                    continue
                 reader.copy(piece.entry, rows.T if transposed else rows)
                 if piece.heads:
                     _sort_heads(rows, *piece.heads)

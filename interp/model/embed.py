@@ -19,13 +19,15 @@ ROWS_OF_LOGITS, COLUMNS_OF_LOGITS = 256, 4096
 
 
 class Embed(nn.Module):
-    """Token embedding, plus learned positions and token types where the architecture has them."""
+    """Token embedding where the inputs are words, plus learned positions and token types where the
+    architecture has them."""
 
     def __init__(self, cfg: TransformerConfig) -> None:
         super().__init__()
         self.scale, self.offset = cfg.embed_scale, cfg.position_offset
-        self.W_E = _frozen(cfg.d_vocab, cfg.d_model)
-        self.W_pos = self.W_token_type = None
+        self.W_E = self.W_pos = self.W_token_type = None
+        if cfg.inputs == "tokens":
+            self.W_E = _frozen(cfg.d_vocab, cfg.d_model)
         if cfg.positions == "learned":
             self.W_pos = _frozen(cfg.position_offset + cfg.n_ctx, cfg.d_model)
         if cfg.n_token_types:
@@ -77,14 +79,14 @@ class Unembed(nn.Module):
         self.bias = _frozen(cfg.d_vocab) if cfg.unembed_bias else None
 
     def forward(
-        self, x: Float[Tensor, "batch pos d_model"], W_E: Float[Tensor, "d_vocab d_model"]
+        self, x: Float[Tensor, "batch pos d_model"], W_E: Float[Tensor, "d_vocab d_model"] | None
     ) -> Float[Tensor, "batch pos d_vocab"]:
         return self._scaled(F.linear(x, W_E if self.weight is None else self.weight, self.bias))
 
     def columns(
         self,
         x: Float[Tensor, "*rows d_model"],
-        W_E: Float[Tensor, "d_vocab d_model"],
+        W_E: Float[Tensor, "d_vocab d_model"] | None,
         ids: Int[Tensor, "*rows k"],
     ) -> Float[Tensor, "*rows k"]:
         """Some logits, each one dot product."""
@@ -93,7 +95,7 @@ class Unembed(nn.Module):
         return self._scaled(logits if self.bias is None else logits + self.bias[ids])
 
     def log_sum_exp(
-        self, x: Float[Tensor, "rows d_model"], W_E: Float[Tensor, "d_vocab d_model"]
+        self, x: Float[Tensor, "rows d_model"], W_E: Float[Tensor, "d_vocab d_model"] | None
     ) -> Float[Tensor, " rows"]:
         """ln Σ exp(logits), without all logits of a row at one time; float32 at least."""
         weight = W_E if self.weight is None else self.weight

@@ -101,7 +101,7 @@ def stream(
 ) -> Iterator[Step]:
     """One Step per new token, without end but max_new_tokens. Nothing stays in the model."""
     capacity = prompt.shape[1] + max_new_tokens
-    prefix = GrowingPrefix(model.cfg, len(prompt), capacity, like=model.W_E)
+    prefix = GrowingPrefix(model.cfg, len(prompt), capacity, like=model.like)
     # One generator per row: a row draws the same numbers alone and in a batch.
     generators = [torch.Generator().manual_seed(sampling.seed + i) for i in range(len(prompt))]
     real = prompt.real.sum(1, keepdim=True)
@@ -137,7 +137,9 @@ def prepare(model: HookedTransformer, prompt: Input, max_new_tokens: int) -> Tok
         raise ValueError(f"max_new_tokens={max_new_tokens}: expected at least 1")
     tokens = model.accept(prompt)
     if tokens.ids is None:
-        raise ValueError("generation continues token ids; vectors have no ids to continue")
+        raise ValueError(
+            "generation continues token ids; vectors, images and trajectories have none"
+        )
     if tokens.mask is not None:
         rows = [ids[real].tolist() for ids, real in zip(tokens.ids, tokens.mask, strict=True)]
         tokens = Tokens.from_rows(rows, side="left").to(tokens.device)

@@ -33,7 +33,7 @@ def check_identities(model: HookedTransformer, tokens: Input) -> pd.DataFrame:
         scale = torch.maximum(left.abs().max(), right.abs().max()).clamp(min=1e-30)
         rows.append((layer, identity, float((left - right).abs().max() / scale)))
     frame = pd.DataFrame(rows, columns=["layer", "identity", "error"])
-    frame["tolerance"] = TOLERANCE[model.W_E.dtype]
+    frame["tolerance"] = TOLERANCE[model.dtype]
     frame["holds"] = frame["error"] <= frame["tolerance"]
     return frame
 

@@ -7,7 +7,7 @@ attention and norms stay fused, and nothing is kept.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -20,6 +20,7 @@ from ..tap import SILENT, ActivationCache, EditError, FwdHooks, Positions, Silen
 from ..tokens import Tokens
 from .attention import Attention, SplitInputs
 from .embed import Embed, MLMHead, Unembed
+from .inputs import SENSES
 from .mlp import MLP
 from .norm import Norm
 from .positions import GrowingPrefix, Layout, Prefix
@@ -28,8 +29,9 @@ from .verbs import Verbs
 if TYPE_CHECKING:
     from ..tokenizer import Tokenizer
 
-Input: TypeAlias = Tokens | Tensor | str | Sequence
-"""Tokens, ids, vectors [batch pos d_model], or text where the model has a tokenizer."""
+Input: TypeAlias = Tokens | Tensor | str | Sequence | Mapping
+"""Tokens, ids, vectors [batch pos d_model], text where the model has a tokenizer, or the images,
+spectrograms and trajectories of a model that reads those."""
 
 # What a config may say and this forward pass does not compute.
 NOT_YET = {"positions": "sinusoidal"}
@@ -171,10 +173,13 @@ class HookedTransformer(Verbs):
             raise ConfigError("rotary_scaling.kind='ntk' is not computed yet by HookedTransformer")
         self.cfg, self.tokenizer, self.name = cfg, tokenizer, name
         self.sites = SiteTable(cfg)
+        self.labels: tuple[str, ...] = ()
+        """What each logit stands for, where those are no words: an image's classes."""
         self.fwd_hooks: tuple = ()
         self.source: dict = {}
         normed = cfg.norm != "none"
         with torch.device(torch.empty(0).device if device is None else device):
+            self.inputs = None if cfg.inputs == "tokens" else SENSES[cfg.inputs](cfg)
             self.embed = Embed(cfg)
             self.embed_ln = Norm(cfg, "embed_ln") if cfg.embed_norm else None
             self.blocks = nn.ModuleList(Block(cfg, layer) for layer in range(cfg.n_layers))
@@ -182,7 +187,7 @@ class HookedTransformer(Verbs):
             self.mlm_head = MLMHead(cfg) if cfg.head == "mlm" else None
             self.unembed = None if cfg.head == "none" else Unembed(cfg)
         self.to(dtype)
-        if not self.W_E.is_meta:
+        if not self.like.is_meta:
             self.init_weights(seed)
 
     def forward(
@@ -216,7 +221,7 @@ class HookedTransformer(Verbs):
         stop: int | None,
         layout: Layout | None = None,
     ) -> Tensor:
-        layout = layout or Layout(self.cfg, tokens, prefix, like=self.embed.W_E)
+        layout = layout or Layout(self.cfg, tokens, prefix, like=self.like)
         layout.check_context()
         x = self.embed(tokens, layout, tap)
         if self.embed_ln is not None:
@@ -255,10 +260,10 @@ class HookedTransformer(Verbs):
         Computes no other logits, and none of those that a log-probability is normed by is kept.
         """
         x = self._read_out(resid)
-        logits = self.unembed.columns(x, self.W_E, ids)
+        logits = self.unembed.columns(x, self.embed.W_E, ids)
         if not log_probs:
             return logits
-        norm = self.unembed.log_sum_exp(x.flatten(0, 1), self.W_E).view(*x.shape[:2], 1)
+        norm = self.unembed.log_sum_exp(x.flatten(0, 1), self.embed.W_E).view(*x.shape[:2], 1)
         return logits.to(norm) - norm
 
     def run_with_hooks(
@@ -355,7 +360,7 @@ class HookedTransformer(Verbs):
     @torch.no_grad()
     def init_weights(self, seed: int = 0) -> None:
         """Random weights as GPT-2's: N(0, 0.02), writers divided by √(2 n_layers), biases 0."""
-        generator = torch.Generator(self.W_E.device).manual_seed(seed)
+        generator = torch.Generator(self.device).manual_seed(seed)
         shrink = (2 * self.cfg.n_layers) ** -0.5
         for name, parameter in self.named_parameters():
             if name.endswith(".w"):

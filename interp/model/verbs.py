@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 import torch
@@ -38,6 +38,7 @@ class Verbs(nn.Module):
     tokenizer: Tokenizer | None
     name: str
     embed: Embed
+    inputs: nn.Module | None
     unembed: Unembed | None
     blocks: nn.ModuleList
 
@@ -48,6 +49,8 @@ class Verbs(nn.Module):
 
     @property
     def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
+        if self.embed.W_E is None:
+            raise ValueError(f"inputs={self.cfg.inputs!r}: this model has no word embedding W_E")
         return self.embed.W_E
 
     @property
@@ -66,7 +69,7 @@ class Verbs(nn.Module):
     @property
     def b_U(self) -> Float[Tensor, " d_vocab"]:
         bias = None if self.unembed is None else self.unembed.bias
-        return self.W_E.new_zeros(self.cfg.d_vocab) if bias is None else bias
+        return self.W_U.new_zeros(self.cfg.d_vocab) if bias is None else bias
 
     @property
     def QK(self) -> FactoredMatrix:
@@ -83,15 +86,26 @@ class Verbs(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.embed.W_E.device
+        return self.like.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.embed.W_E.dtype
+        return self.like.dtype
+
+    @property
+    def like(self) -> Tensor:
+        """A weight that every model has, for its device and dtype."""
+        return self.blocks[0].attn.qkv_weight
 
     def accept(self, value: Input) -> Tokens:
-        """Tokens on this model's device: ids inside the vocabulary, vectors d_model wide."""
-        if isinstance(value, str) or (
+        """Tokens on this model's device: ids inside the vocabulary, vectors d_model wide.
+
+        Text, images, spectrograms and trajectories (a dict) go through `to_tokens`.
+        """
+        if self.inputs is not None and not isinstance(value, Tokens):
+            named = isinstance(value, Mapping)
+            value = self.to_tokens(**value) if named else self.to_tokens(value)
+        elif isinstance(value, str) or (
             isinstance(value, (list, tuple)) and len(value) > 0 and isinstance(value[0], str)
         ):
             value = self.to_tokens(value)
@@ -103,6 +117,8 @@ class Verbs(nn.Module):
                 )
             vectors = tokens.vectors.to(self.device, self.dtype)
             return dataclasses.replace(tokens, vectors=vectors).to(self.device)
+        if self.inputs is not None:
+            raise ValueError(f"this model reads {self.cfg.inputs}, and these tokens are ids")
         if not torch.compiler.is_compiling() and not tokens.ids.is_meta:
             low, high = (int(v) for v in tokens.ids.aminmax())
             if low < 0 or high >= self.cfg.d_vocab:
@@ -114,17 +130,41 @@ class Verbs(nn.Module):
 
     def to_tokens(
         self,
-        texts: str | Sequence[str],
+        value: Any = None,
         *,
         bos: bool | None = None,
         side: Literal["left", "right"] = "right",
         roles: Mapping[str, Tensor] | None = None,
+        **named: Any,
     ) -> Tokens:
-        """Text to Tokens, one row per text, padded on `side`.
+        """What this model reads, as Tokens, one row per example. cfg.inputs says what that is:
 
-        bos=None follows the tokenizer's own template ([CLS] … [SEP] for BERT, BOS for Llama,
-        nothing for GPT-2); True puts exactly one BOS first; False adds no special token.
+        tokens: a text or several, padded on `side`. bos=None follows the tokenizer's own template
+        ([CLS] … [SEP] for BERT, BOS for Llama, nothing for GPT-2); True puts exactly one BOS first;
+        False adds no special token.
+        patches: pixels [batch channel height width], rescaled and normalised.
+        frames: a log-mel spectrogram [batch mel column], or audio= [sample] or [batch sample] with
+        rate= in samples per second.
+        trajectory: returns= [batch step], states= [batch step d_state], actions= [batch step
+        d_action] and, where wanted, timesteps= and mask= [batch step].
+
+        `roles` are named positions, beside those that images ("class") and trajectories ("return",
+        "state", "action": the last step's) have. Raises ValueError on anything else.
         """
+        if self.inputs is None:
+            if named:
+                raise ValueError(f"this model reads text, not {'= and '.join(named)}=")
+            return self._text_to_tokens(value, bos, side, roles)
+        if bos is not None or side != "right":
+            raise ValueError(f"bos= and side= go with text; this model reads {self.cfg.inputs}")
+        tokens = self.inputs(*(() if value is None else (value,)), **named)
+        return dataclasses.replace(tokens, roles={**tokens.roles, **(roles or {})})
+
+    def _text_to_tokens(
+        self, texts: Any, bos: bool | None, side: Any, roles: Mapping[str, Tensor] | None
+    ) -> Tokens:
+        if texts is None:
+            raise ValueError("empty prompt: no text was given")
         tokenizer = self._tokenizer()
         texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts:

@@ -94,7 +94,8 @@ def count_params(
 ) -> pd.Series | int:
     """Parameters of a model, counted without reading them.
 
-    by="component": Series over embed (with token types), pos_embed, W_Q … W_out, norms, unembed
+    by="component": Series over embed (with token types; of images, audio and
+    trajectories the maps that make their vectors), pos_embed, W_Q … W_out, norms, unembed
     (0 when tied; with the transform of a masked-LM head); a bias counts with its matrix.
     by="layer": Series over layers, with -1 for what lies outside the blocks. None: the total.
     """
@@ -131,8 +132,8 @@ def _components(name: str, parameter: Tensor, cfg: TransformerConfig) -> list[tu
         return halves if cfg.mlp_gated else [("W_in", total)]
     if module.endswith("mlp"):
         return [("W_out", total)]
-    if module in ("embed", "mlm_head", "unembed"):
-        outside = "embed" if module == "embed" else "unembed"
+    if module in ("inputs", "embed", "mlm_head", "unembed"):
+        outside = "embed" if module in ("inputs", "embed") else "unembed"
         return [("pos_embed" if leaf == "W_pos" else outside, total)]
     return [("norms", total)]
 
@@ -144,7 +145,8 @@ def folded(model: HookedTransformer) -> HookedTransformer:
     Gains and biases of the norms before each sublayer and before the unembedding go into the
     matrices that read them. Under LayerNorm what is written to the residual stream is centred
     (LayerNorm removes the mean anyway), and W_U is centred over the vocabulary unless the logits
-    are soft-capped: logits then differ by a constant per position, probabilities not at all.
+    are soft-capped or are an action: logits then differ by a constant per position, probabilities
+    not at all.
     Raises ValueError on post-norm models, whose norms stand on the residual stream itself.
     """
     cfg = model.cfg
@@ -170,14 +172,14 @@ def folded(model: HookedTransformer) -> HookedTransformer:
         state["unembed.weight"] = model.W_E.clone()
     for name, empty in new.state_dict().items():  # biases that folding brings
         if name not in state:
-            state[name] = torch.zeros(empty.shape, dtype=model.W_E.dtype, device=model.W_E.device)
+            state[name] = torch.zeros(empty.shape, dtype=model.dtype, device=model.device)
     new.load_state_dict(state, assign=True)
     new.requires_grad_(False)
-    new.source = copy.deepcopy(model.source)
+    new.source, new.labels = copy.deepcopy(model.source), model.labels
     _fold_norms(new)
     if cfg.norm == "layernorm" and cfg.norm_position == "pre" and cfg.final_norm:
         _centre_writers(new)
-    if has_head and cfg.final_softcap is None:
+    if has_head and cfg.final_softcap is None and cfg.inputs != "trajectory":
         new.unembed.weight -= new.unembed.weight.mean(0)
         if new.unembed.bias is not None:
             new.unembed.bias -= new.unembed.bias.mean()
@@ -223,6 +225,9 @@ def _centre_writers(model: HookedTransformer) -> None:
         for table in (model.embed.W_E, model.embed.W_pos, model.embed.W_token_type):
             if table is not None:
                 table -= table.mean(-1, keepdim=True)
+        if model.cfg.inputs in ("patches", "trajectory"):  # frames lie behind a gelu
+            for table in model.inputs.parameters():
+                table -= table.mean(0)
     for block in model.blocks:
         for part in (block.attn, block.mlp):
             if part is not None:

@@ -52,7 +52,7 @@ class Packed(Layout):
     """The positions of a pass's lines; attention is the pass's."""
 
     def __init__(self, carried: Pass) -> None:
-        self.cfg, self.like = carried.work.model.cfg, carried.work.model.W_E
+        self.cfg, self.like = carried.work.model.cfg, carried.work.model.like
         self.device, self._tables = self.like.device, {}
         self.positions = carried.work.positions[carried.at(carried.lines)][None]
         self.carried = carried
@@ -69,7 +69,7 @@ class Rerun:
     ) -> None:
         self.model, self.tokens, self.base = model, tokens, base
         self.replace, self.bound = replace, bound
-        self.positions = Layout(model.cfg, tokens, None, model.W_E).positions.expand(tokens.shape)
+        self.positions = Layout(model.cfg, tokens, None, model.like).positions.expand(tokens.shape)
         self.halved = 0
         """Passes that did not fit into the device's memory and went in two."""
         resid = base.residual
@@ -154,7 +154,7 @@ class Pass:
         model, tokens = self.work.model, self.work.tokens
         self.tap.lines = self._changed([row.entry.layer < 0 for row in self.rows])
         if not len(self.lines.row):
-            return model.W_E.new_empty(0, model.cfg.d_model)
+            return model.like.new_empty(0, model.cfg.d_model)
         at = self.at(self.lines)
 
         def own(t: Tensor | None) -> Tensor | None:
@@ -327,7 +327,7 @@ class Pass:
 
         own = Tokens(cut(t.ids), cut(t.vectors), cut(t.mask), cut(t.positions))
         prefix = BasePrefix(work.base, t, examples, start) if start else None
-        return Layout(work.model.cfg, own, prefix, like=work.model.W_E)
+        return Layout(work.model.cfg, own, prefix, like=work.model.like)
 
     def _changed(self, chosen: Sequence[bool]) -> Lines:
         """The lines that these rows change of the base run."""

@@ -10,6 +10,7 @@ from .family import Family
 from .fields import Fields
 from .gpt import GPT_FAMILIES
 from .rotary import ROTARY_FAMILIES
+from .senses import SENSE_FAMILIES, labels
 
 
 def read_config(values: dict[str, Any], where: str) -> tuple[Family, TransformerConfig]:
@@ -31,6 +32,16 @@ def read_config(values: dict[str, Any], where: str) -> tuple[Family, Transformer
     return family, cfg
 
 
+def read_labels(values: dict[str, Any], cfg: TransformerConfig, where: str) -> tuple[str, ...]:
+    """The names of an image's labels; empty where the config does not say, or has no labels."""
+    if cfg.inputs != "patches" or cfg.head == "none":
+        return ()
+    found = labels(Fields(values, where))
+    if len(found) not in (0, cfg.d_vocab):
+        raise ConfigError(f"{where}: id2label names {len(found)} of {cfg.d_vocab} labels")
+    return found
+
+
 def _interp_config(f: Fields) -> TransformerConfig:
     values = f.get("config")
     if not isinstance(values, dict):
@@ -39,5 +50,8 @@ def _interp_config(f: Fields) -> TransformerConfig:
 
 
 _OWN = Family(name="interp", config=_interp_config, rename=None)
-FAMILIES = {f.name: f for f in (*GPT_FAMILIES, *ROTARY_FAMILIES, *ENCODER_FAMILIES, _OWN)}
+FAMILIES = {
+    family.name: family
+    for family in (*GPT_FAMILIES, *ROTARY_FAMILIES, *ENCODER_FAMILIES, *SENSE_FAMILIES, _OWN)
+}
 """By the `model_type` of config.json."""

@@ -21,7 +21,8 @@ class Target(NamedTuple):
     name: str
     part: str | None = None
     """Rows of a fused parameter: q, k or v of qkv; gate or in of a gated MLP's in. heads: all of
-    qkv, stored by key-value head: its query heads, its key, its value."""
+    qkv, stored by key-value head: its query heads, its key, its value. first row added: to what
+    another tensor fills, the first row of a table is added."""
     transposed: bool = False
     """Stored [in, out]. It stays so in memory, and our parameter is a transposed view of it."""
 
