@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -243,6 +246,24 @@ def test_sweeps_take_raw_inputs(make):
     assert frame["effect"].abs().min() > 0
     nodes = interp.nodes(model, "resid_pre", by=("layer", "pos"), positions=[role])
     assert len(interp.sweep(model, raw, nodes, edit=edits.zero(), metric=metric)) == 3
+
+
+COMPILE = """
+import torch
+from tests.test_inputs import decision, pixels, steps, vit
+
+for model, raw in ((vit(), pixels()), (decision(), steps())):
+    model = model.float()
+    compiled = torch.compile(model, fullgraph=True)
+    assert torch.allclose(compiled(raw), model(raw), atol=1e-4)
+"""
+
+
+def test_compiles_from_raw_inputs_on_without_a_graph_break():
+    """In a process of its own: the shape checks of the test run are not traceable."""
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", COMPILE], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 SENSES = {
