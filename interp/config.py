@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 Norm = Literal["layernorm", "rmsnorm", "rmsnorm_plus1", "none"]
 NormPosition = Literal["pre", "post", "output", "both"]
-Positions = Literal["learned", "sinusoidal", "rotary", "alibi", "none"]
+Positions = Literal["learned", "sinusoidal", "rotary", "alibi", "relative", "none"]
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "relu2", "silu"]
 Head = Literal["unembed", "mlm", "none"]
 Inputs = Literal["tokens", "patches", "frames", "trajectory"]
@@ -37,6 +37,9 @@ BOUNDS = {
     "n_channels": (0, 1_000),
     "n_mels": (0, 10_000),
     "d_state": (0, 1_000_000),
+    "decoder_start_token_id": (0, 9_999_999),
+    "relative_buckets": (4, 10_000),
+    "relative_max_distance": (2, 100_000_000),
 }
 MAX_PIXELS = 100_000
 """Of a side of an image or patch."""
@@ -144,8 +147,9 @@ class TransformerConfig:
     """Factor on what attention and MLP write (behind an output norm), before it is added."""
 
     positions: Positions = "learned"
-    """learned and sinusoidal are added to the embedding, rotary turns q and k, alibi biases
-    scores."""
+    """learned and sinusoidal are added to the embedding, rotary turns q and k, alibi and relative
+    (T5: a learned number per head and bucket of distances, one table for all layers; Raffel et al.
+    2020) bias scores."""
     position_offset: int = 0
     """Rows of W_pos skipped before position 0."""
     rotary_dim: int = None  # type: ignore[assignment]  # resolved below
@@ -162,6 +166,11 @@ class TransformerConfig:
     """Factor on ALiBi's bias; by default 1."""
     alibi_bfloat16: bool = False
     """ALiBi's bias, slope times position, is rounded to bfloat16 (before alibi_scale)."""
+    relative_buckets: int = 32
+    """Distances that T5's bias tells apart: half of them exact, the others growing with the
+    logarithm; without a causal mask, half of them on either side."""
+    relative_max_distance: int = 128
+    """Distance, in tokens, from which on T5's bias stays the same."""
 
     causal: bool = True
     """A token sees itself and what lies left of it; otherwise it sees everything."""
@@ -217,6 +226,14 @@ class TransformerConfig:
     unembed_bias: bool = False
     """Logits have a bias."""
 
+    encoder: TransformerConfig | None = None
+    """The encoder of an encoder–decoder (Vaswani et al. 2017). All other fields are then the
+    decoder's, whose blocks attend to the encoder's output after attending to themselves."""
+    decoder_start_token_id: int | None = None
+    """The id with which the decoder of an encoder–decoder begins."""
+    decoder_forced_ids: tuple[int, ...] = ()
+    """The ids that follow it (Whisper: language, task, no timestamps) before the model writes."""
+
     def __post_init__(self) -> None:
         self._resolve_defaults()
         self._check_values()
@@ -241,6 +258,8 @@ class TransformerConfig:
         for name, (low, high) in BOUNDS.items():
             value = getattr(self, name)
             if name == "rotary_dim" and self.positions != "rotary":
+                continue
+            if name == "decoder_start_token_id" and value is None:
                 continue
             if not _is_int(value) or not low <= value <= high:
                 raise ConfigError(f"{name}={value!r}: expected a whole number in [{low}, {high}]")
@@ -272,6 +291,22 @@ class TransformerConfig:
             isinstance(layers, tuple) and all(isinstance(on, bool) for on in layers)
         ):
             raise ConfigError(f"rotary_layers={layers!r}: expected one true or false per layer")
+        if self.encoder is not None and not isinstance(self.encoder, TransformerConfig):
+            raise ConfigError(f"encoder={self.encoder!r}: expected a TransformerConfig")
+        start = self.decoder_start_token_id
+        if start is not None and start >= self.d_vocab:
+            raise ConfigError(
+                f"decoder_start_token_id={start!r}: expected an id below d_vocab={self.d_vocab}"
+            )
+        forced = self.decoder_forced_ids
+        if not (isinstance(forced, tuple) and all(map(_is_int, forced))) or any(
+            not 0 <= i < self.d_vocab for i in forced
+        ):
+            raise ConfigError(
+                f"decoder_forced_ids={forced!r}: expected ids below d_vocab={self.d_vocab}"
+            )
+        if forced and start is None:
+            raise ConfigError(f"decoder_forced_ids={forced} needs decoder_start_token_id")
         if self.sliding_window is not None and not isinstance(self.sliding_window, tuple):
             raise ConfigError(f"sliding_window={self.sliding_window!r}: expected one per layer")
         for base in self.rotary_bases:
@@ -323,8 +358,45 @@ class TransformerConfig:
             raise ConfigError("norm='none' goes with embed_norm=False and qk_norm='none'")
         if self.norm == "none" and self.head == "mlm":
             raise ConfigError("head='mlm' norms what it transforms, but norm='none'")
-
+        if self.positions == "relative":
+            exact = self.relative_buckets // (2 if self.causal else 4)
+            if self.relative_buckets % (2 if self.causal else 4) or (
+                self.relative_max_distance <= exact
+            ):
+                raise ConfigError(
+                    f"relative_buckets={self.relative_buckets} and relative_max_distance="
+                    f"{self.relative_max_distance}: expected a multiple of 2 (4 with causal=False) "
+                    f"and a distance above the {exact} exact ones"
+                )
         self._check_inputs()
+        self._check_encoder()
+
+    def _check_encoder(self) -> None:
+        encoder = self.encoder
+        if encoder is None:
+            if self.decoder_start_token_id is not None:
+                raise ConfigError(
+                    f"decoder_start_token_id={self.decoder_start_token_id} needs an encoder"
+                )
+            return
+        for name in ("d_model", "d_vocab"):  # the decoder reads its output, and shares W_E
+            own, other = getattr(self, name), getattr(encoder, name)
+            if own != other:
+                raise ConfigError(f"encoder.{name}={other} must be the decoder's {name}={own}")
+        expected = {"causal": False, "head": "none", "encoder": None}
+        for name, value in expected.items():
+            if getattr(encoder, name) != value:
+                raise ConfigError(f"encoder.{name} must be {value!r}")
+        # What has no meaning where a block has two attentions that read different streams.
+        expected = {"causal": True, "parallel": False, "qk_norm": "none"}
+        for name, value in expected.items():
+            if getattr(self, name) != value:
+                raise ConfigError(
+                    f"{name}={getattr(self, name)!r} does not go with an encoder: "
+                    f"expected {value!r}"
+                )
+        if self.inputs != "tokens":
+            raise ConfigError(f"inputs={self.inputs!r} beside an encoder: set encoder.inputs")
 
     def _check_inputs(self) -> None:
         for name, inputs in SIZES_OF_INPUTS.items():
@@ -384,6 +456,11 @@ class TransformerConfig:
         base = self.d_head**-0.5 if self.attn_scale is None else self.attn_scale
         return base / (layer + 1) if self.attn_scale_by_layer else base
 
+    def of_parameter(self, name: str) -> TransformerConfig:
+        """The config of the stack that a parameter of the model belongs to."""
+        own = self.encoder is None or not name.startswith("encoder.")
+        return self if own else self.encoder  # type: ignore[return-value]
+
     def replace(self, **changes: Any) -> TransformerConfig:
         """A copy with some fields changed, validated anew."""
         return dataclasses.replace(self, **changes)
@@ -406,6 +483,8 @@ class TransformerConfig:
         try:
             if isinstance(values.get("rotary_scaling"), dict):
                 values["rotary_scaling"] = RotaryScaling(**values["rotary_scaling"])
+            if isinstance(values.get("encoder"), dict):
+                values["encoder"] = cls.from_dict(values["encoder"])
             return cls(**values)
         except TypeError as error:
             raise ConfigError(f"config: {error}") from None

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .selection import stable_hash
+from .selection import counted_by, stable_hash
 from .sites import Site
 from .tap import ActivationCache
 from .tokens import Tokens
@@ -111,12 +111,13 @@ def patch(source: ActivationCache | Tokens) -> Edit:
     """
 
     def bind(model: Any, tokens: Tokens, sites: Iterable[str]) -> Replace:
-        other = _tokens(source)
-        if other.shape != tokens.shape:
-            raise ValueError(
-                f"the source run has shape {list(other.shape)} [batch pos], this one "
-                f"{list(tokens.shape)}: patching needs equal batch and length"
-            )
+        other = _accepted(model, source)
+        for theirs, own in ((other, tokens), (other.source, tokens.source)):
+            if theirs is not None and own is not None and theirs.shape != own.shape:
+                raise ValueError(
+                    f"the source run has shape {list(theirs.shape)} [batch pos], this one "
+                    f"{list(own.shape)}: patching needs equal batch and length"
+                )
         values = _read(model, source, sites)
         return lambda x, rows: _from_start(values[rows.site.name], rows)[rows.examples]
 
@@ -129,13 +130,15 @@ def mean(reference: ActivationCache | Tokens, per: Literal["all", "pos"] = "all"
         raise ValueError(f"per={per!r}: expected 'all' or 'pos'")
 
     def bind(model: Any, tokens: Tokens, sites: Iterable[str]) -> Replace:
-        read, other = _read(model, reference, sites), _tokens(reference)
+        read, other = _read(model, reference, sites), _accepted(model, reference)
         means = {name: _mean(x, model.sites[name], other, per) for name, x in read.items()}
-        if per == "pos" and other.shape[1] != tokens.shape[1]:
-            raise ValueError(
-                f"per='pos': the reference has {other.shape[1]} positions, this run "
-                f"{tokens.shape[1]}; use per='all'"
-            )
+        for site in map(model.sites.__getitem__, read if per == "pos" else ()):
+            theirs, own = (counted_by(site, some).shape[1] for some in (other, tokens))
+            if theirs != own:
+                raise ValueError(
+                    f"per='pos': the reference has {theirs} positions at {site.name!r}, this run "
+                    f"{own}; use per='all'"
+                )
         return lambda x, rows: _from_start(means[rows.site.name], rows).expand_as(x)
 
     name = f"mean per {per}" if per == "pos" else "mean"
@@ -147,13 +150,14 @@ def resample(reference: ActivationCache | Tokens, seed: int = 0) -> Edit:
 
     def bind(model: Any, tokens: Tokens, sites: Iterable[str]) -> Replace:
         read = _read(model, reference, sites)
-        size, width = next(iter(read.values())).shape[0], tokens.shape[1]
-        other = _tokens(reference)
-        if other.shape[1] != width:
-            raise ValueError(
-                f"the reference has {other.shape[1]} positions, this run {width}: resampling "
-                "needs equal length"
-            )
+        size, other = next(iter(read.values())).shape[0], _accepted(model, reference)
+        for site in map(model.sites.__getitem__, read):
+            theirs, own = (counted_by(site, some).shape[1] for some in (other, tokens))
+            if theirs != own:
+                raise ValueError(
+                    f"the reference has {theirs} positions at {site.name!r}, this run {own}: "
+                    "resampling needs equal length"
+                )
 
         def replace(x: Tensor, rows: Rows) -> Tensor:
             drawn = [stable_hash(seed, node, int(example)) % size
@@ -181,18 +185,23 @@ def _tokens(source: ActivationCache | Tokens) -> Tokens:
     return source.tokens if isinstance(source, ActivationCache) else Tokens.of(source)
 
 
+def _accepted(model: Any, source: ActivationCache | Tokens) -> Tokens:
+    """The same as the model takes them: to an encoder–decoder, with a source."""
+    return source.tokens if isinstance(source, ActivationCache) else model.accept(source)
+
+
 def _read(model: Any, source: ActivationCache | Tokens, sites: Iterable[str]) -> dict[str, Tensor]:
     """The sites of a reference run, from its cache or by running it."""
     names = list(sites)
     if not isinstance(source, ActivationCache):
         return dict(model.run_with_cache(source, names)[1])
-    if not source.is_of(model.blocks):
+    if not source.is_of(model.stacks):
         raise ValueError(
             "the cache was taken on another model, or on one that is gone; take it on this one, "
             "or give the tokens in its place"
         )
-    width = source.tokens.shape[1]
     for name in names:
+        width = counted_by(model.sites[name], source.tokens).shape[1]
         kept = source[name].shape[model.sites[name].pos_axis]
         if kept != width:
             raise ValueError(
@@ -211,8 +220,9 @@ def _from_start(values: Tensor, rows: Rows) -> Tensor:
 
 def _mean(x: Tensor, site: Site, tokens: Tokens, per: str) -> Tensor:
     axis = site.pos_axis
-    weights = tokens.real.to(x).view([x.shape[0] if a == 0 else x.shape[axis] if a == axis else 1
-                                      for a in range(x.ndim)])  # fmt: skip
+    shape = [1] * x.ndim
+    shape[0], shape[axis] = x.shape[0], x.shape[axis]
+    weights = counted_by(site, tokens).real.to(x).view(shape)
     over = (0, axis) if per == "all" else (0,)
     return (x * weights).sum(over, keepdim=True) / weights.sum(over, keepdim=True).clamp(min=1)
 

@@ -154,8 +154,11 @@ def _prepared(
         out = base("cache", bound.sites) if bound.reads == "cache" else base(bound.reads)
         baseline = naive.measured(bound, out, tokens, where)
         passes, work = _naive(model, tokens, chosen, replace, bound), None
-        width = 12 * model.cfg.d_model + (model.cfg.d_vocab if model.cfg.head != "none" else 0)
-        needed = tokens.shape.numel() * width * model.dtype.itemsize
+        stream = 12 * model.cfg.d_model
+        width = stream + (model.cfg.d_vocab if model.cfg.head != "none" else 0)
+        values = tokens.shape.numel() * width
+        values += 0 if tokens.source is None else tokens.source.shape.numel() * stream
+        needed = values * model.dtype.itemsize
     else:
         work = rerun.Rerun(model, tokens, kept, replace, bound)
         baseline = work.baseline(where)
@@ -174,11 +177,12 @@ def _engine(
         return asked, None, 0
     obstacle = (
         "the model has hooks" if model.fwd_hooks
+        else "the model has an encoder" if model.encoder is not None
         else "the metric reads a cache" if metric.of_cache else None
     )  # fmt: skip
     if obstacle and asked == "rerun":
         raise ValueError(
-            f"engine='rerun' needs a model without hooks and a metric of the output, but "
+            "engine='rerun' needs a model without hooks or encoder and a metric of the output, but "
             f"{obstacle}; use engine='naive'"
         )
     if obstacle:
@@ -320,11 +324,11 @@ def patch(
 
     metric: by default the logit difference of the pairs' answer and wrong ids at their "end".
     """
+    clean, corrupted = model.accept(pairs.clean), model.accept(pairs.corrupted)
     if metric is None:
-        end = "end" if "end" in pairs.corrupted.roles else None
+        end = "end" if "end" in corrupted.roles else None
         metric = metrics.logit_diff(pairs.answer, pairs.wrong, pos=end)
-    edit = edits.patch(model.accept(pairs.clean))
-    return _sweep_by(model, pairs.corrupted, site, by, edit, metric, options)
+    return _sweep_by(model, corrupted, site, by, edits.patch(clean), metric, options)
 
 
 NODE_OPTIONS = ("layers", "heads", "neurons", "positions")

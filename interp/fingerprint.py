@@ -55,7 +55,8 @@ def _pieces(value: Any, seen: frozenset[int]) -> Iterator[bytes | memoryview]:
     elif isinstance(value, (np.ndarray, np.generic)) and value.dtype != object:
         yield f"array {value.dtype} {value.shape}\n".encode() + value.tobytes()
     elif isinstance(value, Tokens):
-        yield from _pieces({name: getattr(value, name) for name in COMPUTED_WITH}, seen)
+        read = {name: getattr(value, name) for name in COMPUTED_WITH}
+        yield from _pieces(read if value.source is None else read | {"source": value.source}, seen)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         held = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         yield from _pieces((_name(type(value)), held), seen)

@@ -38,7 +38,7 @@ class Naive:
     ) -> Callable[[Tensor, Hook], Tensor]:
         site, tokens = self.model.sites[part.site], self.tokens
         examples = torch.arange(len(tokens), device=tokens.device)
-        selection = Selection.of([(example, part) for example in range(len(tokens))], tokens)
+        selection = Selection.of(site, [(example, part) for example in range(len(tokens))], tokens)
         rows = Rows(site, examples, [node.key] * len(tokens))
 
         def hook(x: Tensor, hook: Hook) -> Tensor:
@@ -63,7 +63,7 @@ def run(
         tap.check_fired()
     if reads != "cache":
         return out
-    return ActivationCache(tap.values, model.sites, tokens, model.blocks)
+    return ActivationCache(tap.values, model.sites, tokens, model.stacks)
 
 
 def measured(bound: Bound, out: Any, tokens: Tokens, where: str) -> Float[Tensor, " batch"]:

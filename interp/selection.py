@@ -1,7 +1,9 @@
 """Nodes: the parts of a model that one intervention touches, as rows of a DataFrame.
 
 Columns `row site layer pos role head k_pos neuron`; a blank means all. Rows that share `row` are
-edited together. `site` is the name without its block ("attn.hook_z"), `layer` its block.
+edited together. `site` is the name without its layer ("attn.hook_z"; of an encoder–decoder
+"decoder_blocks.attn.hook_z"), `layer` its block. Positions and roles are those of the tokens that
+the site counts: the source's in an encoder, and in keys and values of cross-attention.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from .config import TransformerConfig
-from .sites import Site, SiteTable
+from .sites import Site, SiteTable, stack_config
 from .tokens import Tokens
 
 COLUMNS = ("row", "site", "layer", "pos", "role", "head", "k_pos", "neuron")
@@ -86,13 +88,14 @@ def nodes(
     """
     table: SiteTable = model.sites
     found = [table[name] for name in table.select(site)]
-    if len({one.local_name for one in found}) > 1:
-        raise ValueError(f"{site!r} names several sites: {', '.join(s.local_name for s in found)}")
+    kinds = list(dict.fromkeys(one.local_name for one in found))
+    if len(kinds) > 1:
+        raise ValueError(f"{site!r} names several sites: {', '.join(kinds)}; give one of these")
     allowed = ["layer"] + [c for c in AXES if any(a in found[0].axes for a in AXES[c])]
     for column in by:
         if column not in allowed:
             raise ValueError(f"by={column!r}: {found[0].local_name!r} has {', '.join(allowed)}")
-    found = _in_layers(found, layers, model.cfg)
+    found = _in_layers(found, layers, stack_config(found[0], model.cfg))
     given = {"head": heads, "neuron": neurons, "pos": positions, "k_pos": positions}
     ranges = [_range(column, found[0], model.cfg, given[column], tokens) for column in by
               if column != "layer"]  # fmt: skip
@@ -195,10 +198,11 @@ class Selection(NamedTuple):
     neuron: Int[Tensor, " rows"]
 
     @classmethod
-    def of(cls, rows: Sequence[tuple[int, Part]], tokens: Tokens) -> Selection:
-        """Per row an example and a part; roles are looked up per example."""
-        width = tokens.shape[1]
-        roles = {part.role: tokens.roles[part.role].tolist() for _, part in rows if part.role}
+    def of(cls, site: Site, rows: Sequence[tuple[int, Part]], tokens: Tokens) -> Selection:
+        """Per row an example and a part of a site; roles are looked up per example."""
+        counted, keys = counted_by(site, tokens), counted_by(site, tokens, "k_pos")
+        width = counted.shape[1]
+        roles = {part.role: counted.roles[part.role].tolist() for _, part in rows if part.role}
 
         def pos(example: int, part: Part) -> int:
             if part.role is not None:
@@ -209,7 +213,7 @@ class Selection(NamedTuple):
             (
                 pos(example, part),
                 -1 if part.head is None else part.head,
-                -1 if part.k_pos is None else part.k_pos % width,
+                -1 if part.k_pos is None else part.k_pos % keys.shape[1],
                 -1 if part.neuron is None else part.neuron,
             )
             for example, part in rows
@@ -230,6 +234,13 @@ class Selection(NamedTuple):
                     per_row = wanted.view(-1, *[1] * (x.ndim - 1))
                     mask = mask & ((per_row < 0) | (per_row == index))
         return mask
+
+
+def counted_by(site: Site, tokens: Tokens, column: str = "pos") -> Tokens:
+    """The tokens whose positions a site's axis of positions, or of keys, counts."""
+    words = AXES[column]
+    own = tokens.source is None or not any(word in site.source for word in words)
+    return tokens if own else tokens.source
 
 
 def _in_layers(
@@ -256,12 +267,13 @@ def _range(
             return list(given)
         if tokens is None:
             raise ValueError(f"by={column!r} needs positions= (indices or roles) or tokens=")
-        return list(range(tokens.shape[1]))
+        return list(range(counted_by(site, tokens, column).shape[1]))
     size = _size(column, site, cfg)
     return list(range(size)) if given is None else [_index(column, i, size) for i in given]
 
 
 def _size(column: str, site: Site, cfg: TransformerConfig) -> int:
+    cfg = stack_config(site, cfg)
     if column == "neuron":
         return cfg.d_mlp
     return cfg.n_kv_heads if "kv_head" in site.axes else cfg.n_heads
@@ -274,20 +286,28 @@ def _index(column: str, value: Any, size: int) -> int:
 
 
 def _check_part(part: Part, model: Any, tokens: Tokens) -> None:
-    site, width = model.sites[part.site], tokens.shape[1]
+    site = model.sites[part.site]
     for column, axes in AXES.items():
         value = getattr(part, column)
         if value is None:
             continue
         if not any(axis in site.axes for axis in axes):
             raise ValueError(f"{column}={value}: the site {part.site!r} has no such axis")
-        size = width if column in ("pos", "k_pos") else _size(column, site, model.cfg)
-        low = -size if column in ("pos", "k_pos") else 0
+        positions = column in ("pos", "k_pos")
+        size = (
+            counted_by(site, tokens, column).shape[1]
+            if positions
+            else _size(column, site, model.cfg)
+        )
+        low = -size if positions else 0
         if not low <= value < size:
             raise ValueError(f"{column}={value} at {part.site!r}: expected {low} to {size - 1}")
     if part.role is not None:
         if part.pos is not None:
             raise ValueError(f"a node has both pos={part.pos} and role={part.role!r}")
-        if part.role not in tokens.roles:
-            known = ", ".join(tokens.roles) or "none"
-            raise ValueError(f"role={part.role!r}: these tokens have the roles {known}")
+        roles = counted_by(site, tokens).roles
+        if part.role not in roles:
+            known = ", ".join(roles) or "none"
+            raise ValueError(
+                f"role={part.role!r} at {site.name!r}: its tokens have the roles {known}"
+            )

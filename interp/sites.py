@@ -3,6 +3,10 @@
 A site has one full name in the strings of TransformerLens ("blocks.3.attn.hook_z"). Wherever a
 site is expected, a short form works too: the name without its block ("attn.hook_z"), its last part
 ("hook_z") or that part without hook_ ("z"), meaning all layers; or a pair ("z", 3), that layer.
+
+An encoder–decoder has two stacks: "encoder_blocks.3.attn.hook_z", "decoder_blocks.3.attn.hook_z",
+"decoder_blocks.3.cross_attn.hook_z"; outside the blocks the encoder's names begin with "encoder.".
+A short form means every site that it matches; "decoder_blocks.attn.z" is that of one stack.
 """
 
 from __future__ import annotations
@@ -31,6 +35,24 @@ NEURONS = ("batch", "pos", "d_mlp")
 EXPANSIONS = ("hook_result", "hook_q_input", "hook_k_input", "hook_v_input")
 
 
+class Stack(NamedTuple):
+    """How the names of a stack's sites begin: in its blocks, and outside of them."""
+
+    blocks: str
+    outside: str = ""
+
+    def block(self, layer: int) -> str:
+        """The name of a block."""
+        return f"{self.blocks}.{layer}"
+
+
+ALONE, ENCODER, DECODER = (
+    Stack("blocks"),
+    Stack("encoder_blocks", "encoder."),
+    Stack("decoder_blocks"),
+)
+
+
 class Site(NamedTuple):
     """One place in the forward pass."""
 
@@ -39,11 +61,28 @@ class Site(NamedTuple):
     """None: outside the blocks."""
     axes: tuple[str, ...]
     """The words of its shape; "one" is an axis of length 1."""
+    source: tuple[str, ...] = ()
+    """Which of its axes of positions count the source, what an encoder reads."""
 
     @property
     def local_name(self) -> str:
-        """The name without its block: "attn.hook_z"."""
-        return self.name.split(".", 2)[2] if self.layer is not None else self.name
+        """The name without its layer: "attn.hook_z", or "decoder_blocks.attn.hook_z"."""
+        if self.layer is None:
+            return self.name
+        blocks, _, local = self.name.split(".", 2)
+        return local if blocks == ALONE.blocks else f"{blocks}.{local}"
+
+    @property
+    def inner_name(self) -> str:
+        """The name without stack and block: "attn.hook_z"."""
+        if self.layer is None:
+            return self.name.removeprefix(ENCODER.outside)
+        return self.name.split(".", 2)[2]
+
+    @property
+    def in_encoder(self) -> bool:
+        """Whether it belongs to the encoder of an encoder–decoder."""
+        return self.name.startswith((f"{ENCODER.blocks}.", ENCODER.outside))
 
     @property
     def short_name(self) -> str:
@@ -66,18 +105,25 @@ class UnknownSite(KeyError, ValueError):
 class SiteTable:
     """The sites of one architecture, in the order in which the forward pass meets them."""
 
-    def __init__(self, cfg: TransformerConfig) -> None:
-        self._init(_sites(cfg))
+    def __init__(self, cfg: TransformerConfig, stack: Stack | None = None) -> None:
+        if stack is None:
+            stack = ALONE if cfg.encoder is None else DECODER
+        of_encoder = () if cfg.encoder is None else SiteTable(cfg.encoder, ENCODER)
+        self._init([*of_encoder, *_sites(cfg, stack)])
 
     def _init(self, sites: Iterable[Site]) -> None:
         self._sites = {site.name: site for site in sites}
         self._aliases: dict[str, list[str]] = {}
         for site in self._sites.values():
             last = site.name.rpartition(".")[2]
-            local = site.local_name
-            shorts = (local, local.replace("hook_", ""), last, site.short_name)
+            locals_ = [site.local_name, site.inner_name, last]
+            if site.inner_name != site.local_name:  # of two stacks
+                locals_.append(f"{site.local_name.removesuffix(site.inner_name)}{last}")
+            shorts = (*locals_, *(n.replace("hook_", "") for n in locals_))
             for alias in dict.fromkeys((site.name, *shorts)):
                 self._aliases.setdefault(alias, []).append(site.name)
+        for name in self._sites:  # a full name means one site, whatever else ends so
+            self._aliases[name] = [name]
 
     def __iter__(self) -> Iterator[Site]:
         return iter(self._sites.values())
@@ -92,9 +138,11 @@ class SiteTable:
         """The one site of this name. Raises UnknownSite when it is none or several."""
         names = self._named(name)
         if len(names) > 1:
+            kinds = list(dict.fromkeys(self._sites[n].local_name for n in names))
+            shown = _some(names) if len(kinds) == 1 else ", ".join(kinds)
             raise UnknownSite(
-                f"{name!r} names {len(names)} sites ({_some(names)}); give one in full or, "
-                f"for one layer, a pair such as ({self._sites[names[0]].local_name!r}, 3)"
+                f"{name!r} names {len(names)} sites ({shown}); give one in full or, "
+                f"for one layer, a pair such as ({kinds[0]!r}, 3)"
             )
         return self._sites[names[0]]
 
@@ -130,9 +178,11 @@ class SiteTable:
         return [name for name in self._sites if name in chosen]
 
     def before_layer(self, layer: int) -> SiteTable:
-        """The sites of a run that stops before this layer."""
+        """The sites of a run that stops before this layer (of the decoder, where there are two
+        stacks)."""
         table = object.__new__(SiteTable)
-        in_blocks = [s for s in self if s.layer is not None]
+        own = [s.name.partition(".")[0] for s in self if s.layer is not None][-1] + "."
+        in_blocks = [s for s in self if s.name.startswith(own)]
         first = next(i for i, site in enumerate(self) if site is in_blocks[0])
         table._init([*list(self)[:first], *(s for s in in_blocks if (s.layer or 0) < layer)])
         return table
@@ -174,80 +224,119 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
-def _sites(cfg: TransformerConfig) -> Iterator[Site]:
-    yield Site("hook_embed", None, RESIDUAL)
+def stack_config(site: Site, cfg: TransformerConfig) -> TransformerConfig:
+    """The config of the stack that a site belongs to."""
+    return cfg.encoder if cfg.encoder is not None and site.in_encoder else cfg
+
+
+OWN_POSITIONS = ("pos", "q_pos", "k_pos")
+
+
+def _sites(cfg: TransformerConfig, stack: Stack) -> Iterator[Site]:
+    source = OWN_POSITIONS if stack is ENCODER else ()
+
+    def site(name: str, axes: tuple[str, ...]) -> Site:
+        return Site(stack.outside + name, None, axes, source)
+
+    yield site("hook_embed", RESIDUAL)
     if cfg.positions in ("learned", "sinusoidal"):
-        yield Site("hook_pos_embed", None, RESIDUAL)
+        yield site("hook_pos_embed", RESIDUAL)
     if cfg.n_token_types:
-        yield Site("hook_token_type_embed", None, RESIDUAL)
+        yield site("hook_token_type_embed", RESIDUAL)
     if cfg.embed_norm:
-        yield from _norm("embed_ln", None)
+        yield from _norm(site, "embed_ln")
     for layer in range(cfg.n_layers):
-        yield from _block(cfg, layer)
+        yield from _block(cfg, layer, stack)
     if cfg.final_norm and cfg.norm != "none":
-        yield from _norm("ln_final", None)
+        yield from _norm(site, "ln_final")
     if cfg.head != "none":
-        yield Site("hook_logits", None, ("batch", "pos", "d_vocab"))
+        yield site("hook_logits", ("batch", "pos", "d_vocab"))
 
 
-def _norm(name: str, layer: int | None) -> Iterator[Site]:
-    yield Site(f"{name}.hook_scale", layer, SCALE)
-    yield Site(f"{name}.hook_normalized", layer, RESIDUAL)
+Make = Callable[[str, tuple[str, ...]], Site]
 
 
-def _block(cfg: TransformerConfig, layer: int) -> Iterator[Site]:
-    block = f"blocks.{layer}"
+def _norm(site: Make, name: str) -> Iterator[Site]:
+    yield site(f"{name}.hook_scale", SCALE)
+    yield site(f"{name}.hook_normalized", RESIDUAL)
+
+
+def _block(cfg: TransformerConfig, layer: int, stack: Stack) -> Iterator[Site]:
     has = {
         position: cfg.norm != "none" and cfg.norm_position == position
         for position in ("pre", "post", "output", "both")
     }
+    source = OWN_POSITIONS if stack is ENCODER else ()
 
     def site(name: str, axes: tuple[str, ...]) -> Site:
-        return Site(f"{block}.{name}", layer, axes)
+        return Site(f"{stack.block(layer)}.{name}", layer, axes, source)
 
     yield site("hook_resid_pre", RESIDUAL)
     yield site("hook_q_input", PER_HEAD)
     yield site("hook_k_input", PER_KV_HEAD)
     yield site("hook_v_input", PER_KV_HEAD)
     if has["pre"] or has["both"]:
-        yield from _norm(f"{block}.ln1", layer)
-    yield from _attention(cfg, layer)
+        yield from _norm(site, "ln1")
+    yield from _attention(cfg, layer, site)
     if has["output"] or has["both"]:
-        yield from _norm(f"{block}.ln1_post", layer)
+        yield from _norm(site, "ln1_post")
     yield site("hook_attn_out", RESIDUAL)
     if has["post"]:
-        yield from _norm(f"{block}.ln1", layer)
+        yield from _norm(site, "ln1")
+    if cfg.encoder is not None:
+        yield from _cross_attention(site, has)
     if cfg.d_mlp:
         if not cfg.parallel:
-            yield site("hook_resid_mid", RESIDUAL)
+            yield site(
+                "hook_resid_mid" if cfg.encoder is None else "hook_resid_mid_cross", RESIDUAL
+            )
         if (has["pre"] or has["both"]) and not cfg.parallel_shared_norm:
-            yield from _norm(f"{block}.ln2", layer)
+            yield from _norm(site, "ln2")
         yield site("mlp.hook_pre", NEURONS)
         if cfg.mlp_gated:
             yield site("mlp.hook_pre_linear", NEURONS)
         yield site("mlp.hook_post", NEURONS)
         if has["output"] or has["both"]:
-            yield from _norm(f"{block}.ln2_post", layer)
+            yield from _norm(site, "ln2_post")
         yield site("hook_mlp_out", RESIDUAL)
         if has["post"]:
-            yield from _norm(f"{block}.ln2", layer)
+            yield from _norm(site, "ln2")
     yield site("hook_resid_post", RESIDUAL)
 
 
-def _attention(cfg: TransformerConfig, layer: int) -> Iterator[Site]:
-    attn = f"blocks.{layer}.attn"
-    yield Site(f"{attn}.hook_q", layer, HEADS)
-    yield Site(f"{attn}.hook_k", layer, KV_HEADS)
-    yield Site(f"{attn}.hook_v", layer, KV_HEADS)
+def _attention(cfg: TransformerConfig, layer: int, site: Make) -> Iterator[Site]:
+    yield site("attn.hook_q", HEADS)
+    yield site("attn.hook_k", KV_HEADS)
+    yield site("attn.hook_v", KV_HEADS)
     if cfg.qk_norm != "none":
         one = ("head", "one") if cfg.qk_norm == "head" else ("one",)
-        yield Site(f"{attn}.q_norm.hook_scale", layer, ("batch", "pos", *one))
+        yield site("attn.q_norm.hook_scale", ("batch", "pos", *one))
         kv_one = ("kv_head", "one") if cfg.qk_norm == "head" else ("one",)
-        yield Site(f"{attn}.k_norm.hook_scale", layer, ("batch", "pos", *kv_one))
+        yield site("attn.k_norm.hook_scale", ("batch", "pos", *kv_one))
     if cfg.is_rotary(layer):
-        yield Site(f"{attn}.hook_rot_q", layer, HEADS)
-        yield Site(f"{attn}.hook_rot_k", layer, KV_HEADS)
-    yield Site(f"{attn}.hook_attn_scores", layer, SCORES)
-    yield Site(f"{attn}.hook_pattern", layer, SCORES)
-    yield Site(f"{attn}.hook_z", layer, HEADS)
-    yield Site(f"{attn}.hook_result", layer, PER_HEAD)
+        yield site("attn.hook_rot_q", HEADS)
+        yield site("attn.hook_rot_k", KV_HEADS)
+    yield site("attn.hook_attn_scores", SCORES)
+    yield site("attn.hook_pattern", SCORES)
+    yield site("attn.hook_z", HEADS)
+    yield site("attn.hook_result", PER_HEAD)
+
+
+def _cross_attention(site: Make, has: dict[str, bool]) -> Iterator[Site]:
+    """Queries count the decoder's positions; keys and values, and what they are weighted by,
+    the source's."""
+    yield site("hook_resid_mid", RESIDUAL)
+    if has["pre"] or has["both"]:
+        yield from _norm(site, "ln_cross")
+    yield site("cross_attn.hook_q", HEADS)
+    yield site("cross_attn.hook_k", KV_HEADS)._replace(source=("pos",))
+    yield site("cross_attn.hook_v", KV_HEADS)._replace(source=("pos",))
+    yield site("cross_attn.hook_attn_scores", SCORES)._replace(source=("k_pos",))
+    yield site("cross_attn.hook_pattern", SCORES)._replace(source=("k_pos",))
+    yield site("cross_attn.hook_z", HEADS)
+    yield site("cross_attn.hook_result", PER_HEAD)
+    if has["output"] or has["both"]:
+        yield from _norm(site, "ln_cross_post")
+    yield site("hook_cross_attn_out", RESIDUAL)
+    if has["post"]:
+        yield from _norm(site, "ln_cross")

@@ -65,7 +65,9 @@ class Tap:
     An edit function gets its own copy of the tensor and a `Hook`; it returns a tensor of the same
     shape, dtype and device, or None for the copy as it stands. A value is read after its edits.
     `pos` keeps some positions of each read (the axis stays); `device` moves reads there; `grad`
-    keeps them in the autograd graph. Raises UnknownSite on a name that the table does not have.
+    keeps them in the autograd graph. What becomes of the sites `met_before` is remembered from an
+    earlier run, which has read and edited them. Raises UnknownSite on a name that the table does
+    not have.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Tap:
         pos: Positions = None,
         device: torch.device | str | None = None,
         grad: bool = False,
+        met_before: Iterable[str] = (),
     ) -> None:
         self.sites = sites
         self.values: dict[str, Tensor] = {}
@@ -90,6 +93,9 @@ class Tap:
         for name in self._reads:
             if name not in sites:
                 sites[name]  # raises with the nearest names
+        for name in met_before:
+            self._reads.discard(name)
+            self._edits.pop(name, None)
         self._looked_at = self._reads | set(self._edits)
         self._pos, self._device, self._grad = pos, device, grad
         self._fired: dict[str, list[int]] = {}
@@ -148,6 +154,16 @@ class Tap:
         return x
 
 
+def _same_weights(ours: nn.ModuleList | None, theirs: nn.ModuleList) -> bool:
+    if ours is theirs or ours is None:
+        return ours is theirs
+    a, b = ours.state_dict(), theirs.state_dict()
+    return a.keys() == b.keys() and all(
+        one.device == other.device and torch.equal(one, other)
+        for one, other in zip(a.values(), b.values(), strict=True)
+    )
+
+
 def _checked(returned: Tensor, given: Tensor, site: str) -> Tensor:
     if not isinstance(returned, Tensor):
         raise EditError(
@@ -191,27 +207,21 @@ class ActivationCache(Mapping[str, Tensor]):
         values: Mapping[str, Tensor],
         sites: SiteTable,
         tokens: Tokens,
-        blocks: nn.ModuleList,
+        stacks: Sequence[nn.ModuleList],
     ) -> None:
         self._values = dict(values)
         self._sites = sites
-        self._blocks = weakref.ref(blocks)
+        self._stacks = [weakref.ref(blocks) for blocks in stacks]
         self.tokens = tokens
         """The tokens of the run."""
 
-    def is_of(self, blocks: nn.ModuleList) -> bool:
+    def is_of(self, stacks: Sequence[nn.ModuleList]) -> bool:
         """Whether the run went through these blocks, or through others with the same weights.
 
         False also where the model of the run is gone, since nobody can tell.
         """
-        own = self._blocks()
-        if own is blocks or own is None:
-            return own is blocks
-        ours, theirs = own.state_dict(), blocks.state_dict()
-        return ours.keys() == theirs.keys() and all(
-            a.device == b.device and torch.equal(a, b)
-            for a, b in zip(ours.values(), theirs.values(), strict=True)
-        )
+        own = [blocks() for blocks in self._stacks]
+        return len(own) == len(stacks) and all(map(_same_weights, own, stacks))
 
     def __getitem__(self, name: SiteName) -> Tensor:
         site = self._sites[name].name

@@ -37,6 +37,8 @@ class Tokens:
     "return", "state", "action"."""
     roles: Mapping[str, Int[Tensor, " batch"]] = field(default_factory=dict)
     """Named positions, one index per row: {"subject": tensor([3, 4])}."""
+    source: Tokens | None = None
+    """What the encoder of an encoder–decoder reads; these tokens are then the decoder's."""
     bos: bool | None = None
     """Whether every row begins with the beginning-of-sequence token; None: not known."""
 
@@ -129,15 +131,18 @@ class Tokens:
             **{name: t[index.to(t.device)] for name, t in self._tensors().items()},
             strings=None if self.strings is None else [self.strings[int(i)] for i in index],
             roles={name: where[index.to(where.device)] for name, where in self.roles.items()},
+            source=None if self.source is None else self.source[index],
         )
 
     def to(self, device: torch.device | str) -> Tokens:
         """The same tokens on another device."""
-        if self.device == torch.device(device):
+        placed = [self] if self.source is None else [self, self.source]
+        if all(one.device == torch.device(device) for one in placed):
             return self
         moved = {name: t.to(device) for name, t in self._tensors().items()}
         roles = {name: where.to(device) for name, where in self.roles.items()}
-        return dataclasses.replace(self, **moved, roles=roles)
+        source = None if self.source is None else self.source.to(device)
+        return dataclasses.replace(self, **moved, roles=roles, source=source)
 
     def _tensors(self) -> dict[str, Tensor]:
         names = ("ids", "vectors", "mask", "positions", "token_types")
@@ -147,4 +152,5 @@ class Tokens:
         batch, pos = self.shape
         pads = 0 if self.mask is None else int((~self.mask).sum())
         first = "" if self.strings is None else f", first row {list(self.strings[0])}"
-        return f"Tokens(batch={batch}, pos={pos}, pads={pads}, bos={self.bos}{first})"
+        source = "" if self.source is None else f", source={self.source!r}"
+        return f"Tokens(batch={batch}, pos={pos}, pads={pads}, bos={self.bos}{first}{source})"

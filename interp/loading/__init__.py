@@ -72,6 +72,8 @@ def load(
     except WeightsError as error:
         raise WeightsError(f"{source.folder}: {error}") from None
     model.tokenizer, model.labels = tokenizer, read_labels(values, cfg, config_file)
+    if model.encoder is not None:
+        model.encoder.tokenizer = tokenizer
     files = {entry.file for entry in entries.values()}
     model.source = {
         "name": source.name,

@@ -65,20 +65,24 @@ def plan(
             faults["missing"].append(keys[0])
             continue
         faults["unexpected"] += [f"{entry.key} (beside {found[0].key})" for entry in found[1:]]
-        rows, shape = _rows(cfg, target.part), list(shapes[target.name])
+        of = cfg.of_parameter(target.name)
+        rows, shape = _rows(of, target.part), list(shapes[target.name])
         added = target.part == "first row added"
         found[0] = _first_row(found[0]) if added else _without_ones(found[0], len(shape))
         if target.part and not added:
             shape[0] = rows.stop - rows.start
         if target.transposed:
             shape.reverse()
+        stored_shape = list(found[0].shape)
+        if target.in_row and stored_shape[:1] == [1]:
+            found[0] = found[0]._replace(shape=tuple(stored_shape[1:]))
         if list(found[0].shape) != shape:
             given = list(found[0].shape)
             faults["wrongly shaped"].append(f"{found[0].key} {given}, expected {shape}")
         if found[0].dtype not in FLOATS:
             fault = f"{found[0].key} ({found[0].dtype}; read are {', '.join(FLOATS)})"
             faults["of a dtype that is not read"].append(fault)
-        heads = (cfg.n_kv_heads, cfg.n_heads // cfg.n_kv_heads, cfg.d_head)
+        heads = (of.n_kv_heads, of.n_heads // of.n_kv_heads, of.d_head)
         heads = heads if target.part == "heads" else None
         pieces[target.name].append(Piece(found[0], rows, target.transposed, heads, added))
     homeless = sorted(set(shapes) - {target.name for target in sources})
@@ -93,7 +97,10 @@ def plan(
 def with_stored_head(
     family: Family, cfg: TransformerConfig, entries: Mapping[str, Entry]
 ) -> TransformerConfig:
-    """The config without its masked-LM head where the file has nothing of the head's transform."""
+    """The config without its masked-LM head where the file has nothing of the head's transform, and
+    without what else the family's files may lack."""
+    if cfg.unembed_bias and family.optional_bias not in (None, *entries):
+        cfg = cfg.replace(unembed_bias=False)
     if cfg.head != "mlm" or family.rename is None:
         return cfg
     keys = [key for key, target in family.rename.items() if target.name.startswith("mlm_head.")]
@@ -120,8 +127,12 @@ def _sources(
     if family.rename is None:
         return {Target(name): [name] for name in shapes}
     sources: dict[Target, list[str]] = {}
+    halved = {target.name for target in family.rename.values() if target.part == "gate"}
     for template, target in family.rename.items():
-        for layer in range(cfg.n_layers) if "{}" in template else (0,):
+        gated = cfg.of_parameter(target.name).mlp_gated
+        if target.name in halved and gated == (target.part is None):
+            continue  # a table for both kinds of MLP
+        for layer in range(cfg.of_parameter(target.name).n_layers) if "{}" in template else (0,):
             filled = target._replace(name=target.name.format(layer))
             if filled.name in shapes:
                 sources.setdefault(filled, []).append(template.format(layer))

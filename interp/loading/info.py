@@ -17,7 +17,7 @@ import pandas as pd
 
 from ..config import RotaryScaling, TransformerConfig
 from ..model import num_params
-from ..sites import SiteTable
+from ..sites import SiteTable, stack_config
 from ..untrusted import read_json
 from .families import read_config
 from .files import config_values, locate
@@ -55,11 +55,12 @@ class ModelInfo:
         Scores and patterns grow with the square of its length.
         """
         table = SiteTable(self.cfg)
-        elements = (_elements(self.cfg, table[site].axes, n_tokens) for site in table.select())
+        chosen = map(table.__getitem__, table.select())
+        elements = (_elements(stack_config(site, self.cfg), site.axes, n_tokens) for site in chosen)
         return sum(elements) * BYTES[dtype]
 
     def kv_bytes(self, n_tokens: int = 1, dtype: str = "float32") -> int:
-        """Bytes of the keys and values that generation keeps."""
+        """Bytes of the keys and values that generation keeps; of a source, as many again."""
         cfg = self.cfg
         return 2 * cfg.n_layers * cfg.n_kv_heads * cfg.d_head * n_tokens * BYTES[dtype]
 
@@ -118,14 +119,12 @@ def info(model: str | os.PathLike) -> ModelInfo:
 
 
 def _site_frame(cfg: TransformerConfig) -> pd.DataFrame:
-    kinds: dict[tuple[str, tuple[str, ...]], list[int]] = {}
+    kinds: dict[tuple[str, tuple[str, ...], int], list[int]] = {}
     for site in SiteTable(cfg):
-        layers = kinds.setdefault((site.local_name, site.axes), [])
+        elements = _elements(stack_config(site, cfg), site.axes, 1)
+        layers = kinds.setdefault((site.local_name, site.axes, elements), [])
         layers += [] if site.layer is None else [site.layer]
-    rows = [
-        (name, _span(layers), axes, _elements(cfg, axes, 1))
-        for (name, axes), layers in kinds.items()
-    ]
+    rows = [(name, _span(layers), axes, n) for (name, axes, n), layers in kinds.items()]
     return pd.DataFrame(rows, columns=["site", "layers", "axes", "elements"])
 
 
@@ -155,7 +154,9 @@ def _config_rows(cfg: TransformerConfig) -> list[tuple[str, str]]:
     rows = []
     for field in dataclasses.fields(cfg):
         value = getattr(cfg, field.name)
-        if value != field.default and (field.name != "rotary_dim" or cfg.positions == "rotary"):
+        if isinstance(value, TransformerConfig):
+            rows += [(f"{field.name}.{name}", shown) for name, shown in _config_rows(value)]
+        elif value != field.default and (field.name != "rotary_dim" or cfg.positions == "rotary"):
             rows.append((field.name, _shown(value)))
     return rows
 

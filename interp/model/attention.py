@@ -1,7 +1,8 @@
 """Multi-head attention (Vaswani et al. 2017), grouped-query (Ainslie et al. 2023) included.
 
 project → attend → output: three stages, so that a run may enter between them. Attention stays
-fused (SDPA) while nobody looks at `hook_attn_scores` or `hook_pattern`.
+fused (SDPA) while nobody looks at `hook_attn_scores` or `hook_pattern`. Cross-attention takes its
+keys and values from the memory of a source, and knows no positions.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ..config import TransformerConfig
 from ..tap import SILENT, Silent, Tap
 from .mlp import _or_zeros
 from .norm import Norm
-from .positions import Layout, rotate
+from .positions import Layout, Memory, rotate
 
 SplitInputs: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None]
 """What queries, keys and values read, per head and normed; None where all heads read the same."""
@@ -36,17 +37,19 @@ class Attention(nn.Module):
     hook_z: str
     hook_result: str
 
-    def __init__(self, cfg: TransformerConfig, layer: int) -> None:
+    def __init__(self, cfg: TransformerConfig, layer: int, name: str, cross: bool = False) -> None:
         super().__init__()
+        self.cross = cross
         self.layer, self.d_head = layer, cfg.d_head
         self.n_heads, self.n_kv_heads = cfg.n_heads, cfg.n_kv_heads
         self.scale, self.softcap, self.window = (
             cfg.scale(layer),
             cfg.attn_softcap,
-            cfg.window(layer),
+            None if cross else cfg.window(layer),
         )
-        self.rotary, self.interleaved = cfg.is_rotary(layer), cfg.rotary_interleaved
-        self.alibi, self.norm_span = cfg.positions == "alibi", cfg.qk_norm
+        self.rotary, self.interleaved = cfg.is_rotary(layer) and not cross, cfg.rotary_interleaved
+        self.biased = cfg.positions in ("alibi", "relative") and not cross
+        self.norm_span = cfg.qk_norm
         self.sizes = (cfg.n_heads, cfg.n_kv_heads, cfg.n_kv_heads)
         rows, width = sum(self.sizes) * cfg.d_head, cfg.n_heads * cfg.d_head
         self.qkv_weight = nn.Parameter(torch.empty(rows, cfg.d_model), requires_grad=False)
@@ -56,7 +59,6 @@ class Attention(nn.Module):
             self.qkv_bias = nn.Parameter(torch.empty(rows), requires_grad=False)
         if cfg.attn_out_bias:
             self.out_bias = nn.Parameter(torch.empty(cfg.d_model), requires_grad=False)
-        name = f"blocks.{layer}.attn"
         if cfg.qk_norm != "none":
             heads = (1, 1) if cfg.qk_norm == "head" else (cfg.n_heads, cfg.n_kv_heads)
             self.q_norm = Norm(cfg, f"{name}.q_norm", heads[0] * cfg.d_head)
@@ -82,6 +84,8 @@ class Attention(nn.Module):
         split: SplitInputs | None = None,
     ) -> Tensor:
         """z [batch pos head d_head], before its site."""
+        if self.cross:
+            return layout.read_memory(self, self.project_queries(x, tap), tap)
         q, k, v = self.project(x, tap, split)
         return layout.attend(self, *self.place(q, k, layout, tap), v, tap)
 
@@ -99,6 +103,26 @@ class Attention(nn.Module):
         if 0 < sum(map(tap.wants, self.qkv_sites)) < 3:  # a kept view would keep the other two
             q, k, v = q.clone(), k.clone(), v.clone()
         return tap(self.hook_q, q), tap(self.hook_k, k), tap(self.hook_v, v)
+
+    def project_queries(self, x: Tensor, tap: Silent | Tap = SILENT) -> Tensor:
+        """Queries alone [batch pos head d_head]."""
+        (q,) = self._projected(x, 0, 1)
+        return tap(self.hook_q, q)
+
+    def project_memory(self, x: Tensor, tap: Silent | Tap = SILENT) -> tuple[Tensor, Tensor]:
+        """Keys and values of a source [batch pos kv_head d_head]."""
+        k, v = self._projected(x, 1, 3)
+        if tap.wants(self.hook_k) != tap.wants(self.hook_v):  # a kept view would keep the other
+            k, v = k.clone(), v.clone()
+        return tap(self.hook_k, k), tap(self.hook_v, v)
+
+    def _projected(self, x: Tensor, first: int, last: int) -> tuple[Tensor, ...]:
+        """Some of queries, keys and values."""
+        rows = self.rows(first, last)
+        bias = None if self.qkv_bias is None else self.qkv_bias[rows]
+        heads = F.linear(x, self.qkv_weight[rows], bias)
+        heads = heads.view(*x.shape[:-1], -1, self.d_head)
+        return heads.split_with_sizes(self.sizes[first:last], -2)
 
     def place(self, q: Tensor, k: Tensor, layout: Layout, tap: Silent | Tap = SILENT):
         """Queries and keys normed and turned to their positions, where the architecture does so."""
@@ -120,7 +144,7 @@ class Attention(nn.Module):
         q: Float[Tensor, "batch q_pos head d_head"],
         k: Float[Tensor, "batch pos kv_head d_head"],
         v: Float[Tensor, "batch pos kv_head d_head"],
-        layout: Layout,
+        layout: Layout | Memory,
         tap: Silent | Tap = SILENT,
     ) -> Float[Tensor, "batch q_pos head d_head"]:
         """z: the values, weighted by what each query attends to."""
@@ -133,11 +157,11 @@ class Attention(nn.Module):
             z = self._fused(q, k, v, layout)
         return z.transpose(1, 2)
 
-    def _fused(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout | Memory) -> Tensor:
         grouped = self.n_heads != self.n_kv_heads
         causal, mask = False, None
-        if self.alibi:
-            mask = torch.where(layout.mask(self.window), layout.alibi(), -torch.inf)
+        if self.biased:
+            mask = layout.masked_bias(self.window)
         elif not layout.sees_all(self.window):
             causal = layout.sees_left(self.window)
             mask = None if causal else layout.mask(self.window)
@@ -149,13 +173,13 @@ class Attention(nn.Module):
         )
 
     def _stepwise(
-        self, q: Tensor, k: Tensor, v: Tensor, layout: Layout, tap: Silent | Tap
+        self, q: Tensor, k: Tensor, v: Tensor, layout: Layout | Memory, tap: Silent | Tap
     ) -> Tensor:
         scores = (q * self.scale) @ self._expand(k).mT
         if self.softcap:
             scores = self.softcap * torch.tanh(scores / self.softcap)
-        if self.alibi:
-            scores = scores + layout.alibi()
+        if self.biased:
+            scores = scores + layout.bias()
         scores = tap(self.hook_attn_scores, scores)
         if not layout.sees_all(self.window):
             scores = scores.masked_fill(~layout.mask(self.window), -torch.inf)
@@ -180,16 +204,16 @@ class Attention(nn.Module):
         groups = self.n_heads // self.n_kv_heads
         return kv if groups == 1 else kv.repeat_interleave(groups, dim=1)
 
-    def _part(self, which: int) -> slice:
-        start = sum(self.sizes[:which]) * self.d_head
-        return slice(start, start + self.sizes[which] * self.d_head)
+    def rows(self, first: int, last: int) -> slice:
+        """Of the fused weight, those of some of q, k and v (0, 1, 2), `last` excluded."""
+        return slice(sum(self.sizes[:first]) * self.d_head, sum(self.sizes[:last]) * self.d_head)
 
     def _weight(self, which: int) -> Tensor:
-        return self.qkv_weight[self._part(which)].unflatten(0, (-1, self.d_head)).mT
+        return self.qkv_weight[self.rows(which, which + 1)].unflatten(0, (-1, self.d_head)).mT
 
     def _bias(self, which: int) -> Tensor:
         bias = _or_zeros(self.qkv_bias, self.qkv_weight)
-        return bias[self._part(which)].unflatten(0, (-1, self.d_head))
+        return bias[self.rows(which, which + 1)].unflatten(0, (-1, self.d_head))
 
     @property
     def W_Q(self) -> Float[Tensor, "head d_model d_head"]:

@@ -8,7 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..config import TransformerConfig
-from ..tap import SILENT, Silent, Tap
+from ..sites import ALONE, ENCODER, Stack
+from ..tap import Silent, Tap
 from ..tokens import Tokens
 from .mlp import ACTIVATIONS
 from .norm import Norm
@@ -20,35 +21,49 @@ ROWS_OF_LOGITS, COLUMNS_OF_LOGITS = 256, 4096
 
 class Embed(nn.Module):
     """Token embedding where the inputs are words, plus learned positions and token types where the
-    architecture has them."""
+    architecture has them.
 
-    def __init__(self, cfg: TransformerConfig) -> None:
+
+    An encoder beside a decoder has no W_E of its own, it is given the decoder's. W_rel are T5's
+    biases of scores, [bucket head].
+    """
+
+    def __init__(self, cfg: TransformerConfig, stack: Stack = ALONE) -> None:
         super().__init__()
         self.scale, self.offset = cfg.embed_scale, cfg.position_offset
-        self.W_E = self.W_pos = self.W_token_type = None
-        if cfg.inputs == "tokens":
-            self.W_E = _frozen(cfg.d_vocab, cfg.d_model)
+        has_words = cfg.inputs == "tokens" and stack is not ENCODER
+        self.W_E = _frozen(cfg.d_vocab, cfg.d_model) if has_words else None
+        self.hook_embed = f"{stack.outside}hook_embed"
+        self.hook_pos_embed = f"{stack.outside}hook_pos_embed"
+        self.hook_token_type_embed = f"{stack.outside}hook_token_type_embed"
+        self.W_rel = self.W_pos = self.W_token_type = None
+        if cfg.positions == "relative":
+            self.W_rel = _frozen(cfg.relative_buckets, cfg.n_heads)
         if cfg.positions == "learned":
             self.W_pos = _frozen(cfg.position_offset + cfg.n_ctx, cfg.d_model)
         if cfg.n_token_types:
             self.W_token_type = _frozen(cfg.n_token_types, cfg.d_model)
 
     def forward(
-        self, tokens: Tokens, layout: Layout, tap: Silent | Tap = SILENT
+        self,
+        tokens: Tokens,
+        layout: Layout,
+        tap: Silent | Tap,
+        W_E: Float[Tensor, "d_vocab d_model"] | None,
     ) -> Float[Tensor, "batch pos d_model"]:
-        x = F.embedding(tokens.ids, self.W_E) if tokens.vectors is None else tokens.vectors
+        x = F.embedding(tokens.ids, W_E) if tokens.vectors is None else tokens.vectors
         if self.scale is not None and tokens.vectors is None:
             x = x * torch.tensor(self.scale, dtype=x.dtype)
-        x = tap("hook_embed", x)
+        x = tap(self.hook_embed, x)
         if self.W_pos is not None:
             rows = F.embedding(layout.positions + self.offset, self.W_pos)
-            x = x + tap("hook_pos_embed", rows.expand(len(tokens), -1, -1))
+            x = x + tap(self.hook_pos_embed, rows.expand(len(tokens), -1, -1))
         if self.W_token_type is not None:
             types = tokens.token_types
             types = (
                 tokens.real.new_zeros(tokens.shape, dtype=torch.long) if types is None else types
             )
-            x = x + tap("hook_token_type_embed", F.embedding(types, self.W_token_type))
+            x = x + tap(self.hook_token_type_embed, F.embedding(types, self.W_token_type))
         return x
 
 

@@ -5,6 +5,7 @@ Hooks are active in every step. After the last block only the last position is c
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,7 +28,8 @@ class Step(NamedTuple):
 
     ids: Int[Tensor, " batch"]
     cache: ActivationCache | None
-    """The sites asked for, in this step: the whole prompt in the first, one position after."""
+    """The sites asked for, in this step: the whole prompt in the first, one position after. Those
+    of an encoder, and what cross-attention makes of its output, are in the first alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +41,8 @@ class Generation:
     n_prompt: int
     """Columns of the prompt."""
     texts: list[str]
-    """Prompt and continuation of each row (empty without a tokenizer)."""
+    """Prompt and continuation of each row (empty without a tokenizer); of an encoder–decoder what
+    follows the start token."""
     completions: list[str]
     """The continuation alone."""
     caches: list[ActivationCache] = field(default_factory=list)
@@ -108,7 +111,8 @@ def stream(
     tokens = prompt
     for step in range(max_new_tokens):
         looking = keep or bool(model.fwd_hooks)
-        tap = model.make_tap(names_filter, reading=keep) if looking else SILENT
+        goes_on = prefix.memory is not None
+        tap = model.make_tap(names_filter, reading=keep, goes_on=goes_on) if looking else SILENT
         resid = model._run(tokens, tap, prefix, stop=model.cfg.n_layers)
         logits = model.to_logits(resid[:, -1:], tap)[:, -1]
         if looking:
@@ -119,7 +123,7 @@ def stream(
         if sampling.temperature > 0:
             draws = torch.stack([torch.rand((), generator=g) for g in generators])
         ids = sampling.choose(logits, draws)
-        cache = ActivationCache(tap.values, model.sites, tokens, model.blocks) if keep else None
+        cache = ActivationCache(tap.values, model.sites, tokens, model.stacks) if keep else None
         yield Step(ids, cache)
         positions = None if prompt.mask is None else real + step
         tokens = Tokens(ids[:, None], positions=positions)
@@ -142,7 +146,8 @@ def prepare(model: HookedTransformer, prompt: Input, max_new_tokens: int) -> Tok
         )
     if tokens.mask is not None:
         rows = [ids[real].tolist() for ids, real in zip(tokens.ids, tokens.mask, strict=True)]
-        tokens = Tokens.from_rows(rows, side="left").to(tokens.device)
+        left = Tokens.from_rows(rows, side="left").to(tokens.device)
+        tokens = dataclasses.replace(left, source=tokens.source)
     if tokens.shape[1] + max_new_tokens > cfg.n_ctx:
         raise ValueError(
             f"a prompt of {tokens.shape[1]} tokens and max_new_tokens={max_new_tokens} pass the "
@@ -205,12 +210,15 @@ def _generation(
     ends = torch.tensor(lengths, device=new.device)[:, None]
     mask = torch.cat([prompt.real, torch.arange(new.shape[1], device=new.device) < ends], dim=1)
     all_ids = torch.cat([prompt.ids, new], dim=1)
-    tokens = Tokens(all_ids, mask=None if bool(mask.all()) else mask, bos=prompt.bos)
+    mask = None if bool(mask.all()) else mask
+    tokens = Tokens(all_ids, mask=mask, source=prompt.source, bos=prompt.bos)
     texts, completions = [], []
     if model.tokenizer is not None:
         for row, n in enumerate(lengths):
             ids = new[row, :n].tolist()
             before = prompt.ids[row][prompt.real[row]].tolist()
+            if prompt.source is not None and before[0] == model.cfg.decoder_start_token_id:
+                before = before[1:]
             shown = ids[:-1] if ids and ids[-1] == eos else ids
             start, whole = model.tokenizer.decode(before), model.tokenizer.decode(before + shown)
             cut = _cut(model.tokenizer, shown, stop)

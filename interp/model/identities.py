@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeAlias
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from ..tap import ActivationCache
+from ..tokens import Tokens
 
 if TYPE_CHECKING:
-    from .transformer import HookedTransformer, Input
+    from .transformer import Block, HookedTransformer, Input
+
+Site: TypeAlias = Callable[[str], Tensor]
+"""What the run has at a site of one block."""
 
 # Largest error that rounding explains, as a share of the largest value compared.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}
@@ -25,11 +29,10 @@ def check_identities(model: HookedTransformer, tokens: Input) -> pd.DataFrame:
     """
     wanted = [name for name in model.sites.names if not name.endswith("_input")]
     logits, cache = model.run_with_cache(tokens, wanted)
-    real = cache.tokens.real
     rows = []
-    for layer, identity, left, right in _identities(model, cache, logits):
-        if left.shape[:2] == real.shape:
-            left, right = left[real], right[real]
+    for layer, identity, left, right, read in _of_both(model, cache, logits):
+        if left.ndim == 3:  # [batch pos …]
+            left, right = left[read.real], right[read.real]
         scale = torch.maximum(left.abs().max(), right.abs().max()).clamp(min=1e-30)
         rows.append((layer, identity, float((left - right).abs().max() / scale)))
     frame = pd.DataFrame(rows, columns=["layer", "identity", "error"])
@@ -38,49 +41,75 @@ def check_identities(model: HookedTransformer, tokens: Input) -> pd.DataFrame:
     return frame
 
 
+def _of_both(
+    model: HookedTransformer, cache: ActivationCache, logits: Tensor
+) -> Iterator[tuple[int, str, Tensor, Tensor, Tokens]]:
+    """The identities of a model and, if it has one, of its encoder; and the tokens they count."""
+    encoder, tokens = model.encoder, cache.tokens
+    if encoder is not None:
+        memory = encoder.to_logits(cache[f"{encoder.blocks[-1].name}.hook_resid_post"])
+        for layer, identity, *sides in _identities(encoder, cache, memory):
+            yield layer, f"encoder: {identity}", *sides, tokens.source
+        for layer, block in enumerate(model.blocks):
+            attn = block.cross_attn
+            keys = torch.einsum("bpm,hmd->bphd", memory, attn.W_K) + attn.b_K
+            found = cache[attn.hook_k]
+            identity = "encoder output W_K + b_K = cross_attn k"
+            yield layer, identity, keys.flatten(2), found.flatten(2), tokens.source
+    for one in _identities(model, cache, logits):
+        yield *one, tokens
+
+
 def _identities(
     model: HookedTransformer, cache: ActivationCache, logits: Tensor
 ) -> Iterator[tuple[int, str, Tensor, Tensor]]:
     for layer, block in enumerate(model.blocks):
 
-        def site(name: str, layer: int = layer) -> Tensor:
-            return cache[name, layer]
+        def site(name: str, block: Block = block) -> Tensor:
+            return cache[f"{block.name}.{name}"]
 
-        pattern = site("pattern")
-        yield layer, "Σ_k pattern = 1", pattern.sum(-1), torch.ones_like(pattern[..., 0])
-        written = "ln1_post(Σ result + b_O)" if block.output_norm else "Σ result + b_O"
-        if block.scale is not None:
-            written = f"residual_scale · ({written})"
-        added = block.added(site("result").sum(2) + block.attn.b_O, block.ln1_post)
-        yield layer, f"{written} = attn_out", added, site("attn_out")
+        yield from ((layer, *rest) for rest in _attention(block, site))
         yield from ((layer, *rest) for rest in _residual(block, site))
         if layer + 1 < model.cfg.n_layers:
-            yield (
-                layer,
-                "resid_post = next resid_pre",
-                site("resid_post"),
-                cache["resid_pre", layer + 1],
-            )
-    last = cache["resid_post", model.cfg.n_layers - 1]
+            following = cache[model.blocks[layer + 1].hook_resid_pre]
+            yield layer, "resid_post = next resid_pre", site("hook_resid_post"), following
+    last = site("hook_resid_post")
     yield layer, "to_logits(resid_post) = output", model.to_logits(last), logits
 
 
-def _residual(block, site) -> Iterator[tuple[str, Tensor, Tensor]]:
-    pre, attn_out, post = site("resid_pre"), site("attn_out"), site("resid_post")
+def _attention(block: Block, site: Site) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Of each attention: its rows sum to one, its heads to what it adds."""
+    parts = [("", block.attn, block.ln1_post, "ln1_post")]
+    if block.cross_attn is not None:
+        parts.append(("cross_", block.cross_attn, block.ln_cross_post, "ln_cross_post"))
+    for which, attn, norm, name in parts:
+        pattern = site(f"{which}attn.hook_pattern")
+        total = pattern.sum(-1).mT  # [batch pos head], as all others
+        yield f"Σ_k {which and 'cross_attn '}pattern = 1", total, torch.ones_like(total)
+        written = f"Σ {which and 'cross_attn '}result + b_O"
+        written = written if norm is None else f"{name}({written})"
+        if block.scale is not None:
+            written = f"residual_scale · ({written})"
+        added = block.added(site(f"{which}attn.hook_result").sum(2) + attn.b_O, norm)
+        yield f"{written} = {which}attn_out", added, site(f"hook_{which}attn_out")
+
+
+def _residual(block: Block, site: Site) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """The residual stream before and after each sublayer."""
+    post = site("hook_resid_post")
     if block.parallel:
-        yield "resid_pre + attn_out + mlp_out = resid_post", pre + attn_out + site("mlp_out"), post
-    elif block.mlp is None:
-        after = pre + attn_out
-        yield (
-            ("ln1(resid_pre + attn_out) = resid_post", block.ln1(after), post)
-            if block.post_norm
-            else ("resid_pre + attn_out = resid_post", after, post)
-        )
-    elif block.post_norm:
-        mid = site("resid_mid")
-        yield "ln1(resid_pre + attn_out) = resid_mid", block.ln1(pre + attn_out), mid
-        yield "ln2(resid_mid + mlp_out) = resid_post", block.ln2(mid + site("mlp_out")), post
-    else:
-        mid = site("resid_mid")
-        yield "resid_pre + attn_out = resid_mid", pre + attn_out, mid
-        yield "resid_mid + mlp_out = resid_post", mid + site("mlp_out"), post
+        left = site("hook_resid_pre") + site("hook_attn_out") + site("hook_mlp_out")
+        yield "resid_pre + attn_out + mlp_out = resid_post", left, post
+        return
+    steps = [("resid_pre", "attn_out", "ln1")]
+    if block.cross_attn is not None:
+        steps.append(("resid_mid", "cross_attn_out", "ln_cross"))
+    if block.mlp is not None:
+        mid = "resid_mid" if block.cross_attn is None else "resid_mid_cross"
+        steps.append((mid, "mlp_out", "ln2"))
+    names = [*(before for before, *_ in steps[1:]), "resid_post"]
+    for (before, added, norm), after in zip(steps, names, strict=True):
+        total, text = site(f"hook_{before}") + site(f"hook_{added}"), f"{before} + {added}"
+        if block.post_norm:
+            total, text = getattr(block, norm)(total), f"{norm}({text})"
+        yield f"{text} = {after}", total, site(f"hook_{after}")

@@ -29,7 +29,7 @@ class MLP(nn.Module):
     hook_pre_linear: str
     hook_post: str
 
-    def __init__(self, cfg: TransformerConfig, layer: int) -> None:
+    def __init__(self, cfg: TransformerConfig, name: str) -> None:
         super().__init__()
         self.gated, self.d_mlp = cfg.mlp_gated, cfg.d_mlp
         self.act = ACTIVATIONS[cfg.activation]
@@ -41,7 +41,7 @@ class MLP(nn.Module):
             self.in_bias = nn.Parameter(torch.empty(rows), requires_grad=False)
             self.out_bias = nn.Parameter(torch.empty(cfg.d_model), requires_grad=False)
         for site in self.__annotations__:
-            setattr(self, site, f"blocks.{layer}.mlp.{site}")
+            setattr(self, site, f"{name}.{site}")
 
     def forward(
         self, x: Float[Tensor, "batch pos d_model"], tap: Silent | Tap = SILENT

@@ -2,7 +2,8 @@
 
 A `Prefix` is what lies to the left of a run, already computed: generation's key-value cache, and
 later the base of a partial rerun. Rotary tables follow Su et al. 2021 (RoFormer), with the
-scalings of Chen et al. 2023, Peng et al. 2023 (YaRN) and Llama 3; ALiBi follows Press et al. 2022.
+scalings of Chen et al. 2023, Peng et al. 2023 (YaRN) and Llama 3; ALiBi follows Press et al. 2022;
+the relative bias Raffel et al. 2020 (T5). A `Memory` is what a decoder reads of its source.
 """
 
 from __future__ import annotations
@@ -23,11 +24,48 @@ if TYPE_CHECKING:
     from .attention import Attention
 
 
+class Memory:
+    """What a decoder reads of its source: the encoder's output, and for each of the decoder's
+    layers the keys and values made of it, once, when first read.
+
+    To an attention it is the layout of a run in which every query sees all real tokens of the
+    source; of a source without any, all its positions.
+    """
+
+    prefix = None
+
+    def __init__(
+        self, resid: Float[Tensor, "batch pos d_model"], mask: Bool[Tensor, "batch pos"] | None
+    ) -> None:
+        self.resid, self.key_mask = resid, mask
+        self._made: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def keys_values(self, attn: Attention, tap: Silent | Tap) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer [batch pos kv_head d_head]."""
+        if attn.layer not in self._made:
+            self._made[attn.layer] = attn.project_memory(self.resid, tap)
+        return self._made[attn.layer]
+
+    def sees_all(self, window: int | None) -> bool:
+        return self.key_mask is None
+
+    def sees_left(self, window: int | None) -> bool:
+        return False
+
+    def mask(self, window: int | None) -> Bool[Tensor, "batch 1 1 k_pos"]:
+        """True where a query sees a key."""
+        sees = self.key_mask | ~self.key_mask.any(1, keepdim=True)
+        return sees[:, None, None, :]
+
+
 class Prefix:
     """Keys (rotated) and values of every layer, and which of their columns are real tokens.
 
-    `mask` None: all are. `extend` puts a run's own keys and values behind them.
+    `mask` None: all are. `extend` puts a run's own keys and values behind them. `memory` is what a
+    decoder reads of its source.
     """
+
+    memory: Memory | None = None
 
     def __init__(
         self,
@@ -89,10 +127,19 @@ class GrowingPrefix(Prefix):
 
 
 class Layout:
-    """Positions, masks and rotary tables of one run."""
+    """Positions, masks, rotary tables and biases of one run, and the memory of its source."""
 
-    def __init__(self, cfg: TransformerConfig, tokens: Tokens, prefix: Prefix | None, like: Tensor):
+    def __init__(
+        self,
+        cfg: TransformerConfig,
+        tokens: Tokens,
+        prefix: Prefix | None,
+        like: Tensor,
+        relative: Float[Tensor, "bucket head"] | None = None,
+        memory: Memory | None = None,
+    ) -> None:
         self.cfg, self.prefix, self.like = cfg, prefix, like
+        self.relative, self.memory = relative, memory
         self.device = like.device
         self.n_prefix = 0 if prefix is None else prefix.length
         self.n_keys = self.n_prefix + tokens.shape[1]
@@ -101,6 +148,7 @@ class Layout:
         self.key_mask = self._key_mask(tokens)
         self.positions, self.n_positions = self._positions(tokens)
         self._masks: dict[int | None, Tensor] = {}
+        self._biases: dict[int | None, Tensor] = {}
         self._tables: dict[float, tuple[Tensor, Tensor]] = {}
 
     def attend(
@@ -109,10 +157,16 @@ class Layout:
         """What the queries of this run read through `attn`."""
         return attn.attend(q, k, v, self, tap)
 
+    def read_memory(
+        self, attn: Attention, q: Tensor, tap: Silent | Tap
+    ) -> Float[Tensor, "batch pos head d_head"]:
+        """What the queries of this run read of the source through `attn`."""
+        return attn.attend(q, *self.memory.keys_values(attn, tap), self.memory, tap)
+
     def only(self, queries: Int[Tensor, "batch q_pos"]) -> Layout:
         """The same run with queries at some columns alone (columns of the prefix count)."""
         fewer = copy.copy(self)
-        fewer.queries, fewer._masks, fewer._square = queries, {}, False
+        fewer.queries, fewer._masks, fewer._biases, fewer._square = queries, {}, {}, False
         fewer._all_last = bool((queries == self.n_keys - 1).all())
         return fewer
 
@@ -191,7 +245,30 @@ class Layout:
             )
         return self._tables[base]
 
-    def alibi(self) -> Float[Tensor, "#batch head 1 k_pos"]:
+    def masked_bias(self, window: int | None) -> Float[Tensor, "#batch head q_pos k_pos"]:
+        """What the fused kernels add to scores: the bias, −∞ where a query does not see a key."""
+        if window not in self._biases:
+            bias = self.bias()
+            if not self.sees_all(window):
+                bias = torch.where(self.mask(window), bias, -torch.inf)
+            self._biases[window] = bias
+        return self._biases[window]
+
+    def bias(self) -> Float[Tensor, "#batch head #q_pos k_pos"]:
+        """What is added to scores for the distance of query and key."""
+        return self._alibi() if self.relative is None else self._relative_bias(self.relative)
+
+    def _relative_bias(self, table: Float[Tensor, "bucket head"]) -> Tensor:
+        """T5's: of each pair its bucket's entry. Pads do not count as distance."""
+        if self.key_mask is None:
+            q, k = self.queries, torch.arange(self.n_keys, device=self.device)[None]
+        else:
+            k = self.key_mask.long().cumsum(1) - 1
+            q = k.gather(1, self.queries.expand(len(k), -1))
+        buckets = relative_buckets(k[:, None, :] - q[:, :, None], self.cfg)
+        return table[buckets].permute(0, 3, 1, 2).contiguous()
+
+    def _alibi(self) -> Float[Tensor, "#batch head 1 k_pos"]:
         """The bias that ALiBi adds to scores, up to a constant per query."""
         slopes = alibi_slopes(self.cfg.n_heads).to(self.device)[:, None, None]
         if self.key_mask is None:
@@ -204,6 +281,28 @@ class Layout:
         else:
             bias = slopes.to(self.like) * k.to(self.like)
         return bias if self.cfg.alibi_scale is None else bias * self.cfg.alibi_scale
+
+
+def relative_buckets(
+    distance: Int[Tensor, "*pairs"], cfg: TransformerConfig
+) -> Int[Tensor, "*pairs"]:
+    """Which entry of T5's table a key this far to the right of its query has.
+
+    Without a causal mask the upper half of the table is for keys on the right. In float32, as the
+    published models were trained: in float64 some distances would fall into the next bucket.
+    """
+    n, right = cfg.relative_buckets, 0
+    if cfg.causal:
+        distance = (-distance).clamp(min=0)
+    else:
+        n //= 2
+        right = (distance > 0).long() * n
+        distance = distance.abs()
+    exact = n // 2
+    share = torch.log(distance.clamp(min=1).to(torch.float32) / exact)
+    share = share / math.log(cfg.relative_max_distance / exact) * (n - exact)
+    far = (exact + share.long()).clamp(max=n - 1)
+    return right + torch.where(distance < exact, distance, far)
 
 
 def rotate(x: Tensor, table: tuple[Tensor, Tensor], interleaved: bool) -> Tensor:

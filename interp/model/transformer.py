@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..config import ConfigError, TransformerConfig
-from ..sites import SiteFilter, SiteTable
+from ..sites import ALONE, DECODER, ENCODER, SiteFilter, SiteTable, Stack
 from ..tap import SILENT, ActivationCache, EditError, FwdHooks, Positions, Silent, Tap
 from ..tokens import Tokens
 from .attention import Attention, SplitInputs
@@ -23,7 +23,7 @@ from .embed import Embed, MLMHead, Unembed
 from .inputs import SENSES
 from .mlp import MLP
 from .norm import Norm
-from .positions import GrowingPrefix, Layout, Prefix
+from .positions import GrowingPrefix, Layout, Memory, Prefix
 from .verbs import Verbs
 
 if TYPE_CHECKING:
@@ -38,22 +38,28 @@ NOT_YET = {"positions": "sinusoidal"}
 
 
 class Block(nn.Module):
-    """One layer: attention, then the MLP, each added to the residual stream."""
+    """One layer: attention, then the MLP, each added to the residual stream; between them, beside
+    an encoder, attention to its output."""
 
     hook_resid_pre: str
     hook_resid_mid: str
+    hook_resid_mid_cross: str
+    hook_cross_attn_out: str
     hook_resid_post: str
     hook_attn_out: str
     hook_mlp_out: str
 
-    def __init__(self, cfg: TransformerConfig, layer: int) -> None:
+    def __init__(self, cfg: TransformerConfig, layer: int, stack: Stack = ALONE) -> None:
         super().__init__()
-        name, position = f"blocks.{layer}", cfg.norm_position
+        name, position = stack.block(layer), cfg.norm_position
+        self.name = name
         self.parallel, self.shared_norm = cfg.parallel, cfg.parallel_shared_norm
         self.scale = cfg.residual_scale
         self.heads = (cfg.n_heads, cfg.n_kv_heads, cfg.n_kv_heads)
-        self.attn = Attention(cfg, layer)
-        self.mlp = MLP(cfg, layer) if cfg.d_mlp else None
+        crosses = cfg.encoder is not None
+        self.attn = Attention(cfg, layer, f"{name}.attn")
+        self.cross_attn = Attention(cfg, layer, f"{name}.cross_attn", True) if crosses else None
+        self.mlp = MLP(cfg, f"{name}.mlp") if cfg.d_mlp else None
         normed = cfg.norm != "none"
         self.pre_norm = normed and position in ("pre", "both")
         self.post_norm = normed and position == "post"
@@ -62,11 +68,16 @@ class Block(nn.Module):
         if self.pre_norm or self.post_norm:
             self.ln1 = Norm(cfg, f"{name}.ln1")
             self.ln2 = Norm(cfg, f"{name}.ln2") if has_ln2 else None
+            self.ln_cross = Norm(cfg, f"{name}.ln_cross") if crosses else None
         has_ln2_post = self.output_norm and cfg.d_mlp > 0
         self.ln1_post = Norm(cfg, f"{name}.ln1_post") if self.output_norm else None
         self.ln2_post = Norm(cfg, f"{name}.ln2_post") if has_ln2_post else None
+        has_cross_post = self.output_norm and crosses
+        self.ln_cross_post = Norm(cfg, f"{name}.ln_cross_post") if has_cross_post else None
         for site in self.__annotations__:
             setattr(self, site, f"{name}.{site}")
+        self.mid = self.hook_resid_mid_cross if crosses else self.hook_resid_mid
+        """What the MLP reads."""
         self.input_sites = tuple(f"{name}.hook_{part}_input" for part in "qkv")
 
     def forward(
@@ -79,11 +90,14 @@ class Block(nn.Module):
         if self.parallel:
             return self.from_z_parallel(x, normed, z, tap)
         resid_mid = self.to_resid_mid(x, z, tap)
+        if self.cross_attn is not None:
+            resid_mid = self.to_resid_mid_cross(*self.to_cross_z(resid_mid, layout, tap), tap)
         if self.mlp is None:
             return tap(self.hook_resid_post, resid_mid)
         return self.from_post(*self.to_post(resid_mid, tap), tap)
 
-    # The stages of a block, at whose seams a run may enter: resid_pre → z → resid_mid → post.
+    # The stages of a block, at whose seams a run may enter: resid_pre → z → resid_mid → post, and
+    # with cross-attention resid_pre → z → resid_mid → z of it → resid_mid_cross → post.
 
     def to_z(
         self, resid_pre: Tensor, layout: Layout, tap: Silent | Tap = SILENT
@@ -99,9 +113,22 @@ class Block(nn.Module):
         x = x + self._attn_out(z, tap)
         return self.ln1(x, tap) if self.post_norm else x
 
+    def to_cross_z(
+        self, resid_mid: Tensor, layout: Layout, tap: Silent | Tap = SILENT
+    ) -> tuple[Tensor, Tensor]:
+        """The residual stream, and cross-attention's z before its site."""
+        x = tap(self.hook_resid_mid, resid_mid)
+        return x, self.cross_attn.to_z(self.ln_cross(x, tap) if self.pre_norm else x, layout, tap)
+
+    def to_resid_mid_cross(self, x: Tensor, z: Tensor, tap: Silent | Tap = SILENT) -> Tensor:
+        """The residual stream with cross-attention added, before hook_resid_mid_cross."""
+        written = self.cross_attn.output(z, tap)
+        x = x + tap(self.hook_cross_attn_out, self.added(written, self.ln_cross_post, tap))
+        return self.ln_cross(x, tap) if self.post_norm else x
+
     def to_post(self, resid_mid: Tensor, tap: Silent | Tap = SILENT) -> tuple[Tensor, Tensor]:
         """The residual stream, and the neurons before hook_post."""
-        x = tap(self.hook_resid_mid, resid_mid)
+        x = tap(self.mid, resid_mid)
         return x, self.mlp.to_post(self.ln2(x, tap) if self.pre_norm else x, tap)
 
     def from_post(self, x: Tensor, post: Tensor, tap: Silent | Tap = SILENT) -> Tensor:
@@ -153,6 +180,9 @@ class HookedTransformer(Verbs):
 
     Parameters never require a gradient unless somebody asks them to (`model.requires_grad_()`).
     Made under `torch.device("meta")`, it allocates nothing.
+
+    With `cfg.encoder`, `blocks` are the decoder's and `encoder` is a HookedTransformer of its own
+    that shares the word embedding. `decoder` makes this such an encoder: the embedding it shares.
     """
 
     def __init__(
@@ -164,6 +194,7 @@ class HookedTransformer(Verbs):
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
         seed: int = 0,
+        decoder: Embed | None = None,
     ) -> None:
         super().__init__()
         for field, value in NOT_YET.items():
@@ -172,7 +203,8 @@ class HookedTransformer(Verbs):
         if cfg.rotary_scaling is not None and cfg.rotary_scaling.kind == "ntk":
             raise ConfigError("rotary_scaling.kind='ntk' is not computed yet by HookedTransformer")
         self.cfg, self.tokenizer, self.name = cfg, tokenizer, name
-        self.sites = SiteTable(cfg)
+        stack = ENCODER if decoder is not None else ALONE if cfg.encoder is None else DECODER
+        self.sites = SiteTable(cfg, stack)
         self.labels: tuple[str, ...] = ()
         """What each logit stands for, where those are no words: an image's classes."""
         self.fwd_hooks: tuple = ()
@@ -180,14 +212,22 @@ class HookedTransformer(Verbs):
         normed = cfg.norm != "none"
         with torch.device(torch.empty(0).device if device is None else device):
             self.inputs = None if cfg.inputs == "tokens" else SENSES[cfg.inputs](cfg)
-            self.embed = Embed(cfg)
-            self.embed_ln = Norm(cfg, "embed_ln") if cfg.embed_norm else None
-            self.blocks = nn.ModuleList(Block(cfg, layer) for layer in range(cfg.n_layers))
-            self.ln_final = Norm(cfg, "ln_final") if cfg.final_norm and normed else None
+            self.embed = Embed(cfg, stack)
+            self.embed_ln = Norm(cfg, f"{stack.outside}embed_ln") if cfg.embed_norm else None
+            self.blocks = nn.ModuleList(Block(cfg, layer, stack) for layer in range(cfg.n_layers))
+            has_final = cfg.final_norm and normed
+            self.ln_final = Norm(cfg, f"{stack.outside}ln_final") if has_final else None
             self.mlm_head = MLMHead(cfg) if cfg.head == "mlm" else None
             self.unembed = None if cfg.head == "none" else Unembed(cfg)
+            # In a tuple: as a module it would be registered, and saved, twice.
+            self._words = (self.embed if decoder is None else decoder,)
+            self.encoder = None
+            if cfg.encoder is not None:
+                self.encoder = HookedTransformer(
+                    cfg.encoder, tokenizer, name=f"{name} (encoder)", decoder=self.embed
+                )
         self.to(dtype)
-        if not self.like.is_meta:
+        if decoder is None and not self.like.is_meta:
             self.init_weights(seed)
 
     def forward(
@@ -201,10 +241,12 @@ class HookedTransformer(Verbs):
         """Logits [batch pos d_vocab]; with cfg.head "none" the final residual [batch pos d_model].
 
         With stop_at_layer=l, the residual stream that layer l would read (l = n_layers: the last).
-        `prefix` lies to the left of the tokens. Raises ValueError on ids outside the vocabulary, an
-        empty prompt, or positions past n_ctx.
+        `prefix` lies to the left of the tokens. Of an encoder–decoder the logits are the decoder's:
+        see `accept` for what it is given. Raises ValueError on ids outside the vocabulary, an empty
+        prompt, or positions past n_ctx.
         """
-        tokens = self.accept(tokens)
+        goes_on = prefix is not None and prefix.memory is not None
+        tokens = self.checked(tokens) if goes_on else self.accept(tokens)
         stop = self._stop(stop_at_layer)
         if tap is not None or not self.fwd_hooks:
             return self._run(tokens, SILENT if tap is None else tap, prefix, stop)
@@ -221,11 +263,9 @@ class HookedTransformer(Verbs):
         stop: int | None,
         layout: Layout | None = None,
     ) -> Tensor:
-        layout = layout or Layout(self.cfg, tokens, prefix, like=self.like)
+        layout = layout or self.layout(tokens, prefix, tap)
         layout.check_context()
-        x = self.embed(tokens, layout, tap)
-        if self.embed_ln is not None:
-            x = self.embed_ln(x, tap)
+        x = self.embedded(tokens, layout, tap)
         for layer, block in enumerate(self.blocks):
             if layer == stop:
                 return x
@@ -233,6 +273,29 @@ class HookedTransformer(Verbs):
         if isinstance(prefix, GrowingPrefix):
             prefix.advance(tokens)
         return x if stop is not None else self.to_logits(x, tap)
+
+    def layout(
+        self, tokens: Tokens, prefix: Prefix | None = None, tap: Silent | Tap = SILENT
+    ) -> Layout:
+        """Where the tokens of a run stand. Runs the encoder, where there is one, on their source,
+        unless the prefix remembers what became of it."""
+        memory = None
+        if self.encoder is not None:
+            memory = None if prefix is None else prefix.memory
+            if memory is None:
+                memory = Memory(
+                    self.encoder._run(tokens.source, tap, None, None), tokens.source.mask
+                )
+            if prefix is not None:
+                prefix.memory = memory
+        return Layout(self.cfg, tokens, prefix, self.like, self.embed.W_rel, memory)
+
+    def embedded(
+        self, tokens: Tokens, layout: Layout, tap: Silent | Tap = SILENT
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """What the first block reads."""
+        x = self.embed(tokens, layout, tap, self._words[0].W_E)
+        return x if self.embed_ln is None else self.embed_ln(x, tap)
 
     def to_logits(
         self, resid: Float[Tensor, "batch pos d_model"], tap: Silent | Tap = SILENT
@@ -286,7 +349,8 @@ class HookedTransformer(Verbs):
         """The output of one run, and the sites that `names_filter` selects (None: all but the
         per-head expansions).
 
-        `pos` keeps some positions (an index, slice or list; the axis stays). `device` is where
+        `pos` keeps some positions (an index, slice or list; the axis stays); those of the source
+        where a site counts them. `device` is where
         the cache goes; the model stays. With grad=True the cached tensors are in the autograd
         graph, so that `torch.autograd.grad(metric, cache.values())` works; it refuses pos= and
         device=, whose copies would be off the graph.
@@ -305,7 +369,7 @@ class HookedTransformer(Verbs):
         with torch.set_grad_enabled(grad):
             out = self._run(tokens, tap, None, self._stop(stop_at_layer))
         tap.check_fired()
-        return out, ActivationCache(tap.values, self.sites, tokens, self.blocks)
+        return out, ActivationCache(tap.values, self.sites, tokens, self.stacks)
 
     def make_tap(
         self,
@@ -316,12 +380,26 @@ class HookedTransformer(Verbs):
         pos: Positions = None,
         device: torch.device | str | None = None,
         grad: bool = False,
+        goes_on: bool = False,
     ) -> Tap:
-        """A tap for one run: this view's hooks and, when `reading`, the sites of `names_filter`."""
+        """A tap for one run: this view's hooks and, when `reading`, the sites of `names_filter`.
+
+        `goes_on`: the run's prefix remembers its source, so that the sites of the encoder, and the
+        keys and values of cross-attention, are not met again.
+        """
         stop = self._stop(stop_at_layer)
         sites = self.sites if stop is None else self.sites.before_layer(stop)
         reads = sites.select(names_filter) if reading else ()
-        return Tap(sites, reads=reads, fwd_hooks=self.fwd_hooks, pos=pos, device=device, grad=grad)
+        met = [s.name for s in sites if "pos" in s.source] if goes_on else ()
+        return Tap(
+            sites,
+            reads=reads,
+            fwd_hooks=self.fwd_hooks,
+            pos=pos,
+            device=device,
+            grad=grad,
+            met_before=met,
+        )
 
     def with_hooks(self, fwd_hooks: FwdHooks) -> HookedTransformer:
         """A view of this model on which the hooks are active in every verb.

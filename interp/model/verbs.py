@@ -41,6 +41,8 @@ class Verbs(nn.Module):
     inputs: nn.Module | None
     unembed: Unembed | None
     blocks: nn.ModuleList
+    encoder: HookedTransformer | None
+    _words: tuple[Embed]
 
     W_Q, W_K, W_V, W_O = (_stacked("attn", name) for name in ("W_Q", "W_K", "W_V", "W_O"))
     b_Q, b_K, b_V, b_O = (_stacked("attn", name) for name in ("b_Q", "b_K", "b_V", "b_O"))
@@ -49,9 +51,21 @@ class Verbs(nn.Module):
 
     @property
     def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
-        if self.embed.W_E is None:
+        if self.cfg.inputs != "tokens":
             raise ValueError(f"inputs={self.cfg.inputs!r}: this model has no word embedding W_E")
-        return self.embed.W_E
+        return self._words[0].W_E
+
+    @property
+    def W_rel(self) -> Float[Tensor, "bucket head"]:
+        """What T5's relative position bias adds to scores, per bucket of distances and head."""
+        if self.embed.W_rel is None:
+            raise ValueError(f"positions={self.cfg.positions!r}: this model has no W_rel")
+        return self.embed.W_rel
+
+    @property
+    def stacks(self) -> tuple[nn.ModuleList, ...]:
+        """The blocks of the encoder, where there is one, and of this model."""
+        return (self.blocks,) if self.encoder is None else (self.encoder.blocks, self.blocks)
 
     @property
     def W_pos(self) -> Float[Tensor, "n_ctx d_model"]:
@@ -100,12 +114,45 @@ class Verbs(nn.Module):
     def accept(self, value: Input) -> Tokens:
         """Tokens on this model's device: ids inside the vocabulary, vectors d_model wide.
 
-        Text, images, spectrograms and trajectories (a dict) go through `to_tokens`.
+        To an encoder–decoder, what has no `source` of its own (text, ids, vectors, sound) is the
+        source, and the decoder reads its start token; so does `generate`. `to_tokens(…, target=…)`
+        or Tokens(ids, source=…) give both. Text, images, spectrograms and trajectories (a dict) go
+        through `to_tokens`.
         """
-        if self.inputs is not None and not isinstance(value, Tokens):
+        if self._reader.inputs is not None and not isinstance(value, Tokens):
             named = isinstance(value, Mapping)
             value = self.to_tokens(**value) if named else self.to_tokens(value)
-        elif isinstance(value, str) or (
+        tokens = self.checked(value)
+        if self.encoder is None:
+            if tokens.source is not None:
+                raise ValueError("these tokens have a source, but this model has no encoder")
+            return tokens
+        if tokens.source is None:
+            tokens = dataclasses.replace(self._start(len(tokens)), source=tokens)
+        source = self.encoder.accept(tokens.source)
+        if len(source) != len(tokens):
+            raise ValueError(f"a source of {len(source)} rows for {len(tokens)} rows of tokens")
+        return dataclasses.replace(tokens, source=source)
+
+    @property
+    def _reader(self) -> Verbs:
+        """The stack that reads what the model is given."""
+        return self if self.encoder is None else self.encoder
+
+    def _start(self, batch: int) -> Tokens:
+        """What the decoder of an encoder–decoder reads before anything is written."""
+        start = self.cfg.decoder_start_token_id
+        if start is None:
+            raise ValueError(
+                "decoder_start_token_id=None: this model does not say how its decoder begins; give "
+                "Tokens(ids of the decoder, source=…)"
+            )
+        ids = torch.tensor([start, *self.cfg.decoder_forced_ids], device=self.device)
+        return Tokens(ids.repeat(batch, 1))
+
+    def checked(self, value: Input) -> Tokens:
+        """Tokens as they are given, checked as `accept` says."""
+        if isinstance(value, str) or (
             isinstance(value, (list, tuple)) and len(value) > 0 and isinstance(value[0], str)
         ):
             value = self.to_tokens(value)
@@ -132,6 +179,7 @@ class Verbs(nn.Module):
         self,
         value: Any = None,
         *,
+        target: str | Sequence[str] | None = None,
         bos: bool | None = None,
         side: Literal["left", "right"] = "right",
         roles: Mapping[str, Tensor] | None = None,
@@ -148,20 +196,31 @@ class Verbs(nn.Module):
         trajectory: returns= [batch step], states= [batch step d_state], actions= [batch step
         d_action] and, where wanted, timesteps= and mask= [batch step].
 
+        Of an encoder–decoder that is the source, and `roles` are its. The decoder reads its start
+        tokens and, where `target` is given (one text per source), what the tokenizer makes of it
+        without the end token: the ids that a model is trained to continue.
+
         `roles` are named positions, beside those that images ("class") and trajectories ("return",
         "state", "action": the last step's) have. Raises ValueError on anything else.
         """
-        if self.inputs is None:
+        if self.encoder is None and target is not None:
+            raise ValueError("target= is what a decoder reads; this model has no encoder")
+        reads = self._reader
+        if reads.inputs is None:
             if named:
                 raise ValueError(f"this model reads text, not {'= and '.join(named)}=")
-            return self._text_to_tokens(value, bos, side, roles)
-        if bos is not None or side != "right":
-            raise ValueError(f"bos= and side= go with text; this model reads {self.cfg.inputs}")
-        tokens = self.inputs(*(() if value is None else (value,)), **named)
-        return dataclasses.replace(tokens, roles={**tokens.roles, **(roles or {})})
+            tokens = self._text_to_tokens(value, bos, side)
+        else:
+            if self.encoder is None and (bos is not None or side != "right"):
+                raise ValueError(f"bos= and side= go with text; this model reads {self.cfg.inputs}")
+            tokens = reads.inputs(*(() if value is None else (value,)), **named)
+        tokens = dataclasses.replace(tokens, roles={**tokens.roles, **(roles or {})})
+        if self.encoder is None:
+            return tokens
+        return dataclasses.replace(self._target(target, len(tokens), bos, side), source=tokens)
 
     def _text_to_tokens(
-        self, texts: Any, bos: bool | None, side: Any, roles: Mapping[str, Tensor] | None
+        self, texts: Any, bos: bool | None, side: Literal["left", "right"]
     ) -> Tokens:
         if texts is None:
             raise ValueError("empty prompt: no text was given")
@@ -173,15 +232,37 @@ class Verbs(nn.Module):
         for text, row in zip(texts, rows, strict=True):
             if not row:
                 raise ValueError(f"empty prompt: {text!r} has no tokens (bos=True would add one)")
+        return self._of_rows(rows, side)
+
+    def _of_rows(self, rows: list[list[int]], side: Literal["left", "right"]) -> Tokens:
+        tokenizer = self._tokenizer()
         pad_id = next((i for i in (tokenizer.pad_id, tokenizer.eos_id) if i is not None), 0)
         tokens = Tokens.from_rows(rows, pad_id=pad_id, side=side)
         begins = tokenizer.bos_id is not None and all(row[0] == tokenizer.bos_id for row in rows)
-        return dataclasses.replace(
-            tokens,
-            strings=[tokenizer.str_tokens(ids) for ids in tokens.ids.tolist()],
-            roles=dict(roles or {}),
-            bos=begins,
-        ).to(self.device)
+        strings = [tokenizer.str_tokens(ids) for ids in tokens.ids.tolist()]
+        return dataclasses.replace(tokens, strings=strings, bos=begins).to(self.device)
+
+    def _target(
+        self,
+        target: str | Sequence[str] | None,
+        batch: int,
+        bos: bool | None,
+        side: Literal["left", "right"],
+    ) -> Tokens:
+        """What the decoder of an encoder–decoder reads: its start tokens, and text."""
+        if target is None and self.tokenizer is None:
+            return self._start(batch)
+        tokenizer = self._tokenizer()
+        texts = [target] if isinstance(target, str) else [""] * batch if target is None else target
+        if len(texts) != batch:
+            raise ValueError(f"{len(texts)} targets for {batch} sources: expected one per source")
+        rows = self._start(batch).ids.tolist()
+        for row, text in zip(rows, texts, strict=True):
+            ids = tokenizer.encode(text, bos=bos) if text else []
+            if bos is None and ids[:1] == row[:1]:  # a template that begins as the decoder does
+                ids = tokenizer.encode(text, bos=False)
+            row += ids[:-1] if bos is None and ids[-1:] == [tokenizer.eos_id] else ids
+        return self._of_rows(rows, side)
 
     def to_str_tokens(self, text: str, *, bos: bool | None = None) -> list[str]:
         """The readable pieces of a text, one per token."""
@@ -207,9 +288,11 @@ class Verbs(nn.Module):
         """One vector per row from the last residual stream (behind the last block).
 
         mean: over real tokens (sentence-transformers, not normalised); first: BERT's [CLS]; last:
-        the last real token.
+        the last real token. Of an encoder–decoder the vectors are the encoder's, of the source.
         """
         tokens = self.accept(tokens)
+        if self.encoder is not None:
+            return self.encoder.with_hooks(self.fwd_hooks).pool(tokens.source, how)
         resid = self(tokens, stop_at_layer=self.cfg.n_layers)
         real = tokens.real
         if how == "mean":

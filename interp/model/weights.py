@@ -13,6 +13,7 @@ from torch import Tensor
 from ..config import TransformerConfig
 
 if TYPE_CHECKING:
+    from .attention import Attention
     from .transformer import HookedTransformer
 
 COMPONENTS = (
@@ -94,9 +95,10 @@ def count_params(
 ) -> pd.Series | int:
     """Parameters of a model, counted without reading them.
 
-    by="component": Series over embed (with token types; of images, audio and
-    trajectories the maps that make their vectors), pos_embed, W_Q … W_out, norms, unembed
-    (0 when tied; with the transform of a masked-LM head); a bias counts with its matrix.
+    by="component": Series over embed (with token types; of images, audio and trajectories the maps
+    that make their vectors), pos_embed, W_Q … W_out, norms, unembed (0 when tied; with the
+    transform of a masked-LM head); a bias counts with its matrix, T5's relative biases as
+    pos_embed, cross-attention with attention, an encoder with its decoder.
     by="layer": Series over layers, with -1 for what lies outside the blocks. None: the total.
     """
     if by not in (None, "component", "layer"):
@@ -104,7 +106,7 @@ def count_params(
     counts = [
         (component, _layer_of(name), size)
         for name, parameter in model.named_parameters()
-        for component, size in _components(name, parameter, model.cfg)
+        for component, size in _components(name, parameter, model.cfg.of_parameter(name))
     ]
     if by is None:
         return sum(size for *_, size in counts)
@@ -114,12 +116,13 @@ def count_params(
 
 
 def _layer_of(name: str) -> int:
-    return int(name.split(".")[1]) if name.startswith("blocks.") else -1
+    own = name.removeprefix("encoder.")
+    return int(own.split(".")[1]) if own.startswith("blocks.") else -1
 
 
 def _components(name: str, parameter: Tensor, cfg: TransformerConfig) -> list[tuple[str, int]]:
     """Which components a parameter holds: fused matrices hold several."""
-    module, _, leaf = name.rpartition(".")
+    module, _, leaf = name.removeprefix("encoder.").rpartition(".")
     total = parameter.numel()
     if leaf.startswith("qkv_"):
         per_head = total // (cfg.n_heads + 2 * cfg.n_kv_heads)
@@ -134,7 +137,7 @@ def _components(name: str, parameter: Tensor, cfg: TransformerConfig) -> list[tu
         return [("W_out", total)]
     if module in ("inputs", "embed", "mlm_head", "unembed"):
         outside = "embed" if module in ("inputs", "embed") else "unembed"
-        return [("pos_embed" if leaf == "W_pos" else outside, total)]
+        return [("pos_embed" if leaf in ("W_pos", "W_rel") else outside, total)]
     return [("norms", total)]
 
 
@@ -150,21 +153,22 @@ def folded(model: HookedTransformer) -> HookedTransformer:
     Raises ValueError on post-norm models, whose norms stand on the residual stream itself.
     """
     cfg = model.cfg
-    if cfg.norm_position in ("post", "output"):
-        raise ValueError(
-            f"cannot fold norms with norm_position={cfg.norm_position!r}: no linear map reads "
-            "them alone; folding needs 'pre' or 'both'"
-        )
+    for one in (cfg, cfg.encoder or cfg):
+        if one.norm_position in ("post", "output"):
+            raise ValueError(
+                f"cannot fold norms with norm_position={one.norm_position!r}: no linear map reads "
+                "them alone; folding needs 'pre' or 'both'"
+            )
     if model.fwd_hooks:
         raise ValueError("fold the model before with_hooks: its sites mean something else after")
-    biased = cfg.norm == "layernorm" and cfg.norm_affine and cfg.norm_bias
     has_head = cfg.head != "none"
-    new_cfg = cfg.replace(
-        tied=False,
-        qkv_bias=cfg.qkv_bias or biased,
-        mlp_bias=cfg.mlp_bias or (biased and cfg.d_mlp > 0),
-        unembed_bias=has_head and (cfg.unembed_bias or biased),
+    new_cfg = _folded_config(cfg).replace(
+        tied=False, unembed_bias=has_head and (cfg.unembed_bias or _has_bias(cfg))
     )
+    if cfg.encoder is not None:
+        # Keys and values of cross-attention read the encoder's last norm.
+        bias = new_cfg.qkv_bias or (cfg.encoder.final_norm and _has_bias(cfg.encoder))
+        new_cfg = new_cfg.replace(encoder=_folded_config(cfg.encoder), qkv_bias=bias)
     with torch.device("meta"):
         new = type(model)(new_cfg, model.tokenizer, name=f"{model.name} (folded)")
     state = {name: p.clone() for name, p in model.state_dict().items()}
@@ -176,9 +180,11 @@ def folded(model: HookedTransformer) -> HookedTransformer:
     new.load_state_dict(state, assign=True)
     new.requires_grad_(False)
     new.source, new.labels = copy.deepcopy(model.source), model.labels
-    _fold_norms(new)
-    if cfg.norm == "layernorm" and cfg.norm_position == "pre" and cfg.final_norm:
-        _centre_writers(new)
+    for stack in (new, *filter(None, [new.encoder])):
+        _fold_norms(stack)
+        own = stack.cfg
+        if own.norm == "layernorm" and own.norm_position == "pre" and own.final_norm:
+            _centre_writers(stack)
     if has_head and cfg.final_softcap is None and cfg.inputs != "trajectory":
         new.unembed.weight -= new.unembed.weight.mean(0)
         if new.unembed.bias is not None:
@@ -186,9 +192,22 @@ def folded(model: HookedTransformer) -> HookedTransformer:
     return new
 
 
+def _has_bias(cfg: TransformerConfig) -> bool:
+    """Whether the norms have biases, which folding moves into maps."""
+    return cfg.norm == "layernorm" and cfg.norm_affine and cfg.norm_bias
+
+
+def _folded_config(cfg: TransformerConfig) -> TransformerConfig:
+    """With the biases that folding the norms of its blocks brings."""
+    return cfg.replace(
+        qkv_bias=cfg.qkv_bias or _has_bias(cfg),
+        mlp_bias=cfg.mlp_bias or (_has_bias(cfg) and cfg.d_mlp > 0),
+    )
+
+
 def _fold_norms(model: HookedTransformer) -> None:
     for block in model.blocks:
-        readers = [(block.attn.qkv_weight, block.attn.qkv_bias)]
+        readers = [_rows(block.attn, 0, 3)]
         if block.mlp is not None:
             mlp = (block.mlp.in_weight, block.mlp.in_bias)
             if model.cfg.parallel_shared_norm:
@@ -197,6 +216,10 @@ def _fold_norms(model: HookedTransformer) -> None:
                 _fold(block.ln2, [mlp])
         if block.pre_norm:
             _fold(block.ln1, readers)
+        if block.pre_norm and block.cross_attn is not None:
+            _fold(block.ln_cross, [_rows(block.cross_attn, 0, 1)])
+    if model.encoder is not None and model.encoder.ln_final is not None:
+        _fold(model.encoder.ln_final, [_rows(block.cross_attn, 1, 3) for block in model.blocks])
     if model.unembed is None:
         return
     unembed, head = (model.unembed.weight, model.unembed.bias), model.mlm_head
@@ -204,6 +227,12 @@ def _fold_norms(model: HookedTransformer) -> None:
         _fold(head.ln, [unembed])
     if model.ln_final is not None:
         _fold(model.ln_final, [unembed if head is None else (head.dense_weight, head.dense_bias)])
+
+
+def _rows(attn: Attention, first: int, last: int) -> tuple[Tensor, Tensor | None]:
+    """The map, as views, that makes some of queries, keys and values."""
+    rows = attn.rows(first, last)
+    return attn.qkv_weight[rows], None if attn.qkv_bias is None else attn.qkv_bias[rows]
 
 
 def _fold(norm, readers: list[tuple[Tensor, Tensor | None]]) -> None:
@@ -229,7 +258,7 @@ def _centre_writers(model: HookedTransformer) -> None:
             for table in model.inputs.parameters():
                 table -= table.mean(0)
     for block in model.blocks:
-        for part in (block.attn, block.mlp):
+        for part in (block.attn, block.cross_attn, block.mlp):
             if part is not None:
                 part.out_weight -= part.out_weight.mean(0)
                 if part.out_bias is not None:

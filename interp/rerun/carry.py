@@ -161,8 +161,7 @@ class Pass:
             return None if t is None else t[at][None]
 
         lines = Tokens(own(tokens.ids), own(tokens.vectors), token_types=own(tokens.token_types))
-        x = model.embed(lines, Packed(self), self.tap)
-        return (x if model.embed_ln is None else model.embed_ln(x, self.tap))[0]
+        return model.embedded(lines, Packed(self), self.tap)[0]
 
     def _layer(self, layer: int, x: Tensor) -> Float[Tensor, "lines d_model"]:
         block, tap, name = self.work.model.blocks[layer], self.tap, f"blocks.{layer}."
@@ -327,7 +326,7 @@ class Pass:
 
         own = Tokens(cut(t.ids), cut(t.vectors), cut(t.mask), cut(t.positions))
         prefix = BasePrefix(work.base, t, examples, start) if start else None
-        return Layout(work.model.cfg, own, prefix, like=work.model.like)
+        return Layout(work.model.cfg, own, prefix, work.model.like, work.model.embed.W_rel)
 
     def _changed(self, chosen: Sequence[bool]) -> Lines:
         """The lines that these rows change of the base run."""

@@ -90,8 +90,10 @@ class Base:
 class Recorded(Layout):
     """A run that keeps the queries, keys and values of its layers from `first` on."""
 
-    def __init__(self, cfg: Any, tokens: Tokens, like: Tensor, first: int) -> None:
-        super().__init__(cfg, tokens, None, like)
+    def __init__(
+        self, cfg: Any, tokens: Tokens, like: Tensor, relative: Tensor | None, first: int
+    ) -> None:
+        super().__init__(cfg, tokens, None, like, relative)
         self.first = first
         self.placed: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
@@ -107,7 +109,7 @@ def base_run(model: Any, tokens: Tokens, nodes: Sequence[Node]) -> Base:
     """Run once and keep what the nodes' entries need, and their sites' own values."""
     first, keep = _kept(model, nodes)
     tap = Tap(model.sites, reads=keep)
-    layout = Recorded(model.cfg, tokens, model.like, first)
+    layout = Recorded(model.cfg, tokens, model.like, model.embed.W_rel, first)
     residual = model._run(tokens, tap, None, model.cfg.n_layers, layout)
     late = [name for name in keep if name not in tap.values]
     if late:
@@ -203,7 +205,7 @@ def _changes(
 ) -> Bool[Tensor, "rows pos"]:
     """Where the edited value differs bitwise from the base run's."""
     line = edited_rows(site, rows, tokens)
-    selection = Selection.of([row[1:] for row in rows], tokens)
+    selection = Selection.of(site, [row[1:] for row in rows], tokens)
     x = base.values[site.name][line.examples]
     # A NaN differs from itself, so an edit to NaN counts as a change.
     differs = torch.where(selection.mask(site, x), replace(x, line), x) != x

@@ -72,7 +72,8 @@ class RowTap(Tap):
             lines = chosen[site, turn, start]
             told = edited_rows(self.sites[site], lines, tokens)._replace(start=start)
             edit = RowEdit(np.array(parts[site, turn, start]),
-                           Selection.of([line[1:] for line in lines], tokens), told)  # fmt: skip
+                           Selection.of(told.site, [line[1:] for line in lines], tokens),
+                           told)  # fmt: skip
             self.edits.setdefault(site, {}).setdefault(turn, []).append(edit)
 
     def wants(self, site: str) -> bool:

@@ -9,6 +9,7 @@ from .encoders import ENCODER_FAMILIES
 from .family import Family
 from .fields import Fields
 from .gpt import GPT_FAMILIES
+from .pairs import PAIR_FAMILIES
 from .rotary import ROTARY_FAMILIES
 from .senses import SENSE_FAMILIES, labels
 
@@ -50,8 +51,6 @@ def _interp_config(f: Fields) -> TransformerConfig:
 
 
 _OWN = Family(name="interp", config=_interp_config, rename=None)
-FAMILIES = {
-    family.name: family
-    for family in (*GPT_FAMILIES, *ROTARY_FAMILIES, *ENCODER_FAMILIES, *SENSE_FAMILIES, _OWN)
-}
+_ALL = (*GPT_FAMILIES, *ROTARY_FAMILIES, *ENCODER_FAMILIES, *PAIR_FAMILIES, *SENSE_FAMILIES, _OWN)
+FAMILIES = {f.name: f for f in _ALL}
 """By the `model_type` of config.json."""

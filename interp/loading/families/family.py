@@ -25,6 +25,8 @@ class Target(NamedTuple):
     another tensor fills, the first row of a table is added."""
     transposed: bool = False
     """Stored [in, out]. It stays so in memory, and our parameter is a transposed view of it."""
+    in_row: bool = False
+    """A vector, stored as a matrix of one row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,8 @@ class Family:
     """What the keys may begin with."""
     dropped: tuple[str, ...] = ()
     """Keys deliberately not read; `{}` is a layer, `*` anything."""
+    optional_bias: str | None = None
+    """The key of a bias of the logits that a file may lack: then there is none."""
 
 
 def rotary_config(
@@ -128,7 +132,7 @@ def linear(
     }
 
 
-def qkv(theirs: str, names: str = "{}_proj") -> dict[str, Target]:
+def qkv(theirs: str, names: str = "{}_proj", ours: str = "blocks.{}.attn") -> dict[str, Target]:
     """Queries, keys and values apart; `names` says how, for each of q, k and v."""
-    parts = (linear(theirs + names.format(p), "blocks.{}.attn.qkv", p) for p in "qkv")
+    parts = (linear(theirs + names.format(p), f"{ours}.qkv", p) for p in "qkv")
     return {key: target for part in parts for key, target in part.items()}

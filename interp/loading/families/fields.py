@@ -47,7 +47,7 @@ HARMLESS = (
     *("pretraining_tp", "attn_implementation", "_attn_implementation*", "_commit_hash", "_flash*"),
     *("tie_encoder_decoder", "tie_last_hidden_states", "n_ctx", "reorder_and_upcast_attn"),
     *("cache_implementation",),
-    *("tokenizer_class", "layerdrop", "init_std", "n_special", "predict_special_tokens"),
+    *("tokenizer_class", "*layerdrop", "init_std", "n_special", "predict_special_tokens"),
     *("attention_softmax_in_fp32", "masked_softmax_fusion", "skip_bias_add*", "offset_alibi"),
     *("slow_but_exact",),
     # generation settings that older versions kept here
