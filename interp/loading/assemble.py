@@ -26,9 +26,9 @@ class WeightsError(ValueError):
 
 
 class Piece(NamedTuple):
-    """One tensor of the file, and the rows of our parameter that it fills."""
+    """One tensor of the file, and the rows of our parameter that it fills; without one, zeros."""
 
-    entry: Entry
+    entry: Entry | None
     rows: slice
     transposed: bool
     heads: tuple[int, int, int] | None = None
@@ -58,15 +58,18 @@ def plan(
     faults: dict[str, list[str]] = {"missing": [], "unexpected": [], "wrongly shaped": []}
     faults["of a dtype that is not read"] = []
     pieces: dict[str, list[Piece]] = {name: [] for name in shapes}
-    sources = _sources(family, cfg, shapes)
+    sources, absent = _sources(family, cfg, shapes), pattern(family.absent)
     for target, keys in sources.items():
         found = [stored.pop(key) for key in keys if key in stored]
+        of = cfg.of_parameter(target.name)
+        rows, shape = _rows(of, target.part), list(shapes[target.name])
+        if not found and absent.fullmatch(keys[0]):
+            pieces[target.name].append(Piece(None, rows, transposed=False))
+            continue
         if not found:
             faults["missing"].append(keys[0])
             continue
         faults["unexpected"] += [f"{entry.key} (beside {found[0].key})" for entry in found[1:]]
-        of = cfg.of_parameter(target.name)
-        rows, shape = _rows(of, target.part), list(shapes[target.name])
         added = target.part == "first row added"
         found[0] = _first_row(found[0]) if added else _without_ones(found[0], len(shape))
         if target.part and not added:
@@ -189,7 +192,8 @@ def raise_faults(of: str, faults: Mapping[str, Sequence[str]]) -> None:
 
 def common_dtype(plan: Plan) -> torch.dtype:
     """The dtype of the stored weights; the smallest that holds all where they differ."""
-    dtypes = {FLOATS[piece.entry.dtype] for pieces in plan.pieces.values() for piece in pieces}
+    entries = [piece.entry for pieces in plan.pieces.values() for piece in pieces]
+    dtypes = {FLOATS[entry.dtype] for entry in entries if entry is not None}
     common = dtypes.pop()
     for dtype in dtypes:
         common = torch.promote_types(common, dtype)
@@ -214,6 +218,9 @@ def fill(
             parameter = memory.T if transposed else memory
             for piece in sorted(pieces, key=lambda piece: piece.added):
                 rows = parameter[piece.rows]
+                if piece.entry is None:
+                    rows.zero_()
+                    continue
                 if piece.added:
                     term = torch.empty_like(rows)
                     reader.copy(piece.entry, term)

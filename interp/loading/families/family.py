@@ -45,6 +45,8 @@ class Family:
     """Keys deliberately not read; `{}` is a layer, `*` anything."""
     optional_bias: str | None = None
     """The key of a bias of the logits that a file may lack: then there is none."""
+    absent: tuple[str, ...] = ()
+    """Keys of biases that the files do not have, and that are zero."""
 
 
 def rotary_config(

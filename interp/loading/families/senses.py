@@ -1,13 +1,14 @@
-"""The families whose inputs are not words: ViT and the decision transformer."""
+"""The families whose inputs are not words: ViT, Whisper and the decision transformer."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ...config import TransformerConfig
-from .family import Family, Target, linear, norm
+from ...config import ConfigError, TransformerConfig
+from .family import Family, Target, linear, norm, qkv
 from .fields import Fields
 from .gpt import GPT2_BLOCKS
+from .pairs import bart_stack
 
 
 def _vit_config(f: Fields) -> TransformerConfig:
@@ -87,6 +88,71 @@ def _decision_config(f: Fields) -> TransformerConfig:
     )
 
 
+# Of a classifier, of training with noise on the input, and of finding when a word was said.
+_NOT_READ = (
+    *("use_weighted_layer_sum", "classifier_proj_size", "apply_spec_augment", "mask_time_prob"),
+    *("mask_time_length", "mask_time_min_masks", "mask_feature_prob", "mask_feature_length"),
+    *("mask_feature_min_masks", "median_filter_width"),
+    "scale_embedding",  # which nothing reads
+)
+
+
+def _whisper_config(f: Fields) -> TransformerConfig:
+    """Radford et al. 2022: an encoder of sound, and a decoder that writes."""
+    for name in f.words("architectures"):
+        if name not in ("WhisperForConditionalGeneration", "WhisperModel"):
+            raise ConfigError(
+                f"{f.where}: architectures={name!r}: expected WhisperForConditionalGeneration"
+            )
+    f.only("is_encoder_decoder", True)
+    for unused in _NOT_READ:
+        f.get(unused, None)
+    both = {
+        "d_model": f.size("d_model", "d_model", 384),
+        "d_vocab": f.size("vocab_size", "d_vocab", 51865),
+        "activation": f.activation("activation_function", "gelu"),
+    }
+
+    def stack(name: str, n_ctx: str, default: int) -> dict[str, Any]:
+        return {
+            "n_layers": f.size(f"{name}_layers", "n_layers", 4),
+            "n_heads": f.size(f"{name}_attention_heads", "n_heads", 6),
+            "d_mlp": f.size(f"{name}_ffn_dim", "d_mlp", 1536),
+            "n_ctx": f.size(n_ctx, "n_ctx", default),
+            **both,
+        }
+
+    encoder = stack("encoder", "max_source_positions", 1500)
+    f.only("num_hidden_layers", encoder["n_layers"])
+    return TransformerConfig(
+        **stack("decoder", "max_target_positions", 448),
+        encoder=TransformerConfig(
+            causal=False,
+            head="none",
+            inputs="frames",
+            n_mels=f.size("num_mel_bins", "n_mels", 80),
+            **encoder,
+        ),
+        decoder_start_token_id=f.size("decoder_start_token_id", "decoder_start_token_id", 50257),
+        decoder_forced_ids=_forced(f),
+        tied=f.flag("tie_word_embeddings", True),
+    )
+
+
+def _forced(f: Fields) -> tuple[int, ...]:
+    """The ids that follow the start token: language, task, no timestamps.
+
+    What comes after a null, an id that is left open, is left out.
+    """
+    pairs = f.get("forced_decoder_ids", [])
+    ids = []
+    for i, pair in enumerate(pairs if isinstance(pairs, list) else [pairs]):
+        if not (isinstance(pair, list) and len(pair) == 2 and pair[0] == i + 1):
+            f.fail("forced_decoder_ids", "a list [[1, id], [2, id], …]")
+        ids.append(pair[1])
+    return tuple(ids[: ids.index(None)] if None in ids else ids)
+
+
 _VIT = {
     "embeddings.cls_token": Target("inputs.class_vector"),
     "embeddings.patch_embeddings.projection.weight": Target("inputs.weight"),
@@ -118,6 +184,18 @@ _DECISION = {
     "predict_action.0.bias": Target("unembed.bias"),
 }
 
+_WHISPER = {
+    **linear("encoder.conv1", "encoder.inputs.first"),
+    **linear("encoder.conv2", "encoder.inputs.second"),
+    **bart_stack("encoder", "encoder."),
+    "decoder.embed_tokens.weight": Target("embed.W_E"),
+    **bart_stack("decoder", ""),
+    **qkv("decoder.layers.{}.encoder_attn.", ours="blocks.{}.cross_attn"),
+    **linear("decoder.layers.{}.encoder_attn.out_proj", "blocks.{}.cross_attn.out"),
+    **norm("decoder.layers.{}.encoder_attn_layer_norm", "blocks.{}.ln_cross"),
+    "proj_out.weight": Target("unembed.weight"),
+}
+
 SENSE_FAMILIES = (
     Family(
         name="vit",
@@ -141,5 +219,12 @@ SENSE_FAMILIES = (
             "encoder.h.{}.attn.bias",
             "encoder.h.{}.attn.masked_bias",
         ),
+    ),
+    Family(
+        name="whisper",
+        config=_whisper_config,
+        rename=_WHISPER,
+        prefixes=("model.",),
+        absent=("*.k_proj.bias",),
     ),
 )
