@@ -31,7 +31,7 @@ class Tokens:
     token_types: Int[Tensor, "batch pos"] | None = None
     """Segment of each token (BERT); None: all 0."""
     strings: Sequence[Sequence[str]] | None = None
-    """The text of each token, where the tokens came from text."""
+    """Each token in words, where somebody knows them: " the", "patch 3,4", "state 12"."""
     kinds: Sequence[str] | None = None
     """What stands at each position, in all rows, where that is no word: "class", "patch", "frame",
     "return", "state", "action"."""
@@ -67,7 +67,7 @@ class Tokens:
             if value.ndim != 3:
                 raise ValueError(
                     f"vectors need the shape [batch pos d_model], got {list(value.shape)}; images "
-                    "and spectrograms go to models that read them (cfg.inputs)"
+                    "and spectrograms become tokens by model.to_tokens, on a model that reads them"
                 )
             tokens = cls(None, vectors=value)
         elif value.dtype == torch.bool or value.is_complex() or value.ndim not in (1, 2):

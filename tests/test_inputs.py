@@ -168,8 +168,10 @@ def test_what_is_no_trajectory_is_refused(changes, match):
     [
         ({"audio": torch.zeros(800), "rate": 44_100}, "rate=44100: .* 16000 samples.*resample"),
         ({"audio": torch.zeros(800)}, "rate=None: .*16000"),
-        ({"audio": torch.zeros(800, dtype=torch.int16), "rate": 16_000}, "got torch.int16"),
-        ({"audio": torch.zeros(2, 3, 4), "rate": 16_000}, r"got torch.float32 \[2, 3, 4\]"),
+        ({"audio": torch.zeros(800, dtype=torch.int16), "rate": 16_000}, "floats; got torch.int16"),
+        ({"audio": torch.zeros(16_001), "rate": 16_000}, "1.0 s of audio: .* hears 1 s .*16000"),
+        ({"audio": [[0.0, 0.1], [0.2]], "rate": 16_000}, r"batch sample\], in .*; got a list"),
+        ({"audio": torch.zeros(2, 3, 4), "rate": 16_000}, r"\[batch sample\].*got \[2, 3, 4\]"),
         ({"value": torch.zeros(1, 5, 100)}, r"\[batch 4 100\].*got \[1, 5, 100\]"),
         ({"value": torch.zeros(1, 4, 99)}, r"\[batch 4 100\].*got \[1, 4, 99\].*audio="),
         ({}, "audio= and rate="),

@@ -91,9 +91,10 @@ class Frames(nn.Module):
         self, spectrogram: Array = None, *, audio: Array = None, rate: int | None = None
     ) -> Tokens:
         """Tokens of log-mel spectrograms [batch mel column], or of `audio` [sample] or
-        [batch sample] at `rate` samples per second, padded or cut to the model's length.
+        [batch sample] at `rate` samples per second, filled up with silence.
 
-        Raises ValueError on another shape or rate.
+        Raises ValueError on another shape or rate, and on audio that is longer than the model
+        hears at a time.
         """
         if (spectrogram is None) == (audio is None):
             raise ValueError("give a spectrogram, or audio= and rate=: one of the two")
@@ -118,17 +119,20 @@ class Frames(nn.Module):
                 f"rate={rate!r}: this model reads audio of {RATE} samples per second; resample it "
                 f"and give rate={RATE}"
             )
-        waves = torch.as_tensor(audio)
-        if waves.ndim not in (1, 2) or not waves.is_floating_point() or 0 in waves.shape:
+        expected = "audio [sample] or [batch sample], in [-1, 1]"
+        waves, most = _numbers(audio, torch.empty(0), expected), self.n_columns * HOP
+        if waves.ndim not in (1, 2) or 0 in waves.shape:
+            raise ValueError(f"this model reads {expected}; got {list(waves.shape)}")
+        if waves.shape[-1] > most:
             raise ValueError(
-                "audio needs numbers in [-1, 1] of shape [sample] or [batch sample], got "
-                f"{waves.dtype} {list(waves.shape)}"
+                f"{waves.shape[-1] / RATE:.1f} s of audio: this model hears {most / RATE:g} s at "
+                f"a time, {most} samples; cut it into pieces"
             )
         from transformers import WhisperFeatureExtractor  # takes seconds, and few need it
 
         extractor = WhisperFeatureExtractor(feature_size=self.n_mels)
-        extractor.n_samples = self.n_columns * HOP
-        rows = list(waves.detach().cpu().float().numpy().reshape(-1, waves.shape[-1]))
+        extractor.n_samples = most
+        rows = list(waves.detach().numpy().reshape(-1, waves.shape[-1]))
         made = extractor(rows, sampling_rate=RATE, return_tensors="pt")
         return made["input_features"]
 
@@ -238,7 +242,8 @@ def _numbers(value: Array, like: Tensor, expected: str, hint: str = "") -> Tenso
     try:
         x = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"this model reads {expected}; got a {type(value).__name__}") from None
+        kind = type(value).__name__
+        raise ValueError(f"this model reads {expected}; got a {kind}{hint}") from None
     if not x.is_floating_point():
         raise ValueError(f"this model reads {expected}, as floats; got {x.dtype}{hint}")
     return x.to(like.device, like.dtype)
