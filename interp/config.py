@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -16,6 +17,7 @@ NormPosition = Literal["pre", "post", "output", "both"]
 Positions = Literal["learned", "sinusoidal", "rotary", "alibi", "relative", "none"]
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "relu2", "silu"]
 Head = Literal["unembed", "mlm", "none"]
+Inputs = Literal["tokens", "patches", "frames", "trajectory"]
 QKNorm = Literal["none", "head", "each", "all"]
 ExpertWeights = Literal["chosen", "all"]
 RotaryKind = Literal["linear", "ntk", "yarn", "llama3", "longrope"]
@@ -35,10 +37,15 @@ BOUNDS = {
     "position_offset": (0, 1_000),
     "rotary_dim": (2, 100_000),
     "n_token_types": (0, 1_000),
+    "n_channels": (0, 1_000),
+    "n_mels": (0, 10_000),
+    "d_state": (0, 1_000_000),
     "decoder_start_token_id": (0, 9_999_999),
     "relative_buckets": (4, 10_000),
     "relative_max_distance": (2, 100_000_000),
 }
+MAX_PIXELS = 100_000
+"""Of a side of an image or patch."""
 
 
 class ConfigError(ValueError):
@@ -130,9 +137,10 @@ class TransformerConfig:
     n_heads: int
     """Query heads per layer."""
     d_vocab: int
-    """Rows of the token embedding."""
+    """Rows of the token embedding, and the width of logits: words, an image's labels, or the
+    numbers of an action."""
     n_ctx: int
-    """Longest sequence, in tokens."""
+    """Longest sequence, in tokens; under inputs="trajectory", in timesteps."""
     d_head: int = None  # type: ignore[assignment]  # resolved below
     """Width of one head; by default d_model / n_heads."""
     n_kv_heads: int = None  # type: ignore[assignment]  # resolved below
@@ -235,6 +243,20 @@ class TransformerConfig:
     router_bias: bool = False
     """Router logits have a bias."""
 
+    inputs: Inputs = "tokens"
+    """What a sequence is made of. tokens: vocabulary ids. patches: a class vector, then the patches
+    of an image, row by row (ViT). frames: two convolutions over a spectrogram, the second of stride
+    2 (Whisper). trajectory: a return, a state and an action per timestep (decision transformer)."""
+    image_size: tuple[int, int] | None = None
+    """patches: height and width of an image, in pixels."""
+    patch_size: tuple[int, int] | None = None
+    """patches: height and width of a patch, in pixels."""
+    n_channels: int = 0
+    """patches: numbers per pixel."""
+    n_mels: int = 0
+    """frames: bins of the spectrogram; it has 2 n_ctx columns."""
+    d_state: int = 0
+    """trajectory: numbers of a state; those of an action are d_vocab."""
     embed_scale: float | None = None
     """Factor on the token embedding."""
     n_token_types: int = 0
@@ -252,6 +274,8 @@ class TransformerConfig:
     decoder's, whose blocks attend to the encoder's output after attending to themselves."""
     decoder_start_token_id: int | None = None
     """The id with which the decoder of an encoder–decoder begins."""
+    decoder_forced_ids: tuple[int, ...] = ()
+    """The ids that follow it (Whisper: language, task, no timestamps) before the model writes."""
 
     def __post_init__(self) -> None:
         self._resolve_defaults()
@@ -295,6 +319,13 @@ class TransformerConfig:
             if value is not None and not (_is_number(value) and 0 <= value < 1e9):
                 raise ConfigError(f"{name}={value!r}: expected a number in [0, 1e9)")
         self._check_layer_lists()
+        for name in ("image_size", "patch_size"):
+            value = getattr(self, name)
+            if value is not None and not _is_size(value):
+                raise ConfigError(
+                    f"{name}={value!r}: expected a pair (height, width) in pixels, each in "
+                    f"[1, {MAX_PIXELS}]"
+                )
 
     def _check_layer_lists(self) -> None:
         layers = self.rotary_layers
@@ -312,6 +343,15 @@ class TransformerConfig:
             raise ConfigError(
                 f"decoder_start_token_id={start!r}: expected an id below d_vocab={self.d_vocab}"
             )
+        forced = self.decoder_forced_ids
+        if not (isinstance(forced, tuple) and all(map(_is_int, forced))) or any(
+            not 0 <= i < self.d_vocab for i in forced
+        ):
+            raise ConfigError(
+                f"decoder_forced_ids={forced!r}: expected ids below d_vocab={self.d_vocab}"
+            )
+        if forced and start is None:
+            raise ConfigError(f"decoder_forced_ids={forced} needs decoder_start_token_id")
         if self.sliding_window is not None and not isinstance(self.sliding_window, tuple):
             raise ConfigError(f"sliding_window={self.sliding_window!r}: expected one per layer")
         for base in self.rotary_bases:
@@ -380,6 +420,7 @@ class TransformerConfig:
                     f"{self.relative_max_distance}: expected a multiple of 2 (4 with causal=False) "
                     f"and a distance above the {exact} exact ones"
                 )
+        self._check_inputs()
         self._check_encoder()
 
     def _check_encoder(self) -> None:
@@ -406,6 +447,45 @@ class TransformerConfig:
                     f"{name}={getattr(self, name)!r} does not go with an encoder: "
                     f"expected {value!r}"
                 )
+        if self.inputs != "tokens":
+            raise ConfigError(f"inputs={self.inputs!r} beside an encoder: set encoder.inputs")
+
+    def _check_inputs(self) -> None:
+        for name, inputs in SIZES_OF_INPUTS.items():
+            given = bool(getattr(self, name))
+            if given != (inputs == self.inputs):
+                fault = f"inputs={self.inputs!r} needs {name}"
+                if given:
+                    fault = f"{name} goes with inputs={inputs!r}, not {self.inputs!r}"
+                raise ConfigError(fault)
+        if self.inputs == "tokens":
+            return
+        for name, plain in (("tied", False), ("embed_scale", None)):
+            if getattr(self, name) != plain:
+                raise ConfigError(
+                    f"inputs={self.inputs!r} has no token embedding: {name} must be {plain}"
+                )
+        if self.inputs == "patches":
+            sides = zip(self.image_size or (), self.patch_size or (), strict=True)
+            if any(side % patch for side, patch in sides):
+                raise ConfigError(
+                    f"image_size={self.image_size} is not a multiple of "
+                    f"patch_size={self.patch_size}"
+                )
+            n_patches = math.prod(self.patch_grid)
+            if self.n_ctx != 1 + n_patches:
+                raise ConfigError(
+                    f"n_ctx={self.n_ctx}: expected {1 + n_patches}, the class vector and the "
+                    f"{n_patches} patches that image_size and patch_size make"
+                )
+
+    @property
+    def patch_grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        if self.image_size is None or self.patch_size is None:
+            raise ConfigError(f"inputs={self.inputs!r}: there are no patches")
+        (height, width), (down, across) = self.image_size, self.patch_size
+        return height // down, width // across
 
     def _check_scalings(self) -> None:
         for scaling in self.rotary_scalings:
@@ -513,12 +593,20 @@ class TransformerConfig:
             raise ConfigError(f"config: {error}") from None
 
 
+SIZES_OF_INPUTS = {
+    **dict.fromkeys(("image_size", "patch_size", "n_channels"), "patches"),
+    "n_mels": "frames",
+    "d_state": "trajectory",
+}
+"""Which inputs need, and alone have, a size."""
+
 CHOICES: dict[str, Any] = {
     "norm": Norm,
     "norm_position": NormPosition,
     "positions": Positions,
     "activation": Activation,
     "head": Head,
+    "inputs": Inputs,
     "qk_norm": QKNorm,
     "expert_weights": ExpertWeights,
 }
@@ -536,6 +624,12 @@ def _check_choice(name: str, value: object, choices: Any) -> None:
 
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_size(value: object) -> bool:
+    if not isinstance(value, tuple) or len(value) != 2:
+        return False
+    return all(_is_int(side) and 0 < side <= MAX_PIXELS for side in value)
 
 
 def _is_number(value: object) -> bool:

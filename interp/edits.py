@@ -207,7 +207,7 @@ def _read(model: Any, source: ActivationCache | Tokens, sites: Iterable[str]) ->
             raise ValueError(
                 f"the cache has {kept} of {width} positions at {name!r}: it was taken with pos="
             )
-    return {name: source[name].to(model.W_E.device) for name in names}
+    return {name: source[name].to(model.device) for name in names}
 
 
 def _from_start(values: Tensor, rows: Rows) -> Tensor:

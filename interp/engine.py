@@ -158,7 +158,7 @@ def _prepared(
         width = stream + (model.cfg.d_vocab if model.cfg.head != "none" else 0)
         values = tokens.shape.numel() * width
         values += 0 if tokens.source is None else tokens.source.shape.numel() * stream
-        needed = values * model.W_E.element_size()
+        needed = values * model.dtype.itemsize
     else:
         work = rerun.Rerun(model, tokens, kept, replace, bound)
         baseline = work.baseline(where)

@@ -229,7 +229,6 @@ def manifest(
             "a journal needs a model without hooks: nobody can tell after a restart whether they "
             "are the same functions; sweep without journal=, or without the hooks"
         )
-    weights = model.W_E
     return {
         "interp": interp.__version__,
         "code": _code(),
@@ -237,8 +236,8 @@ def manifest(
         "model": model.name,
         "config": digest(model.cfg.to_dict()),
         "weights": weights_hash(model)[:SIZE],
-        "dtype": str(weights.dtype).removeprefix("torch."),
-        "device": _device(weights.device),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": _device(model.device),
         "threads": torch.get_num_threads(),
         "precision": torch.get_float32_matmul_precision(),
         "engine": engine,

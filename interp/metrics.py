@@ -172,14 +172,14 @@ def pooled_cosine(target: Float[Tensor, "batch d_model"] | None = None) -> Metri
     example; by default with its own in the unedited run (1: nothing moved)."""
 
     def bind(model: Any, tokens: Tokens, base: Callable) -> Bound:
-        weights = tokens.real.to(model.W_E.dtype)[..., None]
+        weights = tokens.real.to(model.dtype)[..., None]
 
         def pooled(x: Tensor, examples: Tensor) -> Tensor:
             own = weights[examples]
             return (x * own).sum(1) / own.sum(1)
 
         every = torch.arange(len(tokens), device=tokens.device)
-        aim = pooled(base("residual"), every) if target is None else target.to(model.W_E)
+        aim = pooled(base("residual"), every) if target is None else target.to(model.like)
         if aim.shape != (len(tokens), model.cfg.d_model):
             raise ValueError(f"target has shape {list(aim.shape)}, expected one vector per example")
 

@@ -27,14 +27,14 @@ CODE = Path(__file__).resolve().parent
 
 def provenance(config: Any = None, model: Any = None) -> dict[str, Any]:
     """What made this run, as plain data. Facts that cannot be had are None."""
-    weights = getattr(model, "W_E", None)
+    device, dtype = (getattr(model, name, None) for name in ("device", "dtype"))
     return {
         "command": command(sys.argv),
         "config": plain(config),
         "seed": getattr(config, "seed", None),
         "model": model_facts(model),
-        "device": None if weights is None else str(weights.device),
-        "dtype": None if weights is None else str(weights.dtype).removeprefix("torch."),
+        "device": None if device is None else str(device),
+        "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "git": git_state(CODE),
         "packages": package_versions(),

@@ -23,7 +23,7 @@ class Tokens:
     ids: Int[Tensor, "batch pos"] | None
     """Vocabulary ids; None when `vectors` are given."""
     vectors: Float[Tensor, "batch pos d_model"] | None = None
-    """Embeddings in place of ids (soft prompts; later image patches and audio frames)."""
+    """Embeddings in place of ids (soft prompts, image patches, audio frames, trajectories)."""
     mask: Bool[Tensor, "batch pos"] | None = None
     """True at real tokens; None: all are real."""
     positions: Int[Tensor, "batch pos"] | None = None
@@ -31,7 +31,10 @@ class Tokens:
     token_types: Int[Tensor, "batch pos"] | None = None
     """Segment of each token (BERT); None: all 0."""
     strings: Sequence[Sequence[str]] | None = None
-    """The text of each token, where the tokens came from text."""
+    """Each token in words, where somebody knows them: " the", "patch 3,4", "state 12"."""
+    kinds: Sequence[str] | None = None
+    """What stands at each position, in all rows, where that is no word: "class", "patch", "frame",
+    "return", "state", "action"."""
     roles: Mapping[str, Int[Tensor, " batch"]] = field(default_factory=dict)
     """Named positions, one index per row: {"subject": tensor([3, 4])}."""
     source: Tokens | None = None
@@ -63,7 +66,8 @@ class Tokens:
         if value.is_floating_point():
             if value.ndim != 3:
                 raise ValueError(
-                    f"vectors need the shape [batch pos d_model], got {list(value.shape)}"
+                    f"vectors need the shape [batch pos d_model], got {list(value.shape)}; images "
+                    "and spectrograms become tokens by model.to_tokens, on a model that reads them"
                 )
             tokens = cls(None, vectors=value)
         elif value.dtype == torch.bool or value.is_complex() or value.ndim not in (1, 2):

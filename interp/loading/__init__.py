@@ -19,7 +19,7 @@ from ..model import HookedTransformer
 from ..tokenizer import Tokenizer
 from .assemble import WeightsError, assembled, with_stored_head
 from .check import CheckFailed, check_loaded, check_tokenizer
-from .families import read_config
+from .families import read_config, read_labels
 from .files import UnknownModel, bundled, config_values, locate, weight_entries
 from .reference import FamilyCheck, check_family
 from .tensors import CorruptFile
@@ -67,7 +67,8 @@ def load(
     where, wanted = _device(device), _dtype(dtype)
     source = locate(name)
     config_file = f"{source.folder / 'config.json'}"
-    family, cfg = read_config(config_values(source), config_file)
+    values = config_values(source)
+    family, cfg = read_config(values, config_file)
     entries = weight_entries(source)
     cfg = with_stored_head(family, cfg, entries)
     tokenizer = Tokenizer.from_folder(source.folder, source.name)
@@ -77,7 +78,7 @@ def load(
         model = assembled(family, cfg, entries, wanted, where, source.name)
     except WeightsError as error:
         raise WeightsError(f"{source.folder}: {error}") from None
-    model.tokenizer = tokenizer
+    model.tokenizer, model.labels = tokenizer, read_labels(values, cfg, config_file)
     if model.encoder is not None:
         model.encoder.tokenizer = tokenizer
     files = {entry.file for entry in entries.values()}
@@ -109,7 +110,9 @@ def save(model: HookedTransformer, folder: str | os.PathLike) -> Path:
     if model.tokenizer is not None:
         for name, data in model.tokenizer.files().items():
             _replace(folder / name, lambda file, data=data: file.write_bytes(data))
-    config = {"model_type": "interp", "config": model.cfg.to_dict()}
+    config: dict[str, Any] = {"model_type": "interp", "config": model.cfg.to_dict()}
+    if model.labels:
+        config["id2label"] = dict(enumerate(model.labels))
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     _replace(folder / "config.json", lambda file: file.write_text(text, encoding="utf-8"))
     return folder

@@ -29,15 +29,17 @@ class WeightsError(ValueError):
 
 
 class Piece(NamedTuple):
-    """One tensor of the file, and the rows of our parameter that it fills."""
+    """One tensor of the file, and the rows of our parameter that it fills; without one, zeros."""
 
-    entry: Entry
+    entry: Entry | None
     rows: slice
     transposed: bool
     heads: tuple[int, int, int] | None = None
     """Key-value heads, query heads of each and d_head, where the file sorts rows by them."""
     placed: Callable[[Tensor, Tensor], None] | None = None
     """Puts the tensor into our parameter, where it does not fill whole rows in their order."""
+    added: bool = False
+    """To what another tensor has filled."""
 
 
 class Plan(NamedTuple):
@@ -83,17 +85,19 @@ def plan(
     faults: dict[str, list[str]] = {"missing": [], "unexpected": [], "wrongly shaped": []}
     faults["of a dtype that is not read"] = []
     pieces: dict[str, list[Piece]] = {name: [] for name in shapes}
-    sources = _sources(family, cfg, shapes)
+    sources, absent = _sources(family, cfg, shapes), pattern(family.absent)
     for target, keys in sources.items():
         found = [stored.pop(key) for key in keys if key in stored]
+        of = cfg.of_parameter(target.name)
+        if not found and absent.fullmatch(keys[0]):
+            pieces[target.name].append(Piece(None, _rows(of, target.part), transposed=False))
+            continue
         if not found:
             faults["missing"].append(keys[0])
             continue
         faults["unexpected"] += [f"{entry.key} (beside {found[0].key})" for entry in found[1:]]
-        if target.in_row and list(found[0].shape[:1]) == [1]:
-            found[0] = found[0]._replace(shape=tuple(found[0].shape[1:]))
-        of = cfg.of_parameter(target.name)
         piece, shape, dtypes = _piece(found[0], target, of, shapes[target.name])
+        found[0] = piece.entry
         if list(found[0].shape) != shape:
             given = list(found[0].shape)
             faults["wrongly shaped"].append(f"{found[0].key} {given}, expected {shape}")
@@ -120,13 +124,17 @@ def _piece(
         piece = Piece(entry, slice(None), target.transposed, placed=put)
         return piece, part.shape(cfg), BYTES if part.packed else FLOATS
     rows, shape = _rows(cfg, target.part), list(ours)
-    if target.part:
+    added = target.part == "first row added"
+    entry = _first_row(entry) if added else _without_ones(entry, len(shape))
+    if target.in_row and list(entry.shape[:1]) == [1]:
+        entry = entry._replace(shape=tuple(entry.shape[1:]))
+    if target.part and not added:
         shape[0] = rows.stop - rows.start
     if target.transposed:
         shape.reverse()
     heads = (cfg.n_kv_heads, cfg.n_heads // cfg.n_kv_heads, cfg.d_head)
     heads = heads if target.part == "heads" else None
-    return Piece(entry, rows, target.transposed, heads), shape, FLOATS
+    return Piece(entry, rows, target.transposed, heads, added=added), shape, FLOATS
 
 
 def with_stored_head(
@@ -182,7 +190,7 @@ def _sources(
 def _rows(cfg: TransformerConfig, part: str | None) -> slice:
     q, kv = cfg.n_heads * cfg.d_head, cfg.n_kv_heads * cfg.d_head
     return {
-        None: slice(None),
+        **dict.fromkeys((None, "first row added"), slice(None)),
         "q": slice(0, q),
         "k": slice(q, q + kv),
         "v": slice(q + kv, q + 2 * kv),
@@ -190,6 +198,19 @@ def _rows(cfg: TransformerConfig, part: str | None) -> slice:
         "gate": slice(0, cfg.d_mlp),
         "in": slice(cfg.d_mlp, 2 * cfg.d_mlp),
     }[part]
+
+
+def _without_ones(entry: Entry, n_axes: int) -> Entry:
+    """The same numbers without leading axes of length 1, down to `n_axes`."""
+    shape = entry.shape
+    while len(shape) > n_axes and shape[0] == 1:
+        shape = shape[1:]
+    return entry._replace(shape=shape)
+
+
+def _first_row(entry: Entry) -> Entry:
+    """The first row of a table, which lies first in the file."""
+    return entry._replace(shape=entry.shape[1:]) if entry.shape[:1] != (0,) else entry
 
 
 def _pop_tied(family: Family, cfg: TransformerConfig, stored: dict[str, Entry]) -> Entry | None:
@@ -216,7 +237,9 @@ def raise_faults(of: str, faults: Mapping[str, Sequence[str]]) -> None:
 
 def common_dtype(plan: Plan) -> torch.dtype:
     """The dtype of the stored weights; the smallest that holds all where they differ."""
-    stored = {piece.entry.dtype for pieces in plan.pieces.values() for piece in pieces}
+    stored = {
+        piece.entry.dtype for pieces in plan.pieces.values() for piece in pieces if piece.entry
+    }
     dtypes = {FLOATS[dtype] for dtype in stored - set(BYTES)}
     common = dtypes.pop()
     for dtype in dtypes:
@@ -241,12 +264,19 @@ def fill(
             shape = list(shapes[name])
             memory = torch.empty(shape[::-1] if transposed else shape, dtype=dtype, device=device)
             parameter = memory.T if transposed else memory
-            for piece in pieces:
+            for piece in sorted(pieces, key=lambda piece: piece.added):
                 if piece.placed is not None:
-                    piece.placed(parameter, reader.read(piece.entry))
+                    piece.placed(parameter, files.read(piece.entry))
                     continue
                 rows = parameter[piece.rows]
-                files.copy(piece.entry, rows.T if transposed else rows)
+                if piece.entry is None:
+                    rows.zero_()
+                elif piece.added:
+                    term = torch.empty_like(rows)
+                    files.copy(piece.entry, term)
+                    rows += term
+                else:
+                    files.copy(piece.entry, rows.T if transposed else rows)
                 if piece.heads:
                     _sort_heads(rows, *piece.heads)
             if name == "embed.W_E" and plan.tied and not files.equals(plan.tied, parameter):

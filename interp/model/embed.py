@@ -20,7 +20,9 @@ ROWS_OF_LOGITS, COLUMNS_OF_LOGITS = 256, 4096
 
 
 class Embed(nn.Module):
-    """Token embedding, plus positions and token types where the architecture adds them.
+    """Token embedding where the inputs are words, plus positions and token types where the
+    architecture adds them.
+
 
     An encoder beside a decoder has no W_E of its own, it is given the decoder's. W_rel are T5's
     biases of scores, [bucket head].
@@ -29,7 +31,8 @@ class Embed(nn.Module):
     def __init__(self, cfg: TransformerConfig, stack: Stack = ALONE) -> None:
         super().__init__()
         self.scale, self.offset = cfg.embed_scale, cfg.position_offset
-        self.W_E = None if stack is ENCODER else _frozen(cfg.d_vocab, cfg.d_model)
+        has_words = cfg.inputs == "tokens" and stack is not ENCODER
+        self.W_E = _frozen(cfg.d_vocab, cfg.d_model) if has_words else None
         self.hook_embed = f"{stack.outside}hook_embed"
         self.hook_pos_embed = f"{stack.outside}hook_pos_embed"
         self.hook_token_type_embed = f"{stack.outside}hook_token_type_embed"
@@ -47,7 +50,7 @@ class Embed(nn.Module):
         tokens: Tokens,
         layout: Layout,
         tap: Silent | Tap,
-        W_E: Float[Tensor, "d_vocab d_model"],
+        W_E: Float[Tensor, "d_vocab d_model"] | None,
     ) -> Float[Tensor, "batch pos d_model"]:
         x = F.embedding(tokens.ids, W_E) if tokens.vectors is None else tokens.vectors
         if self.scale is not None and tokens.vectors is None:
@@ -106,14 +109,14 @@ class Unembed(nn.Module):
         self.bias = _frozen(cfg.d_vocab) if cfg.unembed_bias else None
 
     def forward(
-        self, x: Float[Tensor, "batch pos d_model"], W_E: Float[Tensor, "d_vocab d_model"]
+        self, x: Float[Tensor, "batch pos d_model"], W_E: Float[Tensor, "d_vocab d_model"] | None
     ) -> Float[Tensor, "batch pos d_vocab"]:
         return self._scaled(F.linear(x, W_E if self.weight is None else self.weight, self.bias))
 
     def columns(
         self,
         x: Float[Tensor, "*rows d_model"],
-        W_E: Float[Tensor, "d_vocab d_model"],
+        W_E: Float[Tensor, "d_vocab d_model"] | None,
         ids: Int[Tensor, "*rows k"],
     ) -> Float[Tensor, "*rows k"]:
         """Some logits, each one dot product."""
@@ -122,7 +125,7 @@ class Unembed(nn.Module):
         return self._scaled(logits if self.bias is None else logits + self.bias[ids])
 
     def log_sum_exp(
-        self, x: Float[Tensor, "rows d_model"], W_E: Float[Tensor, "d_vocab d_model"]
+        self, x: Float[Tensor, "rows d_model"], W_E: Float[Tensor, "d_vocab d_model"] | None
     ) -> Float[Tensor, " rows"]:
         """ln Σ exp(logits), without all logits of a row at one time; float32 at least."""
         weight = W_E if self.weight is None else self.weight

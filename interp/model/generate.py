@@ -160,7 +160,9 @@ def prepare(model: HookedTransformer, prompt: Input, max_new_tokens: int) -> Tok
         raise ValueError(f"max_new_tokens={max_new_tokens}: expected at least 1")
     tokens = model.accept(prompt)
     if tokens.ids is None:
-        raise ValueError("generation continues token ids; vectors have no ids to continue")
+        raise ValueError(
+            "generation continues token ids; vectors, images and trajectories have none"
+        )
     if tokens.mask is not None:
         rows = [ids[real].tolist() for ids, real in zip(tokens.ids, tokens.mask, strict=True)]
         left = Tokens.from_rows(rows, side="left").to(tokens.device)

@@ -37,7 +37,7 @@ def check_identities(model: HookedTransformer, tokens: Input) -> pd.DataFrame:
         scale = torch.maximum(left.abs().max(), right.abs().max()).clamp(min=1e-30)
         rows.append((layer, identity, float((left - right).abs().max() / scale)))
     frame = pd.DataFrame(rows, columns=["layer", "identity", "error"])
-    frame["tolerance"] = TOLERANCE[model.W_E.dtype]
+    frame["tolerance"] = TOLERANCE[model.dtype]
     frame["holds"] = frame["error"] <= frame["tolerance"]
     return frame
 
@@ -64,7 +64,7 @@ def _of_both(
 def _identities(
     model: HookedTransformer, cache: ActivationCache, logits: Tensor
 ) -> Iterator[tuple[int, str, Tensor, Tensor]]:
-    layout = Layout(model.cfg, cache.tokens, None, like=model.W_E)
+    layout = Layout(model.cfg, cache.tokens, None, like=model.like)
     for layer, block in enumerate(model.blocks):
 
         def site(name: str, block: Block = block) -> Tensor:

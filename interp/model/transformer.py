@@ -7,7 +7,7 @@ attention and norms stay fused, and nothing is kept.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -21,6 +21,7 @@ from ..tokens import Tokens
 from .attention import Attention, SplitInputs
 from .embed import Embed, MLMHead, Unembed
 from .experts import Experts
+from .inputs import SENSES
 from .mlp import MLP
 from .norm import Norm
 from .positions import GrowingPrefix, Layout, Memory, Prefix
@@ -29,8 +30,9 @@ from .verbs import Verbs
 if TYPE_CHECKING:
     from ..tokenizer import Tokenizer
 
-Input: TypeAlias = Tokens | Tensor | str | Sequence
-"""Tokens, ids, vectors [batch pos d_model], or text where the model has a tokenizer."""
+Input: TypeAlias = Tokens | Tensor | str | Sequence | Mapping
+"""Tokens, ids, vectors [batch pos d_model], text where the model has a tokenizer, or the images,
+spectrograms and trajectories of a model that reads those."""
 
 
 class Block(nn.Module):
@@ -200,10 +202,13 @@ class HookedTransformer(Verbs):
         self.cfg, self.tokenizer, self.name = cfg, tokenizer, name
         stack = ENCODER if decoder is not None else ALONE if cfg.encoder is None else DECODER
         self.sites = SiteTable(cfg, stack)
+        self.labels: tuple[str, ...] = ()
+        """What each logit stands for, where those are no words: an image's classes."""
         self.fwd_hooks: tuple = ()
         self.source: dict = {}
         normed = cfg.norm != "none"
         with torch.device(torch.empty(0).device if device is None else device):
+            self.inputs = None if cfg.inputs == "tokens" else SENSES[cfg.inputs](cfg)
             self.embed = Embed(cfg, stack)
             self.embed_ln = Norm(cfg, f"{stack.outside}embed_ln") if cfg.embed_norm else None
             self.blocks = nn.ModuleList(Block(cfg, layer, stack) for layer in range(cfg.n_layers))
@@ -219,7 +224,7 @@ class HookedTransformer(Verbs):
                     cfg.encoder, tokenizer, name=f"{name} (encoder)", decoder=self.embed
                 )
         self.to(dtype)
-        if decoder is None and not self.W_E.is_meta:
+        if decoder is None and not self.like.is_meta:
             self.init_weights(seed)
 
     def forward(
@@ -280,13 +285,13 @@ class HookedTransformer(Verbs):
                 )
             if prefix is not None:
                 prefix.memory = memory
-        return Layout(self.cfg, tokens, prefix, self.W_E, self.embed.W_rel, memory)
+        return Layout(self.cfg, tokens, prefix, self.like, self.embed.W_rel, memory)
 
     def embedded(
         self, tokens: Tokens, layout: Layout, tap: Silent | Tap = SILENT
     ) -> Float[Tensor, "batch pos d_model"]:
         """What the first block reads."""
-        x = self.embed(tokens, layout, tap, self.W_E)
+        x = self.embed(tokens, layout, tap, self._words[0].W_E)
         return x if self.embed_ln is None else self.embed_ln(x, tap)
 
     def to_logits(
@@ -297,7 +302,7 @@ class HookedTransformer(Verbs):
         x = self._read_out(resid, tap)
         if self.unembed is None:
             return x
-        return tap("hook_logits", self.unembed(x, self.W_E))
+        return tap("hook_logits", self.unembed(x, self.embed.W_E))
 
     def _read_out(self, resid: Tensor, tap: Silent | Tap = SILENT) -> Tensor:
         """What the unembedding reads of the last residual stream."""
@@ -315,15 +320,15 @@ class HookedTransformer(Verbs):
         Computes no other logits, and none of those that a log-probability is normed by is kept.
         """
         x = self._read_out(resid)
-        logits = self.unembed.columns(x, self.W_E, ids)
+        logits = self.unembed.columns(x, self.embed.W_E, ids)
         if not log_probs:
             return logits
-        norm = self.unembed.log_sum_exp(x.flatten(0, 1), self.W_E).view(*x.shape[:2], 1)
+        norm = self.unembed.log_sum_exp(x.flatten(0, 1), self.embed.W_E).view(*x.shape[:2], 1)
         return logits.to(norm) - norm
 
     def new_prefix(self, batch: int, capacity: int) -> GrowingPrefix:
         """What generation keeps of the tokens so far: nothing yet."""
-        return GrowingPrefix(self.cfg, batch, capacity, like=self.W_E)
+        return GrowingPrefix(self.cfg, batch, capacity, like=self.like)
 
     def last_logits(
         self, tokens: Tokens, tap: Silent | Tap, prefix: GrowingPrefix
@@ -441,7 +446,7 @@ class HookedTransformer(Verbs):
     @torch.no_grad()
     def init_weights(self, seed: int = 0) -> None:
         """Random weights as GPT-2's: N(0, 0.02), writers divided by √(2 n_layers), biases 0."""
-        generator = torch.Generator(self.W_E.device).manual_seed(seed)
+        generator = torch.Generator(self.device).manual_seed(seed)
         shrink = (2 * self.cfg.n_layers) ** -0.5
         for name, parameter in self.named_parameters():
             if name.endswith(".w"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 import torch
@@ -38,6 +38,7 @@ class Verbs(nn.Module):
     tokenizer: Tokenizer | None
     name: str
     embed: Embed
+    inputs: nn.Module | None
     unembed: Unembed | None
     blocks: nn.ModuleList
     encoder: HookedTransformer | None
@@ -50,6 +51,8 @@ class Verbs(nn.Module):
 
     @property
     def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
+        if self.cfg.inputs != "tokens":
+            raise ValueError(f"inputs={self.cfg.inputs!r}: this model has no word embedding W_E")
         return self._words[0].W_E
 
     @property
@@ -80,7 +83,7 @@ class Verbs(nn.Module):
     @property
     def b_U(self) -> Float[Tensor, " d_vocab"]:
         bias = None if self.unembed is None else self.unembed.bias
-        return self.W_E.new_zeros(self.cfg.d_vocab) if bias is None else bias
+        return self.W_U.new_zeros(self.cfg.d_vocab) if bias is None else bias
 
     @property
     def QK(self) -> FactoredMatrix:
@@ -97,19 +100,28 @@ class Verbs(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.W_E.device
+        return self.like.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.W_E.dtype
+        return self.like.dtype
+
+    @property
+    def like(self) -> Tensor:
+        """A weight that every model has, for its device and dtype."""
+        return self.blocks[0].attn.qkv_weight
 
     def accept(self, value: Input) -> Tokens:
         """Tokens on this model's device: ids inside the vocabulary, vectors d_model wide.
 
-        To an encoder–decoder, what has no `source` of its own (text, ids, vectors) is the source,
-        and the decoder reads its start token; so does `generate`. `to_tokens(texts, target=…)` or
-        Tokens(ids, source=…) give both.
+        To an encoder–decoder, what has no `source` of its own (text, ids, vectors, sound) is the
+        source, and the decoder reads its start token; so does `generate`. `to_tokens(…, target=…)`
+        or Tokens(ids, source=…) give both. Text, images, spectrograms and trajectories (a dict) go
+        through `to_tokens`.
         """
+        if self._reader.inputs is not None and not isinstance(value, Tokens):
+            named = isinstance(value, Mapping)
+            value = self.to_tokens(**value) if named else self.to_tokens(value)
         tokens = self.checked(value)
         if self.encoder is None:
             if tokens.source is not None:
@@ -122,6 +134,11 @@ class Verbs(nn.Module):
             raise ValueError(f"a source of {len(source)} rows for {len(tokens)} rows of tokens")
         return dataclasses.replace(tokens, source=source)
 
+    @property
+    def _reader(self) -> Verbs:
+        """The stack that reads what the model is given."""
+        return self if self.encoder is None else self.encoder
+
     def _start(self, batch: int) -> Tokens:
         """What the decoder of an encoder–decoder reads before anything is written."""
         start = self.cfg.decoder_start_token_id
@@ -130,7 +147,8 @@ class Verbs(nn.Module):
                 "decoder_start_token_id=None: this model does not say how its decoder begins; give "
                 "Tokens(ids of the decoder, source=…)"
             )
-        return Tokens(torch.full((batch, 1), start, device=self.device))
+        ids = torch.tensor([start, *self.cfg.decoder_forced_ids], device=self.device)
+        return Tokens(ids.repeat(batch, 1))
 
     def checked(self, value: Input) -> Tokens:
         """Tokens as they are given, checked as `accept` says."""
@@ -146,6 +164,8 @@ class Verbs(nn.Module):
                 )
             vectors = tokens.vectors.to(self.device, self.dtype)
             return dataclasses.replace(tokens, vectors=vectors).to(self.device)
+        if self.inputs is not None:
+            raise ValueError(f"this model reads {self.cfg.inputs}, and these tokens are ids")
         if not torch.compiler.is_compiling() and not tokens.ids.is_meta:
             low, high = (int(v) for v in tokens.ids.aminmax())
             if low < 0 or high >= self.cfg.d_vocab:
@@ -157,24 +177,53 @@ class Verbs(nn.Module):
 
     def to_tokens(
         self,
-        texts: str | Sequence[str],
+        value: Any = None,
         *,
         target: str | Sequence[str] | None = None,
         bos: bool | None = None,
         side: Literal["left", "right"] = "right",
         roles: Mapping[str, Tensor] | None = None,
+        **named: Any,
     ) -> Tokens:
-        """Text to Tokens, one row per text, padded on `side`.
+        """What this model reads, as Tokens, one row per example. cfg.inputs says what that is:
 
-        bos=None follows the tokenizer's own template ([CLS] … [SEP] for BERT, BOS for Llama,
-        nothing for GPT-2); True puts exactly one BOS first; False adds no special token.
+        tokens: a text or several, padded on `side`. bos=None follows the tokenizer's own template
+        ([CLS] … [SEP] for BERT, BOS for Llama, nothing for GPT-2); True puts exactly one BOS first;
+        False adds no special token.
+        patches: pixels [batch channel height width], rescaled and normalised.
+        frames: a log-mel spectrogram [batch mel column], or audio= [sample] or [batch sample] with
+        rate= in samples per second.
+        trajectory: returns= [batch step], states= [batch step d_state], actions= [batch step
+        d_action] and, where wanted, timesteps= and mask= [batch step].
 
-        Of an encoder–decoder the texts, and `roles`, are the source's. The decoder reads its start
-        token and, where `target` is given (one text per source), what the tokenizer makes of it
+        Of an encoder–decoder that is the source, and `roles` are its. The decoder reads its start
+        tokens and, where `target` is given (one text per source), what the tokenizer makes of it
         without the end token: the ids that a model is trained to continue.
+
+        `roles` are named positions, beside those that images ("class") and trajectories ("return",
+        "state", "action": the last step's) have. Raises ValueError on anything else.
         """
         if self.encoder is None and target is not None:
             raise ValueError("target= is what a decoder reads; this model has no encoder")
+        reads = self._reader
+        if reads.inputs is None:
+            if named:
+                raise ValueError(f"this model reads text, not {'= and '.join(named)}=")
+            tokens = self._text_to_tokens(value, bos, side)
+        else:
+            if self.encoder is None and (bos is not None or side != "right"):
+                raise ValueError(f"bos= and side= go with text; this model reads {self.cfg.inputs}")
+            tokens = reads.inputs(*(() if value is None else (value,)), **named)
+        tokens = dataclasses.replace(tokens, roles={**tokens.roles, **(roles or {})})
+        if self.encoder is None:
+            return tokens
+        return dataclasses.replace(self._target(target, len(tokens), bos, side), source=tokens)
+
+    def _text_to_tokens(
+        self, texts: Any, bos: bool | None, side: Literal["left", "right"]
+    ) -> Tokens:
+        if texts is None:
+            raise ValueError("empty prompt: no text was given")
         tokenizer = self._tokenizer()
         texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts:
@@ -183,10 +232,7 @@ class Verbs(nn.Module):
         for text, row in zip(texts, rows, strict=True):
             if not row:
                 raise ValueError(f"empty prompt: {text!r} has no tokens (bos=True would add one)")
-        tokens = dataclasses.replace(self._of_rows(rows, side), roles=dict(roles or {}))
-        if self.encoder is None:
-            return tokens
-        return dataclasses.replace(self._target(target, len(rows), bos, side), source=tokens)
+        return self._of_rows(rows, side)
 
     def _of_rows(self, rows: list[list[int]], side: Literal["left", "right"]) -> Tokens:
         tokenizer = self._tokenizer()
@@ -203,7 +249,9 @@ class Verbs(nn.Module):
         bos: bool | None,
         side: Literal["left", "right"],
     ) -> Tokens:
-        """What the decoder of an encoder–decoder reads: its start token, and text."""
+        """What the decoder of an encoder–decoder reads: its start tokens, and text."""
+        if target is None and self.tokenizer is None:
+            return self._start(batch)
         tokenizer = self._tokenizer()
         texts = [target] if isinstance(target, str) else [""] * batch if target is None else target
         if len(texts) != batch:
@@ -211,6 +259,8 @@ class Verbs(nn.Module):
         rows = self._start(batch).ids.tolist()
         for row, text in zip(rows, texts, strict=True):
             ids = tokenizer.encode(text, bos=bos) if text else []
+            if bos is None and ids[:1] == row[:1]:  # a template that begins as the decoder does
+                ids = tokenizer.encode(text, bos=False)
             row += ids[:-1] if bos is None and ids[-1:] == [tokenizer.eos_id] else ids
         return self._of_rows(rows, side)
 

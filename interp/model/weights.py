@@ -96,10 +96,11 @@ def count_params(
 ) -> pd.Series | int:
     """Parameters of a model, counted without reading them.
 
-    by="component": Series over embed (with token types), pos_embed, W_Q … W_out, router (of
-    experts), norms, unembed (0 when tied; with the transform of a masked-LM head); a bias counts
-    with its matrix, attention sinks with W_Q, T5's relative biases as pos_embed, cross-attention
-    with attention, an encoder with its decoder.
+    by="component": Series over embed (with token types; of images, audio and trajectories the maps
+    that make their vectors), pos_embed, W_Q … W_out, router (of experts), norms, unembed (0 when
+    tied; with the transform of a masked-LM head); a bias counts with its matrix, attention sinks
+    with W_Q, T5's relative biases as pos_embed, cross-attention with attention, an encoder with its
+    decoder.
     by="layer": Series over layers, with -1 for what lies outside the blocks. None: the total.
     """
     if by not in (None, "component", "layer"):
@@ -140,8 +141,8 @@ def _components(name: str, parameter: Tensor, cfg: TransformerConfig) -> list[tu
         return halves if cfg.mlp_gated else [("W_in", total)]
     if module.endswith("mlp"):
         return [("W_out", total)]
-    if module in ("embed", "mlm_head", "unembed"):
-        outside = "embed" if module == "embed" else "unembed"
+    if module in ("inputs", "embed", "mlm_head", "unembed"):
+        outside = "embed" if module in ("inputs", "embed") else "unembed"
         return [("pos_embed" if leaf in ("W_pos", "W_rel") else outside, total)]
     return [("norms", total)]
 
@@ -153,7 +154,8 @@ def folded(model: HookedTransformer) -> HookedTransformer:
     Gains and biases of the norms before each sublayer and before the unembedding go into the
     matrices that read them. Under LayerNorm what is written to the residual stream is centred
     (LayerNorm removes the mean anyway), and W_U is centred over the vocabulary unless the logits
-    are soft-capped: logits then differ by a constant per position, probabilities not at all.
+    are soft-capped or are an action: logits then differ by a constant per position, probabilities
+    not at all.
     Raises ValueError on post-norm models, whose norms stand on the residual stream itself.
     """
     cfg = model.cfg
@@ -180,16 +182,16 @@ def folded(model: HookedTransformer) -> HookedTransformer:
         state["unembed.weight"] = model.W_E.clone()
     for name, empty in new.state_dict().items():  # biases that folding brings
         if name not in state:
-            state[name] = torch.zeros(empty.shape, dtype=model.W_E.dtype, device=model.W_E.device)
+            state[name] = torch.zeros(empty.shape, dtype=model.dtype, device=model.device)
     new.load_state_dict(state, assign=True)
     new.requires_grad_(False)
-    new.source = copy.deepcopy(model.source)
+    new.source, new.labels = copy.deepcopy(model.source), model.labels
     for stack in (new, *filter(None, [new.encoder])):
         _fold_norms(stack)
         own = stack.cfg
         if own.norm == "layernorm" and own.norm_position == "pre" and own.final_norm:
             _centre_writers(stack)
-    if has_head and cfg.final_softcap is None:
+    if has_head and cfg.final_softcap is None and cfg.inputs != "trajectory":
         new.unembed.weight -= new.unembed.weight.mean(0)
         if new.unembed.bias is not None:
             new.unembed.bias -= new.unembed.bias.mean()
@@ -258,6 +260,9 @@ def _centre_writers(model: HookedTransformer) -> None:
         for table in (model.embed.W_E, model.embed.W_pos, model.embed.W_token_type):
             if table is not None:
                 table -= table.mean(-1, keepdim=True)
+        if model.cfg.inputs in ("patches", "trajectory"):  # frames lie behind a gelu
+            for table in model.inputs.parameters():
+                table -= table.mean(0)
     for block in model.blocks:
         for part in (block.attn, block.cross_attn, block.mlp):
             if part is not None:

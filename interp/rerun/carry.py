@@ -52,7 +52,7 @@ class Packed(Layout):
     """The positions of a pass's lines; attention is the pass's."""
 
     def __init__(self, carried: Pass) -> None:
-        self.cfg, self.like = carried.work.model.cfg, carried.work.model.W_E
+        self.cfg, self.like = carried.work.model.cfg, carried.work.model.like
         self.device, self._tables = self.like.device, {}
         at = carried.at(carried.lines)
         self.positions = carried.work.positions[at][None]
@@ -75,7 +75,7 @@ class Rerun:
     ) -> None:
         self.model, self.tokens, self.base = model, tokens, base
         self.replace, self.bound = replace, bound
-        layout = Layout(model.cfg, tokens, None, model.W_E)
+        layout = Layout(model.cfg, tokens, None, model.like)
         self.positions = layout.positions.expand(tokens.shape)
         self.lengths = layout.lengths.expand(len(tokens), 1)
         self.halved = 0
@@ -162,7 +162,7 @@ class Pass:
         model, tokens = self.work.model, self.work.tokens
         self.tap.lines = self._changed([row.entry.layer < 0 for row in self.rows])
         if not len(self.lines.row):
-            return model.W_E.new_empty(0, model.cfg.d_model)
+            return model.like.new_empty(0, model.cfg.d_model)
         at = self.at(self.lines)
 
         def own(t: Tensor | None) -> Tensor | None:
@@ -336,7 +336,7 @@ class Pass:
 
         own = Tokens(cut(t.ids), cut(t.vectors), cut(t.mask), cut(t.positions))
         prefix = BasePrefix(work.base, t, examples, start) if start else None
-        return Layout(work.model.cfg, own, prefix, work.model.W_E, work.model.embed.W_rel)
+        return Layout(work.model.cfg, own, prefix, work.model.like, work.model.embed.W_rel)
 
     def _changed(self, chosen: Sequence[bool]) -> Lines:
         """The lines that these rows change of the base run."""

@@ -110,7 +110,7 @@ def base_run(model: Any, tokens: Tokens, nodes: Sequence[Node]) -> Base:
     """Run once and keep what the nodes' entries need, and their sites' own values."""
     first, keep = _kept(model, nodes)
     tap = Tap(model.sites, reads=keep)
-    layout = Recorded(model.cfg, tokens, model.W_E, model.embed.W_rel, first)
+    layout = Recorded(model.cfg, tokens, model.like, model.embed.W_rel, first)
     residual = model._run(tokens, tap, None, model.cfg.n_layers, layout)
     late = [name for name in keep if name not in tap.values]
     if late:
@@ -147,7 +147,7 @@ def base_bytes(model: Any, tokens: Tokens, nodes: Sequence[Node]) -> int:
              "expert": cfg.n_experts}  # fmt: skip
     values = sum(math.prod(sizes[axis] for axis in model.sites[name].axes) for name in keep)
     placed = (cfg.n_layers - first) * batch * width * (cfg.n_heads + 2 * cfg.n_kv_heads)
-    return (values + placed * cfg.d_head) * model.W_E.element_size()
+    return (values + placed * cfg.d_head) * model.dtype.itemsize
 
 
 def pass_bytes(model: Any, lines: int) -> int:
@@ -156,12 +156,12 @@ def pass_bytes(model: Any, lines: int) -> int:
     attention = 3 * (cfg.n_heads + 2 * cfg.n_kv_heads) * cfg.d_head
     neurons = (4 if cfg.mlp_gated else 2) * cfg.d_mlp
     per_line = 3 * cfg.d_model + max(attention, neurons)
-    return (lines * per_line + 4 * VALUES_AT_ONCE) * model.W_E.element_size()
+    return (lines * per_line + 4 * VALUES_AT_ONCE) * model.dtype.itemsize
 
 
 def lines_that_fit(model: Any, width: int, free: int | None) -> int | None:
     """Lines per pass, halved until a pass fits into so many bytes; None: not even a row does."""
-    lines = TOKENS_PER_PASS * (4 if model.W_E.is_cuda else 1)
+    lines = TOKENS_PER_PASS * (4 if model.device.type == "cuda" else 1)
     while free is not None and pass_bytes(model, lines) > free:
         if lines <= width:
             return None

@@ -22,9 +22,11 @@ from transformers.models.gptj.modeling_gptj import create_sinusoidal_positions
 
 from tests.parity.layout import Layout, Side
 
+OUTPUTS = ("logits", "action_preds", "last_hidden_state")
+
 
 class Reference(NamedTuple):
-    """`output` is the logits, or the last hidden state of a model without a head."""
+    """`output` is the logits or actions, or the last hidden state of a model without a head."""
 
     output: Tensor
     sites: dict[str, Tensor]
@@ -72,7 +74,7 @@ def run(
         elif attention == "eager":
             stack.enter_context(FiniteMasks())
         result = model(**inputs, use_cache=False)
-    output = result.logits if "logits" in result else result.last_hidden_state
+    output = next(result[name] for name in OUTPUTS if name in result)
     return Reference(output, sites)
 
 

@@ -14,6 +14,7 @@ from .fields import Fields
 from .gpt import GPT_FAMILIES
 from .pairs import PAIR_FAMILIES
 from .rotary import ROTARY_FAMILIES
+from .senses import SENSE_FAMILIES, labels
 
 BRIDGE = "interp.loading.bridge.load(name)"
 
@@ -61,6 +62,16 @@ def _unsupported(kind: object) -> str:
     )
 
 
+def read_labels(values: dict[str, Any], cfg: TransformerConfig, where: str) -> tuple[str, ...]:
+    """The names of an image's labels; empty where the config does not say, or has no labels."""
+    if cfg.inputs != "patches" or cfg.head == "none":
+        return ()
+    found = labels(Fields(values, where))
+    if len(found) not in (0, cfg.d_vocab):
+        raise ConfigError(f"{where}: id2label names {len(found)} of {cfg.d_vocab} labels")
+    return found
+
+
 def _interp_config(f: Fields) -> TransformerConfig:
     values = f.get("config")
     if not isinstance(values, dict):
@@ -70,7 +81,8 @@ def _interp_config(f: Fields) -> TransformerConfig:
 
 _OWN = Family(name="interp", config=_interp_config, rename=None)
 _ALL = (
-    *GPT_FAMILIES, *ROTARY_FAMILIES, *EXPERT_FAMILIES, *ENCODER_FAMILIES, *PAIR_FAMILIES, _OWN,
+    *GPT_FAMILIES, *ROTARY_FAMILIES, *EXPERT_FAMILIES, *ENCODER_FAMILIES, *PAIR_FAMILIES,
+    *SENSE_FAMILIES, _OWN,
 )  # fmt: skip
 FAMILIES = {f.name: f for f in _ALL}
 """By the `model_type` of config.json."""

@@ -21,8 +21,8 @@ class Target(NamedTuple):
     name: str
     part: str | None = None
     """Rows of a fused parameter: q, k or v of qkv; gate or in of a gated MLP's in. heads: all of
-    qkv, stored by key-value head: its query heads, its key, its value. Or a name out of
-    `loading.parts`."""
+    qkv, stored by key-value head: its query heads, its key, its value. first row added: to what
+    another tensor fills, the first row of a table is added. Or a name out of `loading.parts`."""
     transposed: bool = False
     """Stored [in, out]. It stays so in memory, and our parameter is a transposed view of it."""
     index: int = 0
@@ -50,6 +50,8 @@ class Family:
     """Keys deliberately not read; `{}` is a layer, `*` anything."""
     optional_bias: str | None = None
     """The key of a bias of the logits that a file may lack: then there is none."""
+    absent: tuple[str, ...] = ()
+    """Keys of biases that the files do not have, and that are zero."""
 
 
 def rotary_config(

@@ -234,9 +234,7 @@ _OPENAI_GPT = {
     "lm_head.weight": Target("unembed.weight"),
 }
 
-_GPT2 = {
-    "wte.weight": Target("embed.W_E"),
-    "wpe.weight": Target("embed.W_pos"),
+GPT2_BLOCKS = {
     **norm("h.{}.ln_1", "blocks.{}.ln1"),
     **linear("h.{}.attn.c_attn", "blocks.{}.attn.qkv", transposed=True),
     **linear("h.{}.attn.c_proj", "blocks.{}.attn.out", transposed=True),
@@ -244,6 +242,11 @@ _GPT2 = {
     **linear("h.{}.mlp.c_fc", "blocks.{}.mlp.in", transposed=True),
     **linear("h.{}.mlp.c_proj", "blocks.{}.mlp.out", transposed=True),
     **norm("ln_f", "ln_final"),
+}
+_GPT2 = {
+    "wte.weight": Target("embed.W_E"),
+    "wpe.weight": Target("embed.W_pos"),
+    **GPT2_BLOCKS,
     "lm_head.weight": Target("unembed.weight"),
 }
 

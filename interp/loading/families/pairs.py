@@ -149,7 +149,7 @@ _T5 = {
 }
 
 
-def _bart_stack(theirs: str, ours: str) -> dict[str, Target]:
+def bart_stack(theirs: str, ours: str) -> dict[str, Target]:
     layer, own = f"{theirs}.layers.{{}}", f"{ours}blocks.{{}}"
     return {
         f"{theirs}.embed_positions.weight": Target(f"{ours}embed.W_pos"),
@@ -166,8 +166,8 @@ def _bart_stack(theirs: str, ours: str) -> dict[str, Target]:
 
 _BART = {
     "shared.weight": Target("embed.W_E"),
-    **_bart_stack("encoder", "encoder."),
-    **_bart_stack("decoder", ""),
+    **bart_stack("encoder", "encoder."),
+    **bart_stack("decoder", ""),
     **qkv("decoder.layers.{}.encoder_attn.", ours="blocks.{}.cross_attn"),
     **linear("decoder.layers.{}.encoder_attn.out_proj", "blocks.{}.cross_attn.out"),
     **norm("decoder.layers.{}.encoder_attn_layer_norm", "blocks.{}.ln_cross"),
