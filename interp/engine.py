@@ -177,18 +177,17 @@ def _engine(
         return asked, None, 0
     obstacle = (
         "the model has hooks" if model.fwd_hooks
-        else "the model has an encoder" if model.encoder is not None
         else "the metric reads a cache" if metric.of_cache else None
     )  # fmt: skip
     if obstacle and asked == "rerun":
         raise ValueError(
-            "engine='rerun' needs a model without hooks or encoder and a metric of the output, but "
+            "engine='rerun' needs a model without hooks and a metric of the output, but "
             f"{obstacle}; use engine='naive'"
         )
     if obstacle:
         return "naive", obstacle, 0
     free, base = free_bytes(tokens.device), rerun.base_bytes(model, tokens, nodes)
-    width = tokens.shape[1]
+    width = tokens.shape[1] + (0 if tokens.source is None else tokens.source.shape[1])
     lines = rerun.lines_that_fit(model, width, None if free is None else free - base)
     if lines is None and asked is None:
         return "naive", f"the base run would keep {base:,} bytes and {free:,} are free", 0
@@ -214,6 +213,7 @@ def _rerun(work: rerun.Rerun, nodes: Sequence[Node], lines: int) -> list[Pass]:
     model, tokens, bound = work.model, work.tokens, work.bound
     rows = rerun.plan_rows(model, tokens, nodes, work.replace, work.base)
     forward = rerun.forward_multiplies(model, tokens, bound)
+    source = 0 if tokens.source is None else tokens.source.shape[1]
 
     def measure(some: Sequence[rerun.Row]) -> Measured:
         return Measured(work.measure(some), changed=True)
@@ -224,7 +224,7 @@ def _rerun(work: rerun.Rerun, nodes: Sequence[Node], lines: int) -> list[Pass]:
             rerun.multiplies(model, tokens, some, bound) / forward,
             partial(measure, some),
         )
-        for some in rerun.passes(rows, tokens.shape[1], lines)
+        for some in rerun.passes(rows, tokens.shape[1], lines, source)
     ]
 
 

@@ -124,6 +124,8 @@ def attention(cfg, w, layer, x, seen):
                     s = cfg.attn_softcap * math.tanh(s / cfg.attn_softcap)
                 if cfg.positions == "alibi":
                     s += alibi(cfg, h, i, j)
+                if cfg.positions == "relative":
+                    s += float(w["embed.W_rel"][bucket(cfg, j - i), h])
                 scores[j] = s
             top = max(scores.values())
             total = sum(math.exp(s - top) for s in scores.values())
@@ -132,6 +134,20 @@ def attention(cfg, w, layer, x, seen):
             z[i, h] = pattern[h, i] @ v[:, g]
     seen["pattern", layer], seen["z", layer] = pattern, z
     return z.reshape(n, -1) @ w[f"{name}.out_weight"].T + w.get(f"{name}.out_bias", 0.0)
+
+
+def bucket(cfg, distance):
+    """T5's: small distances each have their own, larger ones share."""
+    n, right = cfg.relative_buckets, 0
+    if not cfg.causal:
+        n //= 2
+        right = n if distance > 0 else 0
+    distance, exact = abs(distance), n // 2
+    if distance < exact:
+        return right + distance
+    ratio = np.float32(np.log(np.float32(distance) / np.float32(exact)))
+    ratio = ratio / np.float32(math.log(cfg.relative_max_distance / exact))
+    return right + min(n - 1, exact + int(ratio * np.float32(n - exact)))
 
 
 def alibi(cfg, h, i, j):

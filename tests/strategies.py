@@ -16,7 +16,7 @@ def configs(draw, **fixed) -> TransformerConfig:
     n_layers = draw(st.integers(1, 3))
     n_kv_heads = pick(1, 2)
     norm = pick("layernorm", "rmsnorm", "rmsnorm_plus1", "none")
-    positions = pick("learned", "rotary", "alibi", "none")
+    positions = pick("learned", "rotary", "alibi", "relative", "none")
     position = pick("pre", "post", "output", "both")
     d_mlp = pick(0, 24)
     parallel = position == "pre" and d_mlp > 0 and pick(True, False)
@@ -47,6 +47,8 @@ def configs(draw, **fixed) -> TransformerConfig:
         "rotary_layers": pick(None, tuple([True, False, True][:n_layers])),
         "alibi_scale": pick(None, 0.4) if positions == "alibi" else None,
         "alibi_bfloat16": positions == "alibi" and pick(True, False),
+        "relative_buckets": pick(4, 8),
+        "relative_max_distance": pick(5, 9),
         "causal": pick(True, True, False),
         "sliding_window": pick(
             None, tuple([None, 2, 3][:n_layers]), tuple([3, 1, None][:n_layers])
@@ -72,6 +74,15 @@ def configs(draw, **fixed) -> TransformerConfig:
         return TransformerConfig(**(values | fixed))
     except ConfigError as error:  # a strategy that makes invalid configs hides what it skips
         raise AssertionError(f"the strategy made an invalid config: {error}") from error
+
+
+@st.composite
+def pair_configs(draw) -> TransformerConfig:
+    """Any encoder–decoder, small: its stacks need not be alike."""
+    off = {"tied": False, "unembed_bias": False, "logit_scale": None, "final_softcap": None}
+    encoder = draw(configs(causal=False, head="none", **off))
+    alone = {"parallel": False, "parallel_shared_norm": False, "qk_norm": "none"}
+    return draw(configs(causal=True, **alone)).replace(encoder=encoder, decoder_start_token_id=1)
 
 
 def random_model(cfg: TransformerConfig, seed: int = 0, **kwargs) -> HookedTransformer:

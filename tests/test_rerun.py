@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,16 +14,21 @@ from torch.overrides import TorchFunctionMode
 
 import interp
 from interp import edits, metrics, rerun
-from interp.rerun import carry, plan
+from interp.rerun import carry, memory, plan
 from interp.rerun.rows import Lines, RowTap
-from interp.selection import read_nodes
+from interp.selection import counted_by, read_nodes
+from interp.sites import stack_config
 from interp.tokens import Tokens
 
-from .strategies import configs, random_model, small_config
+from .strategies import configs, pair_configs, random_model, small_config
 
 BATCHES = (
     [[1, 2, 3, 4, 5, 6], [6, 7, 8, 9, 10, 1], [3, 3, 1, 4, 2, 0]],
     [[1, 2, 3, 4, 5, 6], [6, 7, 8], [9, 1]],
+)
+SOURCES = (
+    [[1, 2, 3, 4, 5, 6, 7], [6, 7, 8, 9, 10, 1, 2], [3, 3, 1, 4, 2, 0, 1]],
+    [[1, 2, 3, 4, 5, 6, 7], [6, 7, 8], [9, 1, 5, 4]],
 )
 OTHER = torch.tensor([[1, 2, 9, 4, 5, 6], [6, 7, 8, 9, 3, 1], [3, 3, 1, 4, 2, 0]])
 
@@ -35,15 +42,18 @@ def frames(draw, model, tokens) -> pd.DataFrame:
             site = draw(st.sampled_from(list(model.sites)))
             line = {"row": row, "site": site.local_name, "layer": site.layer}
             if draw(st.booleans()):
-                where = st.integers(0, tokens.shape[1] - 1)
+                where = st.integers(0, counted_by(site, tokens).shape[1] - 1)
                 line |= draw(st.sampled_from([{"pos": draw(where)}, {"role": "here"}]))
             if "head" in site.axes or "kv_head" in site.axes:
-                n = model.cfg.n_kv_heads if "kv_head" in site.axes else model.cfg.n_heads
+                cfg = stack_config(site, model.cfg)
+                n = cfg.n_kv_heads if "kv_head" in site.axes else cfg.n_heads
                 line["head"] = draw(st.sampled_from([None, *range(n)]))
             if "k_pos" in site.axes and draw(st.booleans()):
-                line["k_pos"] = draw(st.integers(0, tokens.shape[1] - 1))
+                n_keys = counted_by(site, tokens, "k_pos").shape[1]
+                line["k_pos"] = draw(st.integers(0, n_keys - 1))
             if "d_mlp" in site.axes and draw(st.booleans()):
-                line["neuron"] = draw(st.integers(0, model.cfg.d_mlp - 1))
+                d_mlp = stack_config(site, model.cfg).d_mlp
+                line["neuron"] = draw(st.integers(0, d_mlp - 1))
             lines.append(line)
     return pd.DataFrame(lines)
 
@@ -52,7 +62,7 @@ def mixes_inputs_and_norm(frame) -> bool:
     """Nodes that the model refuses: a head's own input with an edit of the shared norm."""
     for _, node in frame.groupby("row"):
         inputs = node["site"].str.endswith("_input")
-        if inputs.any() and node["site"].str.startswith("ln1.").any():
+        if inputs.any() and node["site"].str.contains(r"(?:^|\.)ln1\.").any():
             return True
     return False
 
@@ -71,15 +81,38 @@ def test_rerun_equals_naive_everywhere_many_times(cfg, data):
     compare_engines(cfg, data)
 
 
+@settings(max_examples=50, deadline=None)
+@given(cfg=pair_configs(), data=st.data())
+def test_rerun_equals_naive_on_both_stacks(cfg, data):
+    """Encoder–decoders: nodes anywhere, in one stack or with parts in both."""
+    compare_engines(cfg, data)
+
+
+@pytest.mark.slow
+@settings(max_examples=500, deadline=None)
+@given(cfg=pair_configs(), data=st.data())
+def test_rerun_equals_naive_on_both_stacks_many_times(cfg, data):
+    compare_engines(cfg, data)
+
+
 def compare_engines(cfg, data):
     model = random_model(cfg)
     rows = data.draw(st.sampled_from(BATCHES))
     tokens = Tokens.from_rows(rows, side=data.draw(st.sampled_from(["left", "right"])))
     tokens = Tokens(tokens.ids, mask=tokens.mask, roles={"here": torch.tensor([4, 3, 5])})
+    other = Tokens(OTHER, mask=tokens.mask)
+    if cfg.encoder is not None:
+        read = Tokens.from_rows(
+            data.draw(st.sampled_from(SOURCES)), side=data.draw(st.sampled_from(["left", "right"]))
+        )
+        read = dataclasses.replace(read, roles={"here": torch.tensor([0, 6, 2])})
+        tokens = dataclasses.replace(tokens, source=read)
+        same = data.draw(st.booleans())
+        own = read if same else Tokens(read.ids.flip(1), mask=read.mask)
+        other = dataclasses.replace(other, source=own)
     frame = data.draw(frames(model, tokens))
     if mixes_inputs_and_norm(frame):
         return
-    other = Tokens(OTHER, mask=tokens.mask)
     edit = data.draw(
         st.sampled_from(
             [
@@ -199,15 +232,55 @@ class CountProducts(TorchFunctionMode):
 )
 def test_what_a_sweep_is_said_to_cost_is_what_it_multiplies(site, changes, metric):
     model = random_model(small_config(**changes))
-    tokens = Tokens.of(BATCHES[0])
-    frame = interp.nodes(model, site, by=("layer", "pos"), tokens=tokens)
-    edit = edits.patch(Tokens.of(OTHER))
+    count_products(model, site, Tokens.of(BATCHES[0]), Tokens.of(OTHER), metric)
+
+
+@pytest.mark.parametrize(
+    "site",
+    [
+        "encoder.hook_embed",
+        "encoder_blocks.resid_pre",
+        "encoder_blocks.z",
+        "encoder_blocks.mlp.hook_post",
+        "encoder.ln_final.hook_scale",
+        "hook_embed",
+        "decoder_blocks.attn.z",
+        "decoder_blocks.resid_mid",
+        "cross_attn.k",
+        "cross_attn.q",
+        "cross_attn.z",
+        "resid_mid_cross",
+        "decoder_blocks.mlp.hook_post",
+    ],
+)
+@pytest.mark.parametrize(
+    "metric",
+    [metrics.loss(), metrics.logit_diff(torch.ones(3).long(), torch.zeros(3).long(), pos=4)],
+    ids=lambda value: str(getattr(value, "name", value)),
+)
+def test_what_a_sweep_of_two_stacks_is_said_to_cost_is_what_it_multiplies(site, metric):
+    encoder = small_config(n_layers=2, n_heads=2, d_mlp=48, causal=False, head="none")
+    model = random_model(small_config(encoder=encoder, n_kv_heads=2))
+    source, other = (torch.tensor(one) for one in (SOURCES[0], SOURCES[0][::-1]))
+    tokens = Tokens(torch.tensor(BATCHES[0]), source=Tokens(source))
+    count_products(model, site, tokens, Tokens(OTHER, source=Tokens(other)), metric)
+
+
+def count_products(model, site, tokens, other, metric):
+    """Of each pass, and of one whole forward."""
+    sites = [model.sites[name] for name in model.sites.select(site)]
+    by = ("pos",) if sites[0].layer is None else ("layer", "pos")
+    frame = interp.nodes(model, site, by=by, tokens=tokens)
+    edit = edits.patch(other)
     chosen = read_nodes(frame, model, tokens)
     base = rerun.base_run(model, tokens, chosen)
     bound = metric.bind(model, tokens, lambda reads: model(tokens))
     replace = edit.bind(model, tokens, [model.sites[name].name for name in model.sites.names])
     work = rerun.Rerun(model, tokens, base, replace, bound)
-    packed = rerun.passes(rerun.plan_rows(model, tokens, chosen, replace, base), 6)
+    source = 0 if tokens.source is None else tokens.source.shape[1]
+    rows = rerun.plan_rows(model, tokens, chosen, replace, base)
+    packed = rerun.passes(rows, 6, source=source)
+    assert packed
     for rows in packed:
         with CountProducts() as count:
             work.measure(rows)
@@ -288,6 +361,114 @@ def test_mutants_of_the_rerun_are_seen(unchecked, monkeypatch, where, name, muta
     ).assign(row=lambda frame: range(len(frame)))
     options = {"edit": edits.patch(Tokens.of(OTHER)), "progress": False,
                "metric": metrics.log_prob(torch.tensor([1, 2, 3]))}  # fmt: skip
+    naive = interp.sweep(model, tokens, frame, engine="naive", **options)["value"]
+
+    def differs():
+        try:
+            fast = interp.sweep(model, tokens, frame, engine="rerun", **options)["value"]
+        except (RuntimeError, IndexError, ValueError):
+            return True
+        return np.abs(fast - naive).max() > 1e-3
+
+    assert not differs()
+    monkeypatch.setattr(where, name, mutant)
+    assert differs()
+
+
+def pair_of_stacks():
+    encoder = small_config(n_layers=2, causal=False, head="none")
+    model = random_model(small_config(encoder=encoder))
+    source, other = (torch.tensor(one) for one in (SOURCES[0], SOURCES[0][::-1]))
+    tokens = Tokens(torch.tensor(BATCHES[0]), source=Tokens(source))
+    return model, tokens, Tokens(OTHER, source=Tokens(other))
+
+
+def test_the_rerun_of_two_stacks_spends_what_the_bound_says():
+    """By hand, for the encoder's resid_pre at each layer and position."""
+    model, tokens, _ = pair_of_stacks()
+    square, width, behind = 32 * 32, 6, 7
+    frame = interp.nodes(model, "encoder_blocks.resid_pre", by=("layer", "pos"), tokens=tokens)
+    metric = metrics.logit_diff(torch.ones(3).long(), torch.zeros(3).long())
+    options = {"progress": False, "metric": metric, "edit": edits.zero()}
+    result = interp.sweep(model, tokens, frame, **options)
+    total = 0
+    for layer in range(2):
+        first = 3 * square + behind * 5 * square  # q, k, v of one position; then all
+        later = (1 - layer) * behind * 8 * square
+        # In the decoder: keys and values of all layers; the first from its cross-attention on.
+        memory_read = 3 * behind * 2 * square
+        decoder = width * 6 * square + width * 10 * square
+        last = width * 3 * square + 7 * square + 2 * 32  # the one position that is read
+        total += first + later + memory_read + decoder + last
+    whole = behind * 2 * 8 * square + behind * 3 * 2 * square
+    whole += width * (3 * 10 * square + 29 * 32)
+    assert result.attrs["forward_equivalents"] == pytest.approx(1 + behind * total / whole)
+    assert result.attrs["engine"] == "rerun"
+    assert result.attrs["naive_equivalents"] == 15
+    alone = interp.explain(model, tokens, frame, edits.zero(), metric)
+    assert alone["forward_equivalents"] == result.attrs["forward_equivalents"]
+    assert alone["bytes"] > 0
+
+
+def test_a_decoder_sweep_leaves_the_encoder_alone():
+    model, tokens, _ = pair_of_stacks()
+    frame = interp.nodes(model, "decoder_blocks.attn.z", by=("layer", "head"), tokens=tokens)
+    calls = []
+    run = type(model.encoder)._run
+
+    def counted(self, *args, **kwargs):
+        calls.append(self is model.encoder)
+        return run(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(model), "_run", counted)
+        interp.ablate(model, tokens, "decoder_blocks.attn.z", kind="zero",
+                      metric=metrics.loss(), progress=False)  # fmt: skip
+    assert calls == [True, False]  # the base run
+    assert len(frame) == 12
+
+
+def test_an_encoder_is_swept_alone_too():
+    model, tokens, _ = pair_of_stacks()
+    source = tokens.source
+    frame = interp.nodes(model.encoder, "z", by=("layer", "head", "pos"), tokens=source)
+    options = {"edit": edits.zero(), "metric": metrics.pooled_cosine(), "progress": False}
+    a, b = (interp.sweep(model.encoder, source, frame, engine=e, **options)
+            for e in ("rerun", "naive"))  # fmt: skip
+    assert np.allclose(a["value"], b["value"], rtol=0, atol=1e-10)
+    assert b["effect"].abs().max() > 1e-3
+
+
+keys_values = memory.MemoryReader._keys_values
+
+
+def of_the_base_run(self, attn, block):
+    return keys_values(self, attn, block._replace(own=False))
+
+
+def of_the_row_before(self, attn, block):
+    return tuple(x.roll(1, dims=0) for x in keys_values(self, attn, block))
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "mutant"),
+    [
+        (memory.MemoryReader, "_keys_values", of_the_base_run),
+        (memory.MemoryReader, "_keys_values", of_the_row_before),
+        (carry.Pass, "remembered", lambda self, of=carry.Pass.remembered: of(self).roll(1, 0)),
+        (carry.Pass, "_crossed", lambda self, layer, block, x, of=carry.Pass._crossed: (
+            of(self, layer, block, x) if layer else x)),
+        (plan, "_reached", lambda site, where, width: where[:, :width]),
+    ],
+    ids=["memory", "rows", "order", "first cross-attention", "reach of keys and values"],
+)  # fmt: skip
+def test_mutants_of_the_rerun_of_two_stacks_are_seen(unchecked, monkeypatch, where, name, mutant):
+    model, tokens, other = pair_of_stacks()
+    sites = ("encoder_blocks.z", "cross_attn.v", "resid_mid_cross")
+    frame = pd.concat(
+        [interp.nodes(model, site, by=("layer", "pos"), tokens=tokens) for site in sites]
+    ).assign(row=lambda frame: range(len(frame)))
+    options = {"edit": edits.patch(other), "progress": False, "metric": metrics.loss()}
     naive = interp.sweep(model, tokens, frame, engine="naive", **options)["value"]
 
     def differs():

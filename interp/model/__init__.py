@@ -9,7 +9,7 @@ import torch
 
 from ..config import TransformerConfig
 from .generate import Generation, Step
-from .positions import GrowingPrefix, Layout, Prefix
+from .positions import GrowingPrefix, Layout, Memory, Prefix
 from .transformer import HookedTransformer
 from .weights import FactoredMatrix, count_params
 
@@ -19,6 +19,7 @@ __all__ = [
     "GrowingPrefix",
     "HookedTransformer",
     "Layout",
+    "Memory",
     "Prefix",
     "Step",
     "num_params",

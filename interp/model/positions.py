@@ -35,7 +35,9 @@ class Memory:
     prefix = None
 
     def __init__(
-        self, resid: Float[Tensor, "batch pos d_model"], mask: Bool[Tensor, "batch pos"] | None
+        self,
+        resid: Float[Tensor, "batch pos d_model"] | None,
+        mask: Bool[Tensor, "batch pos"] | None,
     ) -> None:
         self.resid, self.key_mask = resid, mask
         self._made: dict[int, tuple[Tensor, Tensor]] = {}
@@ -45,6 +47,11 @@ class Memory:
         if attn.layer not in self._made:
             self._made[attn.layer] = attn.project_memory(self.resid, tap)
         return self._made[attn.layer]
+
+    @property
+    def n_keys(self) -> int:
+        """Positions of the source."""
+        return self.resid.shape[1]
 
     def sees_all(self, window: int | None) -> bool:
         return self.key_mask is None

@@ -1,15 +1,15 @@
 """The exact partial rerun: an edit can only change what lies downstream of it.
 
-`plan`: one base run keeps what re-entering needs; every (node, example) whose edit changes
-something becomes a row, which knows where it enters and which positions it changes. `carry`: the
-rows of one pass go through the layers together. Nothing is computed here: the blocks compute, a tap
-edits.
+`stages`: where a run may be entered. `plan`: one base run keeps what re-entering needs; every
+(node, example) whose edit changes something becomes a row, which knows where it enters and which
+positions it changes. `carry`: the rows of one pass go through the layers together, those of an
+encoder first; `memory`: what a decoder's rows read of their source. Nothing is computed here: the
+blocks compute, a tap edits.
 """
 
 from .carry import Rerun
 from .plan import (
     Base,
-    Row,
     base_bytes,
     base_run,
     forward_multiplies,
@@ -19,6 +19,7 @@ from .plan import (
     passes,
     plan_rows,
 )
+from .stages import Row
 
 __all__ = [
     "Base",

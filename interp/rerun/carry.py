@@ -22,8 +22,10 @@ from ..model import Layout, Prefix
 from ..tap import Silent, Tap
 from ..tokens import Tokens
 from . import plan
-from .plan import MID, POST, PRE, Base, Entry, Row, Z
+from .memory import MemoryReader
+from .plan import Base
 from .rows import Group, Lines, RowTap
+from .stages import CROSS, CROSS_Z, MID, POST, PRE, Entry, Row, Z
 
 Fill = Callable[[Tensor, Tensor], Tensor]
 """(lines [n, …], the base run's [batch, pos, …]) → the lines wanted, from one or the other."""
@@ -52,13 +54,25 @@ class Packed(Layout):
     """The positions of a pass's lines; attention is the pass's."""
 
     def __init__(self, carried: Pass) -> None:
-        self.cfg, self.like = carried.work.model.cfg, carried.work.model.like
+        side = carried.side
+        self.cfg, self.like = side.model.cfg, side.model.like
         self.device, self._tables = self.like.device, {}
-        self.positions = carried.work.positions[carried.at(carried.lines)][None]
+        self.positions = side.positions[carried.at(carried.lines)][None]
         self.carried = carried
 
     def attend(self, attn: Any, q: Tensor, k: Tensor, v: Tensor, tap: Silent | Tap) -> Tensor:
         return self.carried.attend(attn, q[0], k[0], v[0])[None]
+
+    def read_memory(self, attn: Any, q: Tensor, tap: Silent | Tap) -> Tensor:
+        return self.carried.read_memory(attn, q[0])[None]
+
+
+class Side:
+    """One stack of the run."""
+
+    def __init__(self, model: Any, tokens: Tokens, base: Base) -> None:
+        self.model, self.tokens, self.base = model, tokens, base
+        self.positions = Layout(model.cfg, tokens, None, model.like).positions.expand(tokens.shape)
 
 
 class Rerun:
@@ -69,7 +83,9 @@ class Rerun:
     ) -> None:
         self.model, self.tokens, self.base = model, tokens, base
         self.replace, self.bound = replace, bound
-        self.positions = Layout(model.cfg, tokens, None, model.like).positions.expand(tokens.shape)
+        self.own, self.source = Side(model, tokens, base), None
+        if base.source is not None:
+            self.source = Side(model.encoder, tokens.source, base.source)
         self.halved = 0
         """Passes that did not fit into the device's memory and went in two."""
         resid = base.residual
@@ -116,18 +132,22 @@ class Rerun:
 
 
 class Pass:
-    """One pass: rows join where they enter, and all go on together."""
+    """One pass through a stack: rows join where they enter, and all go on together.
 
-    def __init__(self, work: Rerun, rows: Sequence[Row]) -> None:
-        self.work = work
+    Those that an encoder's edits change go through the encoder first, in a pass of their own.
+    """
+
+    def __init__(self, work: Rerun, rows: Sequence[Row], side: Side | None = None) -> None:
+        self.work, self.side = work, side or work.own
         order = sorted(range(len(rows)), key=lambda i: (rows[i].start, rows[i].entry))
         self.order, self.rows = order, [rows[i] for i in order]
-        self.width = work.tokens.shape[1]
+        self.width = self.side.tokens.shape[1]
         self.starts = np.array([row.start for row in self.rows])
         self.example = np.array([row.example for row in self.rows])
         self.examples = work.index(self.example)
-        self.trimmed = plan.is_trimmed(work.model, rows, work.bound)
-        self.tap = RowTap(work.model.sites, work.tokens, work.base, work.replace, self.rows)
+        self.trimmed = side is None and plan.is_trimmed(work.model, rows, work.bound)
+        # All tokens: what a site's positions are, it says itself.
+        self.tap = RowTap(self.side.model, work.tokens, self.side.base, work.replace, self.rows)
         self.fill: Fill = lambda x, base: x
 
     @property
@@ -141,17 +161,37 @@ class Pass:
 
     def measure(self) -> Float[Tensor, " rows"]:
         """The metric of each row, in the order in which they were given."""
-        model = self.work.model
-        x = self._embedded()
-        for layer in range(model.cfg.n_layers):
-            x = self._layer(layer, x)
-        values = self._read(x)
+        self.read_memory = MemoryReader(self).read
+        return self._back(self._read(self._through()))
+
+    def remembered(self) -> Float[Tensor, "rows pos d_model"]:
+        """What a decoder reads of each row of its source, in the order in which they were given."""
+        rows, model = np.arange(len(self.rows)), self.side.model
+        x = self._behind(self._through(), self._from_start(rows))
+        self.tap.group = Group(0, len(rows), 0)
+        out = model.to_logits(x.unflatten(0, (len(rows), -1)), self.tap)
+        self.tap.group = None
+        return self._back(out)
+
+    def _back(self, values: Tensor) -> Tensor:
         back = torch.empty_like(values)
-        back[torch.tensor(self.order)] = values
+        back[torch.tensor(self.order, device=values.device)] = values
         return back
 
+    def _through(self) -> Float[Tensor, "lines d_model"]:
+        x = self._embedded()
+        for layer in range(self.side.model.cfg.n_layers):
+            x = self._layer(layer, x)
+        return x
+
+    def _behind(self, x: Float[Tensor, "lines d_model"], wanted: Lines) -> Tensor:
+        """Lines of the last residual stream, of all rows."""
+        blocks = self.side.model.blocks  # rows that enter behind them have no lines yet
+        (x,) = self._join((len(blocks), 0), [x], [blocks[-1].hook_resid_post])
+        return self._filling(wanted)(x, self.side.base.residual)
+
     def _embedded(self) -> Float[Tensor, "lines d_model"]:
-        model, tokens = self.work.model, self.work.tokens
+        model, tokens = self.side.model, self.side.tokens
         self.tap.lines = self._changed([row.entry.layer < 0 for row in self.rows])
         if not len(self.lines.row):
             return model.like.new_empty(0, model.cfg.d_model)
@@ -164,51 +204,62 @@ class Pass:
         return model.embedded(lines, Packed(self), self.tap)[0]
 
     def _layer(self, layer: int, x: Tensor) -> Float[Tensor, "lines d_model"]:
-        block, tap, name = self.work.model.blocks[layer], self.tap, f"blocks.{layer}."
-        (x,) = self._join((layer, PRE), [x], [name + "hook_resid_pre"])
+        block, tap, base = self.side.model.blocks[layer], self.tap, self.side.base
+        pre = block.hook_resid_pre
+        (x,) = self._join((layer, PRE), [x], [pre])
         z = x.new_empty(0, block.attn.n_heads, block.attn.d_head)
         if len(x):
             # Attention changes which lines are carried: `fill` brings the stream along.
             before, normed, after = block.to_z(x[None], Packed(self), tap)
-            x, z = self.fill(before[0], self.work.base.values[name + "hook_resid_pre"]), after[0]
+            x, z = self.fill(before[0], base.values[pre]), after[0]
             if block.parallel:
                 normed = x if normed is before else self.fill(normed[0], normed[0])
                 return block.from_z_parallel(x[None], normed[None], z[None], tap)[0]
-        x, z = self._join((layer, Z), [x, z], [name + "hook_resid_pre", name + "attn.hook_z"])
+        x, z = self._join((layer, Z), [x, z], [pre, block.attn.hook_z])
         if len(x):
             x = block.to_resid_mid(x[None], z[None], tap)[0]
         del z
+        if block.cross_attn is not None:
+            x = self._crossed(layer, block, x)
         if block.mlp is None:
             return tap(block.hook_resid_post, x[None])[0] if len(x) else x
-        (x,) = self._join((layer, MID), [x], [name + "hook_resid_mid"])
+        (x,) = self._join((layer, MID), [x], [block.mid])
         post = x.new_empty(0, block.mlp.d_mlp)
         if len(x):
             x, post = (t[0] for t in block.to_post(x[None], tap))
-        x, post = self._join(
-            (layer, POST), [x, post], [name + "hook_resid_mid", name + "mlp.hook_post"]
-        )
+        x, post = self._join((layer, POST), [x, post], [block.mid, block.mlp.hook_post])
         return block.from_post(x[None], post[None], tap)[0] if len(x) else x
+
+    def _crossed(self, layer: int, block: Any, x: Tensor) -> Float[Tensor, "lines d_model"]:
+        """With what is read of the source added."""
+        mid, attn = block.hook_resid_mid, block.cross_attn
+        (x,) = self._join((layer, CROSS), [x], [mid])
+        z = x.new_empty(0, attn.n_heads, attn.d_head)
+        if len(x):
+            x, z = (t[0] for t in block.to_cross_z(x[None], Packed(self), self.tap))
+        x, z = self._join((layer, CROSS_Z), [x, z], [mid, attn.hook_z])
+        return block.to_resid_mid_cross(x[None], z[None], self.tap)[0] if len(x) else x
 
     def _join(self, at: tuple[int, int], carried: list[Tensor], sites: list[str]) -> list[Tensor]:
         """The lines carried, and behind them the base run's for the rows that enter here."""
         new = self._changed([row.entry == at for row in self.rows])
-        if self.trimmed and at[0] == self.work.model.cfg.n_layers - 1 and at[1] != PRE:
+        if self.trimmed and at[0] == self.side.model.cfg.n_layers - 1 and at[1] != PRE:
             new = self._only_read(new)
         if not len(new.row):
             return carried
         where = self.at(new)
         self.tap.lines = self.lines.then(new)
         return [
-            torch.cat([x, self.work.base.values[site][where]])
+            torch.cat([x, self.side.base.values[site][where]])
             for x, site in zip(carried, sites, strict=True)
         ]
 
     def attend(self, attn: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """z [lines head d_head] of all positions of the rows present; of those read, at last."""
-        layer, model, work = attn.layer, self.work.model, self.work
+        layer, model, work = attn.layer, self.side.model, self.work
         present = np.array([row.entry <= Entry(layer, PRE) for row in self.rows])
         rows = np.flatnonzero(present)
-        base_q, base_k, base_v = work.base.placed[layer]
+        base_q, base_k, base_v = self.side.base.placed[layer]
         fill = self._filling(self._from_start(rows))
         k, v = fill(k, base_k), fill(v, base_v)
         cut = self.trimmed and layer == model.cfg.n_layers - 1
@@ -217,7 +268,7 @@ class Pass:
         q = self.fill(q, base_q)
         self.tap.lines = queries
         z, done, asked = [], 0, 0
-        for group in self._groups(rows, self._rows_at_once(attn)):
+        for group in self._groups(rows, self.rows_at_once(attn, self.width)):
             n = group.last - group.first
             n_k = n * (self.width - group.start)
             n_q = n * work.bound.positions.shape[1] if cut else n_k
@@ -234,14 +285,11 @@ class Pass:
         return torch.cat(z)
 
     def _read(self, x: Float[Tensor, "lines d_model"]) -> Float[Tensor, " rows"]:
-        work, bound, last = self.work, self.work.bound, self.work.model.cfg.n_layers - 1
-        # Rows that enter behind the blocks have no lines yet.
-        (x,) = self._join((last + 1, 0), [x], [f"blocks.{last}.hook_resid_post"])
-        rows = np.arange(len(self.rows))
+        bound, rows = self.work.bound, np.arange(len(self.rows))
         if self.trimmed:
-            x = self._filling(self._read_lines(rows))(x, work.base.residual)
+            x = self._behind(x, self._read_lines(rows))
             return self._measured(x.unflatten(0, (len(rows), -1)), Group(0, len(rows), -1))
-        x = self._filling(self._from_start(rows))(x, work.base.residual)
+        x = self._behind(x, self._from_start(rows))
         late, values, done = plan.is_late(self.rows), [], 0
         step = plan.VALUES_AT_ONCE // (self.width * self._values_per_position(late))
         for group in self._groups(rows, max(1, step)):
@@ -301,12 +349,12 @@ class Pass:
             cfg.d_vocab if bound.reads == "logits" and (late or bound.ids is None) else cfg.d_model
         )
 
-    def _rows_at_once(self, attn: Any) -> int:
+    def rows_at_once(self, attn: Any, n_keys: int) -> int:
         """Rows whose keys, and whose scores where somebody edits them, are made together."""
         stepwise = attn.softcap or any(map(self.tap.wants, (attn.hook_attn_scores,
                                                             attn.hook_pattern)))  # fmt: skip
         per_key = attn.n_heads * (2 * attn.d_head + (2 * self.width if stepwise else 0))
-        return max(1, plan.VALUES_AT_ONCE // (self.width * per_key))
+        return max(1, plan.VALUES_AT_ONCE // (n_keys * per_key))
 
     def _groups(self, rows: np.ndarray, at_once: int) -> Iterator[Group]:
         """Consecutive rows that start alike, at most so many together."""
@@ -318,15 +366,16 @@ class Pass:
                 yield Group(int(part[0]), int(part[-1]) + 1, int(self.starts[part[0]]))
 
     def _layout(self, group: Group) -> Layout:
-        work, examples = self.work, self._examples(group)
-        t, start = work.tokens, group.start
+        side, examples = self.side, self._examples(group)
+        t, start = side.tokens, group.start
 
         def cut(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor[examples, start:]
 
         own = Tokens(cut(t.ids), cut(t.vectors), cut(t.mask), cut(t.positions))
-        prefix = BasePrefix(work.base, t, examples, start) if start else None
-        return Layout(work.model.cfg, own, prefix, work.model.like, work.model.embed.W_rel)
+        prefix = BasePrefix(side.base, t, examples, start) if start else None
+        model = side.model
+        return Layout(model.cfg, own, prefix, model.like, model.embed.W_rel)
 
     def _changed(self, chosen: Sequence[bool]) -> Lines:
         """The lines that these rows change of the base run."""

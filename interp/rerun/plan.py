@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,62 +17,18 @@ from torch import Tensor
 
 from ..edits import Replace, Rows
 from ..metrics import Bound
-from ..model import Layout
+from ..model import Layout, Memory
 from ..selection import Node, Part, Selection
 from ..sites import Site
 from ..tap import Silent, Tap
 from ..tokens import Tokens
+from .stages import KEPT, MID, POST, PRE, Row, Z, is_of, node_entry
 
 TOKENS_PER_PASS = 2048
 """Lines (a row at a position) of one matrix product: efficient, and small enough in memory. A GPU,
 which a longer product keeps busy, takes four times as many."""
 VALUES_AT_ONCE = 2**22
 """Numbers of a site, of keys or of the logits that are looked at together."""
-
-PRE, Z, MID, POST = range(4)
-
-
-class Entry(NamedTuple):
-    """Where a row joins the batch; (−1, 0): before the blocks, (n_layers, 0): behind them."""
-
-    layer: int
-    stage: int
-
-
-def entry(site: Site, cfg: Any) -> Entry:
-    """The last stage before a site at which a run may enter."""
-    if site.layer is None:
-        early = site.name.startswith(("hook_embed", "hook_pos", "hook_token", "embed_ln"))
-        return Entry(-1 if early else cfg.n_layers, 0)
-    if cfg.parallel:
-        return Entry(site.layer, PRE)
-    name, post_norm = site.local_name, cfg.norm_position == "post"
-    behind_z = ("attn.hook_z", "attn.hook_result", "ln1_post", "hook_attn_out")
-    behind_post = ("mlp.hook_post", "ln2_post", "hook_mlp_out", "hook_resid_post")
-    if name.startswith(behind_post) or (post_norm and name.startswith("ln2")):
-        return Entry(site.layer, POST if cfg.d_mlp else Z)
-    if name.startswith(("hook_resid_mid", "ln2", "mlp.")):
-        return Entry(site.layer, MID)
-    if name.startswith(behind_z) or (post_norm and name.startswith("ln1.")):
-        return Entry(site.layer, Z)
-    return Entry(site.layer, PRE)
-
-
-def node_entry(node: Node, model: Any) -> Entry:
-    """The last stage before all that the node edits."""
-    return min(entry(model.sites[part.site], model.cfg) for part in node.parts)
-
-
-class Row(NamedTuple):
-    """One example under one node."""
-
-    node: Node
-    example: int
-    start: int
-    """The first position that it computes."""
-    entry: Entry
-    changed: tuple[int, ...]
-    """The positions that its edits change: up to the next attention it computes no others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,15 +41,17 @@ class Base:
     """Queries, keys and values per layer, normed and rotated."""
     residual: Float[Tensor, "batch pos d_model"]
     """Behind the last block."""
+    source: Base | None = None
+    """The same of the encoder."""
+    memory: Memory | None = None
+    """What the decoder reads of it."""
 
 
 class Recorded(Layout):
     """A run that keeps the queries, keys and values of its layers from `first` on."""
 
-    def __init__(
-        self, cfg: Any, tokens: Tokens, like: Tensor, relative: Tensor | None, first: int
-    ) -> None:
-        super().__init__(cfg, tokens, None, like, relative)
+    def __init__(self, model: Any, tokens: Tokens, memory: Memory | None, first: int) -> None:
+        super().__init__(model.cfg, tokens, None, model.like, model.embed.W_rel, memory)
         self.first = first
         self.placed: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
@@ -107,45 +65,61 @@ class Recorded(Layout):
 
 def base_run(model: Any, tokens: Tokens, nodes: Sequence[Node]) -> Base:
     """Run once and keep what the nodes' entries need, and their sites' own values."""
+    source = memory = None
+    if model.encoder is not None:
+        source = base_run(model.encoder, tokens.source, nodes)
+        memory = Memory(model.encoder.to_logits(source.residual), tokens.source.mask)
     first, keep = _kept(model, nodes)
     tap = Tap(model.sites, reads=keep)
-    layout = Recorded(model.cfg, tokens, model.like, model.embed.W_rel, first)
+    layout = Recorded(model, tokens, memory, first)
     residual = model._run(tokens, tap, None, model.cfg.n_layers, layout)
     late = [name for name in keep if name not in tap.values]
     if late:
         behind = Tap(model.sites, reads=late)
         model.to_logits(residual, behind)
         tap.values |= behind.values
-    return Base(tap.values, layout.placed, residual)
+    return Base(tap.values, layout.placed, residual, source, memory)
 
 
 def _kept(model: Any, nodes: Iterable[Node]) -> tuple[int, set[str]]:
-    """The first layer that a row enters, and the sites that the base run keeps."""
-    keep = {f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"}
-    first = model.cfg.n_layers
+    """The first layer that a row enters, and the sites of a stack that the base run keeps."""
+    blocks, first = model.blocks, model.cfg.n_layers
+    keep = {blocks[-1].hook_resid_post}
     for node in nodes:
-        layer, stage = node_entry(node, model)
-        first = min(first, max(layer, 0))
-        if 0 <= layer < model.cfg.n_layers and stage != PRE:
-            behind = {Z: ("hook_resid_pre", "attn.hook_z"), MID: ("hook_resid_mid",),
-                      POST: ("hook_resid_mid", "mlp.hook_post")}[stage]  # fmt: skip
-            keep |= {f"blocks.{layer}.{site}" for site in behind}
-        keep |= {part.site for part in node.parts}
+        at = node_entry(node, model)
+        if at is None:
+            continue
+        first = min(first, max(at.layer, 0))
+        if 0 <= at.layer < model.cfg.n_layers and at.stage != PRE:
+            block = blocks[at.layer]
+            mid = (block.mid,) if at.stage >= MID else ()
+            post = (block.mlp.hook_post,) if at.stage == POST else ()
+            named = KEPT.get(at.stage, ())
+            keep |= {*mid, *post, *(f"{block.name}.{site}" for site in named)}
+        keep |= {part.site for part in node.parts if is_of(part.site, model)}
     # At its first attention a row is filled up with what it did not change.
-    entered = range(first, model.cfg.n_layers)
-    return first, keep | {f"blocks.{layer}.hook_resid_pre" for layer in entered}
+    return first, keep | {block.hook_resid_pre for block in blocks[first:]}
 
 
 def base_bytes(model: Any, tokens: Tokens, nodes: Sequence[Node]) -> int:
     """What the base run keeps."""
     cfg, (batch, width) = model.cfg, tokens.shape
     first, keep = _kept(model, nodes)
-    sizes = {"batch": batch, "pos": width, "q_pos": width, "k_pos": width, "one": 1,
-             "head": cfg.n_heads, "kv_head": cfg.n_kv_heads, "d_head": cfg.d_head,
-             "d_model": cfg.d_model, "d_mlp": cfg.d_mlp, "d_vocab": cfg.d_vocab}  # fmt: skip
-    values = sum(math.prod(sizes[axis] for axis in model.sites[name].axes) for name in keep)
+    sizes = {"batch": batch, "one": 1, "head": cfg.n_heads, "kv_head": cfg.n_kv_heads,
+             "d_head": cfg.d_head, "d_model": cfg.d_model, "d_mlp": cfg.d_mlp,
+             "d_vocab": cfg.d_vocab}  # fmt: skip
+    source = 0 if tokens.source is None else tokens.source.shape[1]
+
+    def size(site: Site) -> int:
+        of = dict.fromkeys(("pos", "q_pos", "k_pos"), width)
+        own = sizes | of | (dict.fromkeys(site.source, source) if source else {})
+        return math.prod(own[axis] for axis in site.axes)
+
+    values = sum(size(model.sites[name]) for name in keep)
     placed = (cfg.n_layers - first) * batch * width * (cfg.n_heads + 2 * cfg.n_kv_heads)
-    return (values + placed * cfg.d_head) * model.dtype.itemsize
+    placed += cfg.n_layers * batch * source * 2 * cfg.n_kv_heads
+    own = (values + placed * cfg.d_head) * model.dtype.itemsize
+    return own + (base_bytes(model.encoder, tokens.source, nodes) if source else 0)
 
 
 def pass_bytes(model: Any, lines: int) -> int:
@@ -173,47 +147,92 @@ def plan_rows(
     """Every (node, example) whose edit changes something, and what it changes."""
     batch, width = tokens.shape
     pairs = [(node, example) for node in nodes for example in range(batch)]
-    changed = torch.zeros(len(pairs), width, dtype=torch.bool)
+    changed = {False: torch.zeros(len(pairs), width, dtype=torch.bool)}
+    if tokens.source is not None:
+        changed[True] = torch.zeros(len(pairs), tokens.source.shape[1], dtype=torch.bool)
     by_site: dict[str, list[tuple[int, Part]]] = {}
     for i, (node, _) in enumerate(pairs):
         for part in node.parts:
             by_site.setdefault(part.site, []).append((i, part))
     for name, lines in by_site.items():
-        site = model.sites[name]
-        step = max(1, VALUES_AT_ONCE // base.values[name][0].numel())
+        site, of_source = model.sites[name], not is_of(name, model)
+        values = (base.source if of_source else base).values[name]
+        step = max(1, VALUES_AT_ONCE // values[0].numel())
         for at in range(0, len(lines), step):
             some = lines[at : at + step]
             rows = [(*pairs[i], part) for i, part in some]
-            where = _changes(site, rows, tokens, replace, base).cpu()
-            changed.index_put_(
+            where = _changes(site, rows, tokens, replace, values).cpu()
+            if not of_source:
+                where = _reached(site, where, width)
+            changed[of_source].index_put_(
                 (torch.tensor([i for i, _ in some]),), where, accumulate=True
             )  # accumulate: a node may have two parts at a site
-    entries = {node.row: node_entry(node, model) for node in nodes}
-    rows = []
+    own = _stack_rows(model, pairs, changed[False])
+    if tokens.source is None:
+        return [row for row in own if row is not None]
+    found = []
+    sources = _stack_rows(model.encoder, pairs, changed[True])
+    for (node, example), row, source in zip(pairs, own, sources, strict=True):
+        if source is not None:  # the decoder reads it from its first position on
+            at = node_entry(node, model)
+            row = Row(node, example, 0, at, tuple(range(width)), source)
+        found += [] if row is None else [row]
+    return found
+
+
+def _reached(site: Site, where: Bool[Tensor, "rows pos"], width: int) -> Bool[Tensor, "rows width"]:
+    """Where a decoder changes, from where a site of it does."""
+    if site.in_encoder or "pos" not in site.source:
+        return where
+    # Keys and values of the source are read from everywhere.
+    return where.any(1, keepdim=True).expand(-1, width)
+
+
+def _edited(node: Node, model: Any) -> list[Site]:
+    """The sites of cross-attention among those that a node edits."""
+    sites = (model.sites[part.site] for part in node.parts if is_of(part.site, model))
+    return [site for site in sites if site.source and not site.in_encoder]
+
+
+def _stack_rows(
+    model: Any, pairs: Sequence[tuple[Node, int]], changed: Bool[Tensor, "pairs pos"]
+) -> list[Row | None]:
+    """The row of each pair on its way through a stack; None: nothing changes."""
+    entries = {node.row: node_entry(node, model) for node, _ in pairs}
+    rows: list[Row | None] = []
     for (node, example), own in zip(pairs, changed.numpy(), strict=True):
         where = own.nonzero()[0].tolist()
-        if where:
-            start = where[0] if model.cfg.causal else 0
-            # What a parallel MLP reads of a position is not kept: it is computed anew.
-            own = range(start, width) if model.cfg.parallel else where
-            rows.append(Row(node, example, start, entries[node.row], tuple(own)))
+        start = where[0] if where and model.cfg.causal else 0
+        # What a parallel MLP reads of a position is not kept: it is computed anew. The queries of
+        # an edited square are those from the row's start on.
+        whole = model.cfg.parallel or any("k_pos" in s.source for s in _edited(node, model))
+        own = range(start, len(own)) if whole else where
+        at = entries[node.row]
+        rows.append(Row(node, example, start, at, tuple(own)) if where else None)
     return rows
 
 
 def _changes(
-    site: Site, rows: list[tuple[Node, int, Part]], tokens: Tokens, replace: Replace, base: Base
+    site: Site,
+    rows: list[tuple[Node, int, Part]],
+    tokens: Tokens,
+    replace: Replace,
+    values: Tensor,
 ) -> Bool[Tensor, "rows pos"]:
     """Where the edited value differs bitwise from the base run's."""
     line = edited_rows(site, rows, tokens)
     selection = Selection.of(site, [row[1:] for row in rows], tokens)
-    x = base.values[site.name][line.examples]
+    x = values[line.examples]
     # A NaN differs from itself, so an edit to NaN counts as a change.
     differs = torch.where(selection.mask(site, x), replace(x, line), x) != x
     return differs.movedim(site.pos_axis, 1).flatten(2).any(-1)
 
 
-def passes(rows: Iterable[Row], width: int, lines: int | None = None) -> list[list[Row]]:
-    """Rows that run together: alike in entry, about so many lines (default TOKENS_PER_PASS)."""
+def passes(
+    rows: Iterable[Row], width: int, lines: int | None = None, source: int = 0
+) -> list[list[Row]]:
+    """Rows that run together: alike in entry, about so many lines (default TOKENS_PER_PASS), of
+    runs and sources so wide."""
     lines = TOKENS_PER_PASS if lines is None else lines
     # Sites that exist per head at d_model take many times the memory of others.
     wide, square = ("_input", "hook_result"), ("hook_attn_scores", "hook_pattern")
@@ -221,17 +240,19 @@ def passes(rows: Iterable[Row], width: int, lines: int | None = None) -> list[li
     for row in rows:
         sites = [part.site for part in row.node.parts]
         ends = [any(site.endswith(kind) for site in sites) for kind in (wide, square)]
-        groups.setdefault((*ends, is_late([row])), []).append(row)
+        key = (*ends, is_late([row]), row.source is not None)
+        groups.setdefault(key, []).append(row)
     packed = []
-    for (heavy, _, _), some in sorted(groups.items()):
+    for (heavy, *_), some in sorted(groups.items()):
         limit = lines // 4 if heavy else lines
         room = 0
-        for row in sorted(some, key=lambda row: (row.entry, row.start)):
-            if room < width - row.start:
+        for row in sorted(some, key=lambda r: ((r.source or r).entry, r.entry, r.start)):
+            own = row.lines(width, source)
+            if room < own:
                 packed.append([])
-                room = max(limit, width - row.start)
+                room = max(limit, own)
             packed[-1].append(row)
-            room -= width - row.start
+            room -= own
     return packed
 
 
@@ -243,34 +264,48 @@ def is_late(rows: Sequence[Row]) -> bool:
 
 def is_trimmed(model: Any, rows: Sequence[Row], bound: Bound) -> bool:
     """Whether the last block computes, past its keys and values, only the positions read."""
-    last = f"blocks.{model.cfg.n_layers - 1}.attn."
-    whole = (last + "hook_attn_scores", last + "hook_pattern")
+    last = model.blocks[-1]
+    attentions = [attn for attn in (last.attn, last.cross_attn) if attn is not None]
+    whole = [site for attn in attentions for site in (attn.hook_attn_scores, attn.hook_pattern)]
     square = any(part.site in whole for row in rows for part in row.node.parts)
     return bound.positions is not None and not square and not is_late(rows)
 
 
 def multiplies(model: Any, tokens: Tokens, rows: Sequence[Row], bound: Bound) -> float:
     """Multiply-adds with weights that one pass takes (attention's own are not counted)."""
-    cfg, width = model.cfg, tokens.shape[1]
-    qkv, out, mlp_in, mlp_out = _sizes(model)
+    width = tokens.shape[1]
     trimmed, late = is_trimmed(model, rows, bound), is_late(rows)
     read = None if bound.positions is None else bound.positions.tolist()
     total = 0.0
     for row in rows:
-        full, own = width - row.start, len(row.changed)
+        full = width - row.start
         n = full if read is None or late else len(read[row.example])
-        last_full = n if trimmed else full
-        last_own = len(set(row.changed).intersection(read[row.example])) if trimmed else own
-        for layer in range(max(row.entry.layer, 0), cfg.n_layers):
-            last = layer == cfg.n_layers - 1
-            if row.entry <= (layer, PRE):
-                first = row.entry > (layer - 1, PRE) or layer == 0
-                total += qkv * (own if first else full)
-                total += (out + mlp_in + mlp_out) * (last_full if last else full)
-            else:
-                lines, stage = last_own if last else own, row.entry.stage
-                total += lines * (out * (stage == Z) + mlp_in * (stage <= MID) + mlp_out)
+        if trimmed:
+            own = len(set(row.changed).intersection(read[row.example]))
+            total += _through(model, row, full, (n, own))
+        else:
+            total += _through(model, row, full, (full, len(row.changed)))
         total += n * _reading(model, bound, late)
+        if row.source is not None:
+            source, wide = row.source, tokens.source.shape[1]
+            total += _through(model.encoder, source, wide, (wide, len(source.changed)))
+            total += wide * _memory_size(model)
+    return total
+
+
+def _through(model: Any, row: Row, full: int, last: tuple[int, int]) -> int:
+    """Multiply-adds of a row's way through the blocks of a stack. `full`: the lines from its start
+    on; `last`: those that the last block computes of them, and of those that are changed."""
+    qkv, *behind = _sizes(model)
+    total = 0
+    for layer in range(max(row.entry.layer, 0), model.cfg.n_layers):
+        is_last = layer == model.cfg.n_layers - 1
+        if row.entry <= (layer, PRE):
+            first = row.entry > (layer - 1, PRE) or layer == 0
+            total += qkv * (len(row.changed) if first else full)
+            total += sum(behind) * (last[0] if is_last else full)
+        else:
+            total += (last[1] if is_last else len(row.changed)) * sum(behind[row.entry.stage - Z :])
     return total
 
 
@@ -279,15 +314,29 @@ def forward_multiplies(model: Any, tokens: Tokens, bound: Bound) -> float:
     per_token = sum(_sizes(model)) * model.cfg.n_layers
     if bound.reads == "logits":
         per_token += (model.cfg.d_vocab + _transform(model)) * model.cfg.d_model
-    return float(per_token * tokens.shape.numel())
+    total = per_token * tokens.shape.numel()
+    if tokens.source is not None:
+        encoder = model.encoder
+        per_token = sum(_sizes(encoder)) * encoder.cfg.n_layers + _memory_size(model)
+        total += per_token * tokens.source.shape.numel()
+    return float(total)
 
 
-def _sizes(model: Any) -> tuple[int, int, int, int]:
+def _sizes(model: Any) -> tuple[int, ...]:
     """Of the weights of a block behind each of its stages."""
     block = model.blocks[0]
-    mlp = block.mlp
+    mlp, cross = block.mlp, block.cross_attn
     rest = (0, 0) if mlp is None else (mlp.in_weight.numel(), mlp.out_weight.numel())
-    return block.attn.qkv_weight.numel(), block.attn.out_weight.numel(), *rest
+    between = (0, 0)
+    if cross is not None:  # of which keys and values are not made of the stream
+        between = (cross.qkv_weight[cross.rows(0, 1)].numel(), cross.out_weight.numel())
+    return block.attn.qkv_weight.numel(), block.attn.out_weight.numel(), *between, *rest
+
+
+def _memory_size(model: Any) -> int:
+    """Of the weights that make keys and values of a position of the source, in all layers."""
+    cross = model.blocks[0].cross_attn
+    return cross.qkv_weight[cross.rows(1, 3)].numel() * model.cfg.n_layers
 
 
 def _reading(model: Any, bound: Bound, late: bool) -> int:

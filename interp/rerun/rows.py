@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ..edits import Replace, Rows
 from ..selection import Selection
-from ..sites import SiteTable
 from ..tap import Tap
 from ..tokens import Tokens
-from .plan import Base, Row, edited_rows
+from .plan import Base, edited_rows
+from .stages import Row, is_of
 
 
 class Lines(NamedTuple):
@@ -41,6 +41,8 @@ class RowEdit(NamedTuple):
     row: np.ndarray
     selection: Selection
     rows: Rows
+    start: int
+    """Of the rows. A tensor that counts the source's positions begins at 0 nevertheless."""
 
 
 class RowTap(Tap):
@@ -51,9 +53,9 @@ class RowTap(Tap):
     """
 
     def __init__(
-        self, sites: SiteTable, tokens: Tokens, base: Base, replace: Replace, rows: Sequence[Row]
+        self, model: Any, tokens: Tokens, base: Base, replace: Replace, rows: Sequence[Row]
     ) -> None:
-        self.sites, self.base, self.replace = sites, base, replace
+        self.sites, self.base, self.replace = model.sites, base, replace
         self.device = tokens.device
         self.examples = np.array([row.example for row in rows])
         self.lines = Lines(*np.zeros((2, 0), dtype=np.int64))
@@ -62,7 +64,8 @@ class RowTap(Tap):
         chosen: dict[tuple[str, int, int], list] = {}
         for i, row in enumerate(rows):
             turns: dict[str, int] = {}
-            for part in row.node.parts:  # several parts at one site are applied one after another
+            own = [part for part in row.node.parts if is_of(part.site, model)]
+            for part in own:  # several parts at one site are applied one after another
                 turn = turns[part.site] = turns.get(part.site, -1) + 1
                 key = (part.site, turn, row.start)
                 parts.setdefault(key, []).append(i)
@@ -70,10 +73,11 @@ class RowTap(Tap):
         self.edits: dict[str, dict[int, list[RowEdit]]] = {}
         for site, turn, start in sorted(parts):
             lines = chosen[site, turn, start]
-            told = edited_rows(self.sites[site], lines, tokens)._replace(start=start)
-            edit = RowEdit(np.array(parts[site, turn, start]),
-                           Selection.of(told.site, [line[1:] for line in lines], tokens),
-                           told)  # fmt: skip
+            told = edited_rows(self.sites[site], lines, tokens)
+            if "pos" not in told.site.source:
+                told = told._replace(start=start)
+            selection = Selection.of(told.site, [line[1:] for line in lines], tokens)
+            edit = RowEdit(np.array(parts[site, turn, start]), selection, told, start)
             self.edits.setdefault(site, {}).setdefault(turn, []).append(edit)
 
     def wants(self, site: str) -> bool:
@@ -94,7 +98,7 @@ class RowTap(Tap):
         """x [rows, *site axes] from the group's start on."""
         for edit in edits:
             here = np.flatnonzero((edit.row >= group.first) & (edit.row < group.last))
-            if len(here) and edit.rows.start == group.start:
+            if len(here) and edit.start == group.start:
                 at = self._index(edit.row[here] - group.first)
                 x = x.index_copy(0, at, self._replaced(x[at], _some(edit, here)))
         return x
@@ -132,4 +136,5 @@ def _some(edit: RowEdit, here: np.ndarray) -> RowEdit:
     rows = edit.rows._replace(
         examples=edit.rows.examples[at], nodes=[edit.rows.nodes[int(i)] for i in here]
     )
-    return RowEdit(edit.row[here], Selection(*(s[at] for s in edit.selection)), rows)
+    selection = Selection(*(s[at] for s in edit.selection))
+    return RowEdit(edit.row[here], selection, rows, edit.start)
