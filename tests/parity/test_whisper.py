@@ -242,7 +242,7 @@ def test_a_waveform_is_heard(whisper) -> None:
         ("encoder.hook_embed", ("pos",)),
     ],
 )
-def test_sweeps_give_the_numbers_of_whole_runs(whisper, site: str, by: tuple[str, ...]) -> None:
+def test_rerun_equals_naive(whisper, site: str, by: tuple[str, ...]) -> None:
     model = whisper.ours
     tokens, other = tokens_of(model), tokens_of(model, 1)
     nodes = interp.nodes(model, site, by=by, tokens=tokens)
@@ -255,6 +255,7 @@ def test_sweeps_give_the_numbers_of_whole_runs(whisper, site: str, by: tuple[str
     }
     naive = interp.sweep(model, tokens, nodes, engine="naive", **options)
     default = interp.sweep(model, tokens, nodes, **options)
+    assert default.attrs["engine"] == "rerun"
     scale = max(1.0, naive["value"].abs().max())
     assert np.allclose(default["value"], naive["value"], rtol=0, atol=1e-10 * scale)
     assert naive["effect"].abs().max() > 1e-3
