@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pandas as pd
 import torch
@@ -47,6 +47,10 @@ class BridgedConfig:
     causal: bool
     """Measured: the last token changes no earlier output."""
 
+    encoder: ClassVar[None] = None
+    inputs: ClassVar[str] = "tokens"
+    n_experts: ClassVar[int] = 0
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
@@ -69,7 +73,8 @@ class BridgedTransformer(HookedTransformer):
     """
 
     opaque = "the model runs behind the bridge"
-    encoder = None
+    encoder = inputs = None
+    labels = ()
 
     def __init__(
         self,
@@ -297,12 +302,8 @@ class BridgedTransformer(HookedTransformer):
         raise ValueError("W_pos: behind the bridge nobody can tell its rows; read hook_pos_embed")
 
     @property
-    def device(self) -> torch.device:
-        return self.W_E.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.W_E.dtype
+    def like(self) -> Tensor:
+        return self.W_E
 
     def num_params(self, by: Literal["component", "layer"] | None = None) -> int:
         """Parameters in all; by component or layer they are known of native models only."""
