@@ -118,16 +118,20 @@ def base_bytes(model: Any, tokens: Tokens, nodes: Sequence[Node]) -> int:
     values = sum(size(model.sites[name]) for name in keep)
     placed = (cfg.n_layers - first) * batch * width * (cfg.n_heads + 2 * cfg.n_kv_heads)
     placed += cfg.n_layers * batch * source * 2 * cfg.n_kv_heads
+    values += batch * source * cfg.d_model  # what the decoder reads
     own = (values + placed * cfg.d_head) * model.W_E.element_size()
     return own + (base_bytes(model.encoder, tokens.source, nodes) if source else 0)
 
 
 def pass_bytes(model: Any, lines: int) -> int:
     """What a pass takes besides, at most: its widest layer, and the values looked at together."""
-    cfg = model.cfg
-    attention = 3 * (cfg.n_heads + 2 * cfg.n_kv_heads) * cfg.d_head
-    neurons = (4 if cfg.mlp_gated else 2) * cfg.d_mlp
-    per_line = 3 * cfg.d_model + max(attention, neurons)
+    stacks = [model.cfg] if model.cfg.encoder is None else [model.cfg, model.cfg.encoder]
+    widest = 0
+    for cfg in stacks:
+        attention = 3 * (cfg.n_heads + 2 * cfg.n_kv_heads) * cfg.d_head
+        neurons = (4 if cfg.mlp_gated else 2) * cfg.d_mlp
+        widest = max(widest, attention, neurons)
+    per_line = (2 + len(stacks)) * model.cfg.d_model + widest
     return (lines * per_line + 4 * VALUES_AT_ONCE) * model.W_E.element_size()
 
 
