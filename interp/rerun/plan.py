@@ -238,17 +238,18 @@ def passes(
     """Rows that run together: alike in entry, about so many lines (default TOKENS_PER_PASS), of
     runs and sources so wide."""
     lines = TOKENS_PER_PASS if lines is None else lines
-    # Sites that exist per head at d_model take many times the memory of others.
-    wide, square = ("_input", "hook_result"), ("hook_attn_scores", "hook_pattern")
+    # Sites that exist per head at d_model take many times the memory of others; where inputs are
+    # edited, norms cannot be.
+    kinds = ("_input", "hook_result", ("hook_attn_scores", "hook_pattern"))
     groups: dict[tuple[bool, ...], list[Row]] = {}
     for row in rows:
         sites = [part.site for part in row.node.parts]
-        ends = [any(site.endswith(kind) for site in sites) for kind in (wide, square)]
+        ends = [any(site.endswith(kind) for site in sites) for kind in kinds]
         key = (*ends, is_late([row]), row.source is not None)
         groups.setdefault(key, []).append(row)
     packed = []
-    for (heavy, *_), some in sorted(groups.items()):
-        limit = lines // 4 if heavy else lines
+    for (of_inputs, of_results, *_), some in sorted(groups.items()):
+        limit = lines // 4 if of_inputs or of_results else lines
         room = 0
         for row in sorted(some, key=lambda r: ((r.source or r).entry, r.entry, r.start)):
             own = row.lines(width, source)
