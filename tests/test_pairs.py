@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,8 +14,12 @@ import pytest
 import torch
 
 import interp
-from interp import edits, metrics
+from interp import edits, metrics, rerun
 from interp.config import ConfigError, TransformerConfig
+from interp.journal import JournalError
+from interp.loading.info import info
+from interp.model import GrowingPrefix
+from interp.selection import read_nodes
 from interp.sites import UnknownSite
 from interp.tap import EditError
 from interp.tokens import Tokens
@@ -214,6 +221,33 @@ def test_the_word_embedding_is_one():
     assert model.num_params(by="component")["W_Q"] == 33 * 6 * (2 * 3 + 3 * 4 * 2)
 
 
+def test_what_a_model_is_without_its_weights(tmp_path):
+    """T5-small: its parameters as published, and both stacks on the page."""
+    values = {"model_type": "t5", "d_model": 512, "d_ff": 2048, "d_kv": 64, "num_layers": 6,
+              "num_heads": 8, "vocab_size": 32128, "decoder_start_token_id": 0}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    page = info(tmp_path / "config.json")
+    assert page.n_params == 60_506_624
+    rows = [line.split() for line in str(page).splitlines()]
+    assert ["encoder.positions", "relative"] in rows
+    assert ["decoder_blocks.cross_attn.hook_z", "0–5", "batch", "pos", "head", "d_head"] in rows
+    assert page.cache_bytes(10) > page.cache_bytes(9)
+
+
+def test_the_bytes_that_a_base_run_keeps_are_predicted():
+    model, given = random_model(pair_config()), tokens()
+    frame = pd.concat(
+        [interp.nodes(model, site, by=("layer",)) for site in
+         ("encoder_blocks.z", "cross_attn.z", "decoder_blocks.resid_mid", "resid_mid_cross")]
+    ).assign(row=lambda f: range(len(f)))  # fmt: skip
+    chosen = read_nodes(frame, model, given)
+    base = rerun.base_run(model, given, chosen)
+    kept = [base.memory.resid, *(t for pair in base.memory._made.values() for t in pair)]
+    for one in (base, base.source):
+        kept += [*one.values.values(), *(t for placed in one.placed.values() for t in placed)]
+    assert rerun.base_bytes(model, given, chosen) == 8 * sum(t.numel() for t in kept)
+
+
 def test_the_encoder_is_a_model_of_its_own():
     model, given = random_model(pair_config()), tokens()
     _, cache = model.run_with_cache(given)
@@ -334,6 +368,45 @@ def test_edits_from_other_runs_count_the_positions_of_each_stack():
         model, other, nodes, edit=edits.scale(1.0), allow_noop=True, **options
     )  # fmt: skip
     assert done["value"][0] == pytest.approx(whole["baseline"][0], abs=1e-10)
+
+
+def test_a_sweep_of_another_source_does_not_resume(tmp_path):
+    model, given, file = random_model(pair_config()), tokens(), tmp_path / "sweep.journal"
+    nodes = interp.nodes(model, "encoder_blocks.z", by=("layer", "head"))
+    options = {"metric": metrics.loss(), "edit": edits.zero(), "progress": False, "journal": file}
+    first = interp.sweep(model, given, nodes, **options)
+    assert interp.sweep(model, given, nodes, **options).equals(first)
+    other = Tokens(given.ids, source=Tokens(given.source.ids + 1, mask=given.source.mask))
+    with pytest.raises(JournalError, match="tokens"):
+        interp.sweep(model, other, nodes, **options)
+
+
+def test_a_hooked_view_goes_on_from_a_prefix():
+    model, given = random_model(pair_config()), tokens()
+    view = model.with_hooks([(["encoder_blocks.z", "cross_attn.z"], lambda z, hook: z * 0.5)])
+    whole = view(given)
+    prefix = GrowingPrefix(model.cfg, 2, 3, like=model.W_E)
+    steps = [view(Tokens(given.ids[:, :1], source=given.source), prefix=prefix)]
+    steps += [view(given.ids[:, i : i + 1], prefix=prefix) for i in (1, 2)]
+    assert torch.allclose(torch.cat(steps, 1), whole, atol=1e-12)
+
+
+COMPILE = """
+import torch
+from tests.strategies import random_model
+from tests.test_pairs import pair_config, tokens
+
+model, given = random_model(pair_config()), tokens("left")
+compiled = torch.compile(model, fullgraph=True)
+assert torch.allclose(compiled(given), model(given), atol=1e-10)
+"""
+
+
+def test_compiles_without_a_graph_break():
+    """In a process of its own: the shape checks of the test run are not traceable."""
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", COMPILE], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_cache_of_another_encoder_is_refused():

@@ -223,6 +223,19 @@ def test_small_passes_change_no_number(monkeypatch):
     assert np.allclose(whole["value"], small["value"], atol=1e-12)
 
 
+def test_inputs_and_norms_are_edited_in_passes_of_their_own():
+    """One run refuses them together; nodes of one sweep are runs of their own."""
+    model, tokens = random_model(small_config()), Tokens.of(BATCHES[0])
+    nodes = pd.DataFrame([
+        {"row": 0, "site": "hook_q_input", "layer": 0},
+        {"row": 1, "site": "attn.hook_result", "layer": 0},
+        {"row": 1, "site": "ln1.hook_scale", "layer": 0},
+    ])  # fmt: skip
+    options = {"edit": edits.scale(1.3), "metric": metrics.loss(), "progress": False}
+    a, b = (interp.sweep(model, tokens, nodes, engine=e, **options) for e in ("rerun", "naive"))
+    assert np.allclose(a["value"], b["value"], rtol=0, atol=1e-10)
+
+
 class CountProducts(TorchFunctionMode):
     """Multiply-adds of the products with weights, as they happen."""
 

@@ -79,10 +79,7 @@ class ModelInfo:
             ],
             "Memory": self._memory_rows(),
         }
-        return "\n\n".join(
-            "\n".join([heading, *(f"  {name:<28} {text}".rstrip() for name, text in rows)])
-            for heading, rows in blocks.items()
-        )
+        return "\n\n".join(_table(heading, rows) for heading, rows in blocks.items())
 
     def _memory_rows(self) -> list[tuple[str, str]]:
         length = min(self.cfg.n_ctx, 1024)
@@ -100,6 +97,11 @@ class ModelInfo:
             (name, " ".join(f"{bytes_text(b):>12}" for b in both)) for name, both in sizes.items()
         ]
         return [heading, *rows]
+
+
+def _table(heading: str, rows: list[tuple[str, str]]) -> str:
+    width = max(28, *(len(name) for name, _ in rows))
+    return "\n".join([heading, *(f"  {name:<{width}} {text}".rstrip() for name, text in rows)])
 
 
 def info(model: str | os.PathLike) -> ModelInfo:

@@ -247,7 +247,7 @@ class HookedTransformer(Verbs):
         stop = self._stop(stop_at_layer)
         if tap is not None or not self.fwd_hooks:
             return self._run(tokens, SILENT if tap is None else tap, prefix, stop)
-        own = self.make_tap(stop_at_layer=stop_at_layer)
+        own = self.make_tap(stop_at_layer=stop_at_layer, goes_on=goes_on)
         out = self._run(tokens, own, prefix, stop)
         own.check_fired()
         return out

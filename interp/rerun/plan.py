@@ -119,16 +119,20 @@ def base_bytes(model: Any, tokens: Tokens, nodes: Sequence[Node]) -> int:
     values = sum(size(model.sites[name]) for name in keep)
     placed = (cfg.n_layers - first) * batch * width * (cfg.n_heads + 2 * cfg.n_kv_heads)
     placed += cfg.n_layers * batch * source * 2 * cfg.n_kv_heads
+    values += batch * source * cfg.d_model  # what the decoder reads
     own = (values + placed * cfg.d_head) * model.dtype.itemsize
     return own + (base_bytes(model.encoder, tokens.source, nodes) if source else 0)
 
 
 def pass_bytes(model: Any, lines: int) -> int:
     """What a pass takes besides, at most: its widest layer, and the values looked at together."""
-    cfg = model.cfg
-    attention = 3 * (cfg.n_heads + 2 * cfg.n_kv_heads) * cfg.d_head
-    neurons = (4 if cfg.mlp_gated else 2) * cfg.d_mlp
-    per_line = 3 * cfg.d_model + max(attention, neurons)
+    stacks = [model.cfg] if model.cfg.encoder is None else [model.cfg, model.cfg.encoder]
+    widest = 0
+    for cfg in stacks:
+        attention = 3 * (cfg.n_heads + 2 * cfg.n_kv_heads) * cfg.d_head
+        neurons = (4 if cfg.mlp_gated else 2) * cfg.d_mlp
+        widest = max(widest, attention, neurons)
+    per_line = (2 + len(stacks)) * model.cfg.d_model + widest
     return (lines * per_line + 4 * VALUES_AT_ONCE) * model.dtype.itemsize
 
 
@@ -235,17 +239,18 @@ def passes(
     """Rows that run together: alike in entry, about so many lines (default TOKENS_PER_PASS), of
     runs and sources so wide."""
     lines = TOKENS_PER_PASS if lines is None else lines
-    # Sites that exist per head at d_model take many times the memory of others.
-    wide, square = ("_input", "hook_result"), ("hook_attn_scores", "hook_pattern")
+    # Sites that exist per head at d_model take many times the memory of others; where inputs are
+    # edited, norms cannot be.
+    kinds = ("_input", "hook_result", ("hook_attn_scores", "hook_pattern"))
     groups: dict[tuple[bool, ...], list[Row]] = {}
     for row in rows:
         sites = [part.site for part in row.node.parts]
-        ends = [any(site.endswith(kind) for site in sites) for kind in (wide, square)]
+        ends = [any(site.endswith(kind) for site in sites) for kind in kinds]
         key = (*ends, is_late([row]), row.source is not None)
         groups.setdefault(key, []).append(row)
     packed = []
-    for (heavy, *_), some in sorted(groups.items()):
-        limit = lines // 4 if heavy else lines
+    for (of_inputs, of_results, *_), some in sorted(groups.items()):
+        limit = lines // 4 if of_inputs or of_results else lines
         room = 0
         for row in sorted(some, key=lambda r: ((r.source or r).entry, r.entry, r.start)):
             own = row.lines(width, source)

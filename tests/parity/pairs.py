@@ -72,6 +72,9 @@ CASES = {
         {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
         untied=True,
     ),
+    "mt5": Case(
+        "MT5Config", "MT5ForConditionalGeneration", {**_T5, "feed_forward_proj": "gated-gelu"}
+    ),
     "bart": Case("BartConfig", "BartForConditionalGeneration", _BART, exact=True),
     "bart-scaled": Case(
         "BartConfig",

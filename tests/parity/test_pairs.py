@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from functools import cache as once
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import interp
+from interp import edits, metrics
 from interp.loading.info import info
 from interp.model import positions
 from tests.parity import pairs
+from tests.parity.inputs import Batch
 from tests.parity.pairs import CASES, START, Inputs, inputs
 from tests.parity.reference import relative_error
 from tests.parity.test_mutants import config, rebuilt, weights, zeroed
@@ -79,6 +83,46 @@ def test_identities(pair, name: str) -> None:
         frame = pair(name).ours.check_identities(inputs(source, target).tokens())
         assert frame[~frame["holds"]].empty
         assert frame["identity"].str.startswith("encoder: ").any()
+
+
+@pytest.mark.parametrize(
+    "site", ["encoder_blocks.attn.hook_z", "decoder_blocks.hook_resid_pre", "cross_attn.hook_v"]
+)
+@every_case
+def test_rerun_equals_naive(pair, name: str, site: str) -> None:
+    model = pair(name).ours
+    source, target = (Batch(*(t[:, -6:] for t in part)) for part in inputs("left", "left"))
+    tokens = Inputs(source, target).tokens()
+    ids = target.ids.flip(1), source.ids.flip(1)
+    other = interp.Tokens(ids[0], mask=target.mask, source=interp.Tokens(ids[1], mask=source.mask))
+    nodes = interp.nodes(model, site, by=("layer", "pos"), tokens=tokens)
+    options = {
+        "edit": edits.patch(other),
+        "metric": metrics.log_prob(torch.tensor([1, 2, 3]), pos=-2),
+        "reduce": "none",
+        "allow_noop": True,
+        "progress": False,
+    }
+    naive = interp.sweep(model, tokens, nodes, engine="naive", **options)
+    rerun = interp.sweep(model, tokens, nodes, **options)
+    scale = max(1.0, naive["value"].abs().max())
+    assert np.allclose(rerun["value"], naive["value"], rtol=0, atol=1e-10 * scale)
+    assert naive["effect"].abs().max() > 1e-3
+    assert rerun.attrs["engine"] == "rerun"
+    assert rerun.attrs["forward_equivalents"] < naive.attrs["forward_equivalents"]
+
+
+@every_case
+def test_folding(pair, name: str) -> None:
+    """BART's norms stand on the stream itself."""
+    model, given = pair(name).ours, inputs("left", "right")
+    if name.startswith("bart"):
+        with pytest.raises(ValueError, match="norm_position='post'"):
+            model.folded()
+        return
+    ours, theirs = (m(given.tokens()).log_softmax(-1)[given.target.mask]
+                    for m in (model.folded(), model))  # fmt: skip
+    assert torch.allclose(ours, theirs, atol=1e-9)
 
 
 @every_case
@@ -197,6 +241,30 @@ def test_mutant_of_the_code_misses(pair, monkeypatch, where, attribute, mutant) 
     logits = {"hook_logits": expected["hook_logits"]}
     monkeypatch.setattr(where, attribute, mutant)
     assert pairs.errors(this.ours, given, logits)["hook_logits"] > MISS
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("t5", {"architectures": ["T5EncoderModel"]}, "expected an encoder–decoder"),
+        ("t5", {"feed_forward_proj": "gated-tanh"}, "feed_forward_proj='gated-tanh'"),
+        ("t5", {"decoder_start_token_id": 97}, "decoder_start_token_id=97"),
+        ("t5", {"relative_attention_num_buckets": 6}, "relative_buckets=6"),
+        ("t5", {"is_encoder_decoder": False}, "is_encoder_decoder=False"),
+        ("bart", {"architectures": ["BartForSequenceClassification"]}, "Classification"),
+        ("bart", {"num_hidden_layers": 7}, "num_hidden_layers=7"),
+        ("bart", {"encoder_layers": 2}, "unexpected: model.encoder.layers.2"),
+        ("t5", {"num_decoder_layers": 3}, "missing: decoder.block.2"),
+        ("t5", {"feed_forward_proj": "gated-relu"}, "missing: encoder.block.0"),
+    ],
+)
+def test_configs_that_do_not_fit_are_named(pair, tmp_path, name, changes, message) -> None:
+    folder = pair(name).folder
+    (tmp_path / "model.safetensors").symlink_to(folder / "model.safetensors")
+    values = json.loads((folder / "config.json").read_text()) | changes
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=message):
+        interp.load(tmp_path)
 
 
 def test_another_start_token_misses(pair) -> None:

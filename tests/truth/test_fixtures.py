@@ -102,8 +102,8 @@ def slopes(known, share=0.0, hooks=()):
         )
         way = {site: torch.zeros_like(clean[site]) for site in sites}
         for site, part in ((part.site, part) for part in node.parts):
-            chosen = Selection.of([(i, part) for i in examples], known.clean)
-            mask = chosen.mask(model.sites[site], clean[site])
+            here, rows = model.sites[site], [(i, part) for i in examples]
+            mask = Selection.of(here, rows, known.clean).mask(here, clean[site])
             way[site] = torch.where(mask, corrupted[site] - clean[site], way[site])
         at = {site: (clean[site] + share * way[site]).requires_grad_() for site in sites}
         own = [(site, lambda x, hook, at=at: at[hook.name]) for site in sites]

@@ -14,17 +14,36 @@ def _t5_config(f: Fields) -> TransformerConfig:
 
     Whether logits are divided by √d_model was, for long, the same field as whether they are tied.
     """
-    _is_pair(f)
-    d_model = f.size("d_model", "d_model")
-    n_layers = f.size("num_layers", "n_layers", 6)
     tied = f.flag("tie_word_embeddings", True)
-    scaled = f.flag("scale_decoder_outputs", tied)
+    return _t5_like(f, tied, f.flag("scale_decoder_outputs", tied), 6, 8, 2048, 32128, "relu")
+
+
+def _mt5_config(f: Fields) -> TransformerConfig:
+    """Xue et al. 2021: version 1.1 of T5 in many languages."""
+    tied = f.flag("tie_word_embeddings", True)
+    return _t5_like(f, tied, False, 8, 6, 1024, 250112, "gated-gelu")
+
+
+def _t5_like(
+    f: Fields,
+    tied: bool,
+    scaled: bool,
+    n_layers: int,
+    n_heads: int,
+    d_mlp: int,
+    d_vocab: int,
+    neurons: str,
+) -> TransformerConfig:
+    """The numbers, and the kind of neurons, are what absent fields mean."""
+    _is_pair(f)
+    d_model = f.size("d_model", "d_model", 512)
+    n_layers = f.size("num_layers", "n_layers", n_layers)
     both = {
         "d_model": d_model,
         "d_head": f.size("d_kv", "d_head", 64),
-        "n_heads": f.size("num_heads", "n_heads", 8),
-        "d_mlp": f.size("d_ff", "d_mlp", 2048),
-        "d_vocab": f.size("vocab_size", "d_vocab", 32128),
+        "n_heads": f.size("num_heads", "n_heads", n_heads),
+        "d_mlp": f.size("d_ff", "d_mlp", d_mlp),
+        "d_vocab": f.size("vocab_size", "d_vocab", d_vocab),
         "n_ctx": f.size("n_positions", "n_ctx", 512),
         "norm": "rmsnorm",
         "norm_eps": f.number("layer_norm_epsilon", 1e-6),
@@ -37,7 +56,7 @@ def _t5_config(f: Fields) -> TransformerConfig:
         "qkv_bias": False,
         "attn_out_bias": False,
         "mlp_bias": False,
-        **_t5_neurons(f),
+        **_t5_neurons(f, neurons),
     }
     return TransformerConfig(
         n_layers=f.size("num_decoder_layers", "n_layers", n_layers),
@@ -49,13 +68,13 @@ def _t5_config(f: Fields) -> TransformerConfig:
     )
 
 
-def _t5_neurons(f: Fields) -> dict[str, Any]:
+def _t5_neurons(f: Fields, default: str) -> dict[str, Any]:
     """ "relu", or "gated-gelu", whose gelu is the approximation by tanh."""
     for name in ("dense_act_fn", "is_gated_act"):  # what the next field says, once more
         f.get(name, None)
     names = {**ACTIVATIONS, **{f"gated-{name}": ours for name, ours in ACTIVATIONS.items()}}
-    activation = f.activation("feed_forward_proj", "relu", {**names, "gated-gelu": "gelu_tanh"})
-    gated = str(f.get("feed_forward_proj", "relu")).startswith("gated-")
+    activation = f.activation("feed_forward_proj", default, {**names, "gated-gelu": "gelu_tanh"})
+    gated = str(f.get("feed_forward_proj", default)).startswith("gated-")
     return {"mlp_gated": gated, "activation": activation}
 
 
@@ -179,15 +198,18 @@ _BART = {
 _COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 
 PAIR_FAMILIES = (
-    Family(
-        name="t5",
-        config=_t5_config,
-        rename=_T5,
-        # a table that old versions stored and never read
-        dropped=(
-            *_COPIES,
-            "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
-        ),
+    *(
+        Family(
+            name=name,
+            config=config,
+            rename=_T5,
+            # a table that old versions stored and never read
+            dropped=(
+                *_COPIES,
+                "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
+            ),
+        )
+        for name, config in (("t5", _t5_config), ("mt5", _mt5_config))
     ),
     *(
         Family(
