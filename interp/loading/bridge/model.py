@@ -50,6 +50,7 @@ class BridgedConfig:
     encoder: ClassVar[None] = None
     inputs: ClassVar[str] = "tokens"
     n_experts: ClassVar[int] = 0
+    rotary_scalings: ClassVar[tuple] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
