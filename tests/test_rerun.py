@@ -85,8 +85,11 @@ def test_rerun_equals_naive_everywhere_many_times(cfg, data):
     compare_engines(random_model(cfg), data)
 
 
-FAMILIES = st.sampled_from(reference.families())
-"""Every family, by the tiny model that is recorded of it: one that comes later is drawn too."""
+FAMILIES = st.sampled_from(
+    [name for name in reference.families() if "input_ids" in reference.reference(name).inputs]
+)
+"""Every family that reads words, by the tiny model that is recorded of it: one that comes later is
+drawn too."""
 
 
 @settings(max_examples=12, deadline=None)

@@ -12,7 +12,7 @@ import json
 import math
 import zlib
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..model import HookedTransformer
+from ..tokens import Tokens
 from .assemble import assembled
 from .families import read_config
 from .tensors import Entry, Reader
@@ -29,8 +30,8 @@ TOLERANCE = 1e-5
 """Largest relative error that passes: the reference rounds some steps to float32."""
 SPREAD = 0.35
 """Weights are uniform in ± this, so large that no part of a model hides."""
-STEP = 61
-"""Every so many numbers of the output are recorded."""
+STEP, FEWEST = 61, 20
+"""Every so many numbers of the output are recorded; of a small one more, to have so many."""
 
 
 class Reference(NamedTuple):
@@ -90,30 +91,52 @@ def reference_model(name: str) -> HookedTransformer:
     """Our model of a family's reference, in float64 on the CPU, filled as `load` fills one."""
     given = reference(name)
     family, cfg = read_config(given.config, f"{FILE.name}: {name}")
+    stored = shapes(given)
     entries = {
         key: Entry(key, FILE, "F64", shape, 0, 8 * math.prod(shape))
-        for key, shape in shapes(given).items()
+        for key, shape in stored.items()
     }
-    build = (torch.float64, torch.device("cpu"), f"reference of {name}", FormulaReader)
+    reader = partial(FormulaReader, stored)
+    build = (torch.float64, torch.device("cpu"), f"reference of {name}", reader)
     return assembled(family, cfg, entries, *build).eval()
 
 
 def run(model: HookedTransformer, inputs: Mapping[str, Any]) -> Tensor:
-    """Our output for the inputs of a reference."""
-    assert set(inputs) == {"input_ids"}, f"inputs {sorted(inputs)}"
+    """Our output for the inputs of a reference, where Hugging Face has its own."""
+    given = tensors(inputs)
     with torch.no_grad():
-        return model(torch.tensor(inputs["input_ids"]))
+        if "pixel_values" in given:
+            return model(given["pixel_values"])[:, 0]
+        if "states" in given:
+            return model({"returns": given.pop("returns_to_go"), **given})[:, 1::3]
+        read = given["input_features" if "input_features" in given else "input_ids"]
+        if model.encoder is None:
+            return model(read)
+        return model(Tokens(given["decoder_input_ids"], source=model.encoder.accept(read)))
+
+
+def tensors(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The inputs of a reference: ids as they are recorded, numbers by formula from their shape."""
+    return {
+        name: numbers(name, tuple(value["shape"])) if isinstance(value, dict) else
+        torch.tensor(value) for name, value in inputs.items()
+    }  # fmt: skip
 
 
 def distance(output: Tensor, given: Reference) -> float:
     """The relative error of an output: of the recorded numbers, or of the norm if that is worse."""
-    sample = output.flatten()[::STEP]
+    sample = sampled(output)
     recorded = torch.tensor(given.output, dtype=torch.float64)
     if sample.shape != recorded.shape:
         return math.inf
     off = float((sample - recorded).abs().max() / recorded.abs().max())
     off_norm = abs(float(output.norm()) - given.norm) / given.norm
     return max(off, off_norm) if off == off else math.nan
+
+
+def sampled(output: Tensor) -> Tensor:
+    """The numbers of an output that are recorded."""
+    return output.flatten()[:: max(1, min(STEP, output.numel() // FEWEST))]
 
 
 def shapes(given: Reference) -> dict[str, tuple[int, ...]]:
@@ -141,16 +164,22 @@ def numbers(name: str, shape: tuple[int, ...]) -> Tensor:
 
 
 class FormulaReader(Reader):
-    """Reads tensors of no file: their numbers follow from their names."""
+    """Reads tensors of no file: their numbers follow from their names and shapes."""
 
-    def copy(self, entry: Entry, target: Tensor) -> None:
-        target.copy_(numbers(entry.key, entry.shape))
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        super().__init__()
+        self.shapes = shapes
 
     def read(self, entry: Entry) -> Tensor:
-        return numbers(entry.key, entry.shape)
+        # What is read may be the first row of a tensor, or have lost its axes of length 1.
+        every = numbers(entry.key, self.shapes[entry.key]).flatten()
+        return every[: math.prod(entry.shape)].view(entry.shape)
+
+    def copy(self, entry: Entry, target: Tensor) -> None:
+        target.copy_(self.read(entry))
 
     def equals(self, entry: Entry, tensor: Tensor) -> bool:
-        return torch.equal(numbers(entry.key, entry.shape), tensor)
+        return torch.equal(self.read(entry), tensor)
 
 
 @cache

@@ -23,34 +23,62 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from interp.loading import reference
-from tests.parity import families
-from tests.parity.layout import Family
+from tests.parity import families, pairs, senses, test_whisper
+from tests.parity.layout import Family, Layout
 from tests.parity.reference import run
 
 CHOSEN = {"bert": "bert-mlm", "distilbert": "distilbert-mlm", "gemma3_text": "gemma3"}
 """Where the model is not the one with the family's own name."""
 LEFT_OUT = ("interp",)
 """Our own format, whose names and numbers are ours."""
-INPUTS = {"input_ids": [[3, 14, 15, 92, 65, 35, 89, 7, 9], [26, 53, 58, 9, 79, 32, 38, 46, 2]]}
+IDS = [[3, 14, 15, 92, 65, 35, 89, 7, 9], [26, 53, 58, 9, 79, 32, 38, 46, 2]]
+TARGET = [[3, 27, 18, 28, 18], [3, 14, 14, 21, 35]]
+WORDS = {"input_ids": IDS}
+PAIR = {"input_ids": IDS, "decoder_input_ids": TARGET}
+INPUTS: dict[str, dict[str, Any]] = {
+    "vit": {"pixel_values": {"shape": [2, 3, *senses.IMAGE]}},
+    "whisper": {
+        "input_features": {"shape": [2, test_whisper.N_MELS, 2 * test_whisper.N_FRAMES]},
+        "decoder_input_ids": TARGET,
+    },
+    "decision_transformer": {
+        "returns_to_go": {"shape": [2, 4, 1]},
+        "states": {"shape": [2, 4, senses.D_STATE]},
+        "actions": {"shape": [2, 4, senses.D_ACTION]},
+        "timesteps": [[0, 1, 2, 3], [7, 8, 9, 10]],
+    },
+}
+"""Of families whose inputs are not words, or not one text; numbers are given by their shape."""
+
+
+def model_of(name: str) -> Family:
+    """The tiny model that a family's reference is made of."""
+    chosen = CHOSEN.get(name, name)
+    if chosen in pairs.CASES:
+        case = pairs.CASES[chosen]
+        return Family(Layout(case.model, {}), case.config, case.values)
+    if name == "whisper":
+        return test_whisper.FAMILY
+    return senses.SENSES[name].family if name in senses.SENSES else families.FAMILIES[chosen]
 
 
 def recorded(name: str) -> dict[str, Any]:
     """The record of a family, made with the installed transformers."""
-    family = families.FAMILIES[CHOSEN.get(name, name)]
+    family = model_of(name)
+    given = INPUTS.get(name, PAIR if name in pairs.CASES else WORDS)
     with tempfile.TemporaryDirectory() as folder:
         model = _by_formula(family, Path(folder))
         config = json.loads((Path(folder) / "config.json").read_text())
         layers, tensors = _templates(_shapes(Path(folder)))
     for unused in ("transformers_version", "dtype"):
         config.pop(unused, None)
-    inputs = {key: torch.tensor(value) for key, value in INPUTS.items()}
-    output = run(model, family.layout, inputs, lifted=False).output
+    output = run(model, family.layout, reference.tensors(given), lifted=False).output
     return {
         "config": config,
         "layers": layers,
         "tensors": tensors,
-        "inputs": INPUTS,
-        "output": [_short(x) for x in output.flatten()[:: reference.STEP].tolist()],
+        "inputs": given,
+        "output": [_short(x) for x in reference.sampled(output).tolist()],
         "norm": _short(float(output.norm())),
     }
 
@@ -63,7 +91,9 @@ def _by_formula(family: Family, folder: Path) -> transformers.PreTrainedModel:
     shapes = _shapes(folder)
     weights = {key: reference.numbers(key, shape) for key, shape in shapes.items()}
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    return kind.from_pretrained(folder, dtype=torch.float64).eval()
+    model = kind.from_pretrained(folder, dtype=torch.float64).eval()
+    model.config._experts_implementation = "eager"  # the default refuses float64
+    return model
 
 
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:

@@ -13,8 +13,18 @@ from pathlib import Path
 from interp.config import TransformerConfig
 from interp.loading import check_family, reference
 from interp.loading.families import read_config
-from tests.parity import families, test_mutants, test_mutants_newer
-from tests.parity.record import CHOSEN
+from tests.parity import (
+    families,
+    pairs,
+    senses,
+    test_mutants,
+    test_mutants_experts,
+    test_mutants_newer,
+    test_pairs,
+    test_senses,
+    test_whisper,
+)
+from tests.parity.record import model_of
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "families.md"
 
@@ -41,9 +51,20 @@ EXAMPLES = {
     "stablelm": "stabilityai/stablelm-2-1_6b",
     "phi": "microsoft/phi-2",
     "gpt_neox": "EleutherAI/pythia-70m",
+    "mixtral": "mistralai/Mixtral-8x7B-v0.1",
+    "gpt_oss": "openai/gpt-oss-20b",
+    "qwen3_moe": "Qwen/Qwen3-30B-A3B",
+    "olmoe": "allenai/OLMoE-1B-7B-0924",
     "bert": "google-bert/bert-base-uncased, minilm",
     "roberta": "FacebookAI/roberta-base",
     "distilbert": "distilbert/distilbert-base-uncased",
+    "t5": "google-t5/t5-small, google/flan-t5-base",
+    "mt5": "google/mt5-small",
+    "bart": "facebook/bart-base",
+    "mbart": "facebook/mbart-large-cc25",
+    "vit": "google/vit-base-patch16-224",
+    "decision_transformer": "edbeeching/decision-transformer-gym-hopper-medium",
+    "whisper": "openai/whisper-tiny",
 }
 """Published models of a family; none of them was at hand when this was written, but minilm."""
 
@@ -58,7 +79,9 @@ Written by `python -m tests.parity.table` from the code and its tests; do not ed
   is and ≤ 1e-9 with its float32 islands lifted (`tests/parity/test_huggingface.py`). On the same
   models the **identities** hold in every layer, and the **rerun** gives the naive engine's numbers
   to 1e-10 (`tests/parity/test_families_sweep.py`; on drawn nodes, edits and metrics
-  `tests/test_rerun.py`).
+  `tests/test_rerun.py`). Encoder–decoders (whose row describes the decoder) and families that do
+  not read words have all of this in files of their own: `test_pairs.py`, `test_senses.py`,
+  `test_whisper.py`.
 - **mutants**: wrong architectures and weights that the parity test must see and does.
 - **reference**: the relative error against the recorded output of Hugging Face, which `interp.load`
   and `interp doctor` check on the user's own machine (allowed: 1e-5).
@@ -87,14 +110,20 @@ def page() -> str:
 
 def models_of(name: str) -> list[str]:
     """The models that parity is measured on, by their names there."""
-    kind = families.FAMILIES[CHOSEN.get(name, name)].config
-    return [model for model, family in families.FAMILIES.items() if family.config == kind]
+    kind = model_of(name).config
+    every = {name: family.config for name, family in families.FAMILIES.items()}
+    every |= {name: case.config for name, case in pairs.CASES.items()}
+    every |= {name: sense.family.config for name, sense in senses.SENSES.items()}
+    every |= {"whisper": test_whisper.FAMILY.config}
+    return [model for model, config in every.items() if config == kind]
 
 
 def mutants(models: list[str]) -> int:
     """Cases of the mutation tests that are about one of these models."""
-    every = (*test_mutants.MUTANTS, *test_mutants_newer.MUTANTS)
-    return sum(model in models for model, _ in every)
+    tables = (test_mutants, test_mutants_newer, test_mutants_experts, test_pairs, test_senses)
+    every = [model for table in tables for model, _ in table.MUTANTS]
+    every += ["whisper"] * len(test_whisper.MUTANTS)
+    return sum(model in models for model in every)
 
 
 def magnitude(error: float) -> str:
@@ -123,6 +152,8 @@ def positions(cfg: TransformerConfig) -> str:
 
 def attention(cfg: TransformerConfig) -> str:
     words = ["causal" if cfg.causal else "both ways"]
+    words += ["reads an encoder"] if cfg.encoder is not None else []
+    words += ["sinks"] if cfg.attn_sinks else []
     words += ["grouped"] if cfg.n_kv_heads < cfg.n_heads else []
     words += ["windows"] if cfg.sliding_window and any(cfg.sliding_window) else []
     words += ["soft-cap"] if cfg.attn_softcap else []
@@ -131,7 +162,8 @@ def attention(cfg: TransformerConfig) -> str:
 
 
 def mlp(cfg: TransformerConfig) -> str:
-    return f"{'gated ' if cfg.mlp_gated else ''}{cfg.activation}"
+    experts = f", {cfg.experts_per_token} of {cfg.n_experts} experts" if cfg.n_experts else ""
+    return f"{'gated ' if cfg.mlp_gated else ''}{cfg.activation}{experts}"
 
 
 if __name__ == "__main__":

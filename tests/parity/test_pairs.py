@@ -191,6 +191,8 @@ MUTANTS = {
     ("t5-gated-untied", "exact gelu"): config(activation="gelu"),
     ("t5-gated-untied", "tied"): config(tied=True),
     ("t5-gated-untied", "a factor on logits"): config(logit_scale=24**-0.5),
+    ("mt5", "norms swapped"): weights(swap_cross_norms),
+    ("mt5", "exact gelu"): config(activation="gelu"),
     ("bart", "norms before the sublayers"): config(norm_position="pre"),
     ("bart", "norms swapped"): weights(swap_cross_norms),
     ("bart", "positions of the encoder one off"): weights(shift_positions),
