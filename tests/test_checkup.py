@@ -12,7 +12,7 @@ import torch
 
 import interp
 from interp import checkup, cli
-from interp.model.transformer import Block
+from interp.model.block import Block
 
 from .published import edit_json, edit_weights, published
 from .strategies import random_model, small_config

@@ -15,7 +15,7 @@ from interp.loading import CheckFailed, check, check_family, reference
 from interp.loading.families import FAMILIES
 from interp.loading.reference import reference_model
 from interp.model.attention import Attention
-from interp.model.transformer import Block
+from interp.model.block import Block
 
 from .published import edit_weights, published
 from .vocabularies import word_level

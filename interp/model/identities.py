@@ -14,7 +14,8 @@ from ..tokens import Tokens
 from .positions import Layout
 
 if TYPE_CHECKING:
-    from .transformer import Block, HookedTransformer, Input
+    from .block import Block
+    from .transformer import HookedTransformer, Input
 
 Site: TypeAlias = Callable[[str], Tensor]
 """What the run has at a site of one block."""
