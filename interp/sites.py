@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from numbers import Integral
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from .config import TransformerConfig
 
@@ -241,8 +241,8 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
-def stack_config(site: Site, cfg: TransformerConfig) -> TransformerConfig:
-    """The config of the stack that a site belongs to."""
+def stack_config(site: Site, cfg: Any) -> Any:
+    """The config of the stack that a site belongs to; of a bridged model, the one that it has."""
     return cfg.encoder if cfg.encoder is not None and site.in_encoder else cfg
 
 
