@@ -1,0 +1,16 @@
+"""Training of small models, on text or on a generated language: read `loop.py`, it is short."""
+
+from .data import Data, MaskedData, SampledData, TextData
+from .loop import TrainConfig, TrainingError, train
+from .vocabulary import train_tokenizer
+
+__all__ = [
+    "Data",
+    "MaskedData",
+    "SampledData",
+    "TextData",
+    "TrainConfig",
+    "TrainingError",
+    "train",
+    "train_tokenizer",
+]
