@@ -325,7 +325,7 @@ class BridgedTransformer(HookedTransformer):
     def folded(self) -> HookedTransformer:
         raise ValueError(f"folded: {self.opaque}, which cannot rewrite its weights")
 
-    def init_weights(self, seed: int = 0) -> None:
+    def init_weights(self, seed: int = 0, std: float = 0.02) -> None:
         raise ValueError(f"init_weights: {self.opaque}; the library sets its weights")
 
     def __repr__(self) -> str:

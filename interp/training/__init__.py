@@ -1,0 +1,19 @@
+"""Training of small models, on text or on a generated language: read `loop.py`, it is short."""
+
+from .data import Data, MaskedData, SampledData, TextData
+from .loop import TrainConfig, TrainingError, train
+from .text import TextRun, train_on_text
+from .vocabulary import train_tokenizer
+
+__all__ = [
+    "Data",
+    "MaskedData",
+    "SampledData",
+    "TextData",
+    "TextRun",
+    "TrainConfig",
+    "TrainingError",
+    "train",
+    "train_on_text",
+    "train_tokenizer",
+]
