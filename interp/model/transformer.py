@@ -353,8 +353,8 @@ class HookedTransformer(Verbs):
         return stop_at_layer % n if stop_at_layer < 0 else stop_at_layer
 
     @torch.no_grad()
-    def init_weights(self, seed: int = 0) -> None:
-        """Random weights as GPT-2's: N(0, 0.02), writers divided by √(2 n_layers), biases 0."""
+    def init_weights(self, seed: int = 0, std: float = 0.02) -> None:
+        """Random weights as GPT-2's: N(0, std), writers divided by √(2 n_layers), biases 0."""
         generator = torch.Generator(self.W_E.device).manual_seed(seed)
         shrink = (2 * self.cfg.n_layers) ** -0.5
         for name, parameter in self.named_parameters():
@@ -363,5 +363,5 @@ class HookedTransformer(Verbs):
             elif name.endswith((".b", "bias")):
                 parameter.zero_()
             else:
-                std = 0.02 * (shrink if name.endswith("out_weight") else 1)
-                parameter.normal_(0, std, generator=generator)
+                own = std * (shrink if name.endswith("out_weight") else 1)
+                parameter.normal_(0, own, generator=generator)

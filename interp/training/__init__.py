@@ -2,6 +2,7 @@
 
 from .data import Data, MaskedData, SampledData, TextData
 from .loop import TrainConfig, TrainingError, train
+from .text import TextRun, train_on_text
 from .vocabulary import train_tokenizer
 
 __all__ = [
@@ -9,8 +10,10 @@ __all__ = [
     "MaskedData",
     "SampledData",
     "TextData",
+    "TextRun",
     "TrainConfig",
     "TrainingError",
     "train",
+    "train_on_text",
     "train_tokenizer",
 ]

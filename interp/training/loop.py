@@ -26,6 +26,9 @@ from ..model import HookedTransformer
 from . import state
 from .data import IGNORED, Batch, Data
 
+SAMPLE = 100
+"""Tokens of a sample."""
+
 
 class TrainingError(ValueError):
     """A run that cannot go on, or cannot go on from what lies in its folder."""
@@ -57,6 +60,8 @@ class TrainConfig:
     """Largest norm of the gradient; None: any."""
     seed: int = 0
     """Of the initial weights; the data have their own."""
+    init_std: float = 0.02
+    """Standard deviation of the initial weights (see `HookedTransformer.init_weights`)."""
     eval_every: int = 250
     """Steps between validations; a validation saves the state, too."""
     eval_batches: int = 20
@@ -122,7 +127,7 @@ def train(
         "model": model.cfg.to_dict(),
         "data": data.fingerprint,
     }
-    model.init_weights(config.seed)
+    model.init_weights(config.seed, config.init_std)
     model.requires_grad_(True)
     run = Run(model, data, out, config, described)
     run.resume()
@@ -181,7 +186,6 @@ class Run:
         config, kept = self.config, set(self.config.kept)
         if self.step == 0:
             self._keep(kept)
-            self._validate()
         began, tokens = time.perf_counter(), 0
         while self.step < config.steps:
             loss, n = self._update()
@@ -192,8 +196,12 @@ class Run:
             bar.set_postfix_str(f"loss {loss:.3f}, {rate:,.0f} tokens/s")
             self._keep(kept)
             last = self.step == config.steps
-            if last or stopped or self.step % config.eval_every == 0:
-                self._save(loss, rate, validated=last or self.step % config.eval_every == 0)
+            validate = last or self.step % config.eval_every == 0
+            if validate:
+                self._log(loss, rate)
+                bar.write(self._described())
+            if validate or stopped:
+                self._save()
             if stopped and not last:
                 raise KeyboardInterrupt(
                     f"stopped after step {self.step} of {config.steps}; the same command goes on"
@@ -242,19 +250,24 @@ class Run:
         ]
         return float(torch.stack(losses).mean())
 
-    def _save(self, loss: float, rate: float, validated: bool) -> None:
-        if validated:
-            self.log.append(
-                {
-                    "step": self.step,
-                    "lr": self.config.lr_at(self.step - 1),
-                    "train_loss": loss,
-                    "val_loss": self._validate(),
-                    "tokens_per_second": round(rate),
-                }
-            )
+    def _log(self, loss: float, rate: float) -> None:
+        line = {"step": self.step, "lr": self.config.lr_at(self.step - 1), "train_loss": loss}
+        self.log.append(line | {"val_loss": self._validate(), "tokens_per_second": round(rate)})
+
+    def _described(self) -> str:
+        """The newest line of the log, and what the model writes where it can."""
+        text = "step {step}: train {train_loss:.4f}, val {val_loss:.4f}".format(**self.log[-1])
+        tokenizer, cfg = self.data.tokenizer, self.model.cfg
+        if tokenizer is None or not cfg.causal or cfg.n_ctx < 2:
+            return text
+        prompt = self.data.batch("val", 0, 1).ids[:, :1]
+        new = min(SAMPLE, cfg.n_ctx - 1)
+        sample = self.model.generate(prompt, new, temperature=0.8, seed=self.config.seed)
+        return f"{text} | {sample.texts[0]!r}"
+
+    def _save(self) -> None:
+        about = {"step": self.step, "run": self.described, "log": self.log}
         try:
-            about = {"step": self.step, "run": self.described, "log": self.log}
             state.write(self.out, self.step, self.model, self.optimizer, about)
             pd.DataFrame(self.log).to_csv(self.out / "log.csv", index=False)
             save(self.model, self.out)

@@ -19,18 +19,21 @@ def train_tokenizer(
     kind: Literal["char", "word", "bpe"],
     vocab_size: int | None = None,
     name: str = "tokenizer",
+    *,
+    masked: bool = False,
 ) -> Tokenizer:
     """A tokenizer of a text: its characters, its words, or byte-level BPE with `vocab_size` entries
     (Sennrich et al. 2016; bytes as in GPT-2).
 
     Words are what spaces part; punctuation stands by itself. Only "word" has an unknown token, and
-    `vocab_size` keeps the commonest. Raises ValueError on an empty text, and where there are fewer
-    words or pairs than asked for.
+    `vocab_size` keeps the commonest. `masked` adds a mask token where the kind has none. Raises
+    ValueError on an empty text, and where there are fewer words or pairs than asked for.
     """
     if not text.strip():
         raise ValueError("the text is empty: a tokenizer needs something to read")
+    mask = {"mask_token": SPECIAL["mask_token"]} if masked else {}
     if kind == "char":
-        return from_pieces(sorted(set(text)), name)
+        return _characters(sorted(set(text)), name, mask)
     if kind == "word":
         pieces = pre_tokenizers.Sequence(_WORDS).pre_tokenize_str(text)
         counts: dict[str, int] = {}
@@ -45,7 +48,7 @@ def train_tokenizer(
         common = sorted(counts, key=lambda word: (-counts[word], word))[:room]
         return from_words(common, name)
     if kind == "bpe":
-        return _bpe(text, vocab_size or 4096, name)
+        return _bpe(text, vocab_size or 4096, name, mask)
     raise ValueError(f"kind={kind!r}: expected 'char', 'word' or 'bpe'")
 
 
@@ -80,30 +83,29 @@ def from_words(
     return _finished(backend, SPECIAL, name)
 
 
-def from_pieces(pieces: Iterable[str], name: str) -> Tokenizer:
-    """One id per character."""
+def _characters(pieces: Iterable[str], name: str, special: dict[str, str]) -> Tokenizer:
     vocab = {piece: i for i, piece in enumerate(pieces)}
-    backend = tokenizers.Tokenizer(models.BPE(vocab, [], unk_token=None, fuse_unk=False))
+    backend = tokenizers.Tokenizer(models.BPE(vocab, []))
     backend.decoder = decoders.Fuse()
-    return _finished(backend, {}, name)
+    return _finished(backend, special, name)
 
 
-def _bpe(text: str, vocab_size: int, name: str) -> Tokenizer:
+def _bpe(text: str, vocab_size: int, name: str, mask: dict[str, str]) -> Tokenizer:
     backend = tokenizers.Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    special = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
+    special = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", **mask}
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=["<|endoftext|>"],
+        special_tokens=list(dict.fromkeys(special.values())),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     backend.train_from_iterator(text.splitlines(keepends=True), trainer)
-    if backend.get_vocab_size() < vocab_size:
+    if backend.get_vocab_size() != vocab_size:
         raise ValueError(
-            f"vocab_size={vocab_size}: the text gives {backend.get_vocab_size()} byte pairs and no "
-            "more; ask for fewer"
+            f"vocab_size={vocab_size}: byte-level BPE of this text has from "
+            f"{256 + len(set(special.values()))} to {backend.get_vocab_size()} entries"
         )
     return _finished(backend, special, name)
 

@@ -1,0 +1,78 @@
+"""A model from a text file: what `interp train` does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+
+from ..config import TransformerConfig
+from ..model import HookedTransformer
+from .data import MaskedData, TextData
+from .loop import TrainConfig, train
+from .vocabulary import train_tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextRun:
+    """Train a small model on a text file, and leave it in a folder that `interp.load` opens.
+
+    The same command goes on where a stopped run was.
+    """
+
+    text: Path
+    """UTF-8 text; its last tenth is for validation."""
+    out: Path
+    """Folder of the run."""
+    tokenizer: Literal["char", "word", "bpe"] = "char"
+    """Made from the text: its characters, its words, or byte-level BPE."""
+    vocab_size: int | None = None
+    """Entries: of BPE (default 4096), or the commonest words (default all)."""
+    objective: Literal["next", "masked"] = "next"
+    """Predict the next token, or tokens that are hidden from a model that sees both ways."""
+    n_layers: int = 4
+    n_heads: int = 4
+    d_model: int = 128
+    n_ctx: int = 128
+    device: str | None = None
+    """By default CUDA where there is one."""
+    train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+
+
+def train_on_text(run: TextRun, *, progress: bool = True) -> HookedTransformer:
+    """Make the tokenizer, the model and the data of a run, and train."""
+    text, masked = read_text(run.text), run.objective == "masked"
+    name = run.out.name
+    tokenizer = train_tokenizer(text, run.tokenizer, run.vocab_size, name, masked=masked)
+    cfg = TransformerConfig(
+        n_layers=run.n_layers,
+        d_model=run.d_model,
+        n_heads=run.n_heads,
+        d_mlp=4 * run.d_model,
+        d_vocab=tokenizer.vocab_size,
+        n_ctx=run.n_ctx,
+        causal=not masked,
+        tied=True,
+    )
+    device = run.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = HookedTransformer(cfg, tokenizer, name=name, device=device, seed=run.train.seed)
+    data = TextData(text, tokenizer, run.n_ctx, seed=run.train.seed)
+    if masked:
+        data = MaskedData(data, cfg.d_vocab, seed=run.train.seed)
+    return train(model, data, run.out, run.train, progress=progress)
+
+
+def read_text(file: Path) -> str:
+    """A UTF-8 file with something in it."""
+    try:
+        text = file.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{file}: byte {error.start} is not UTF-8 ({error.reason}); save the text as UTF-8"
+        ) from None
+    if not text.strip():
+        raise ValueError(f"{file}: the file is empty; there is nothing to train on")
+    return text
