@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ class Batch(NamedTuple):
     targets: Int[Tensor, "batch pos"]
 
 
+@runtime_checkable
 class Data(Protocol):
     """Batches without end."""
 

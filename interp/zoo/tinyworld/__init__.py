@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from ...config import TransformerConfig
 from .evaluation import evaluate
-from .labels import Sentence, labelled, sentences
+from .labels import Sentence, heldout, labelled, sentences
 from .rows import data, tokenizer
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "data",
     "encoder_config",
     "evaluate",
+    "heldout",
     "labelled",
     "sentences",
     "tokenizer",

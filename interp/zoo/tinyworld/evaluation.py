@@ -16,7 +16,7 @@ from ...tasks.prompts import mask_token
 from ...tokens import Tokens
 from .grammar import rules, templates
 from .labels import SPLITS, Sentence, sentences
-from .rows import SPAN, ordinary, tokenizer
+from .rows import SPAN, ordinary, special, vocab
 
 COLUMNS = ("task", "split", "measure", "n", "value")
 ANALOGY = ("man", "king", "woman", "queen")
@@ -52,51 +52,49 @@ def evaluate(model: Any, n: int = 400, seed: int = 0) -> pd.DataFrame:
 
 
 def _sentences(model: Any, kind: str, rule: str, split: str, n: int, seed: int) -> Iterator[Row]:
-    some = [one for one in sentences(kind, 2 * n, seed, split) if one.answer is not None][:n]
+    some = [one for one in sentences(kind, 4 * n, seed, split) if _fits(one, rule)][:n]
     logits = answer_logits(model, some)
-    answer = torch.tensor([one.ids[one.answer] for one in some])
+    answer = torch.tensor([one.asked for one in some])
     if rule == "later":
         later = _later(some, logits.shape[-1])
         best = later.gather(1, logits.argmax(-1, keepdim=True))
-        yield kind, split, "later", len(some), float(best.float().mean())
-        yield (
-            kind,
-            split,
-            "later mass",
-            len(some),
-            float((logits.softmax(-1) * later).sum(-1).mean()),
-        )
+        mass = (logits.softmax(-1) * later).sum(-1)
+        yield kind, split, "later", len(some), _share(best)
+        yield kind, split, "later mass", len(some), float(mass.mean())
         return
     if rule == "argmax":
         yield kind, split, "first", len(some), _share(logits.argmax(-1) == answer)
-    if all(one.wrong is not None for one in some):
-        wrong = torch.tensor([one.wrong for one in some])
-        yield kind, split, "above wrong", len(some), _above(logits, answer[:, None], wrong[:, None])
+    wrong = [one.wrong for one in some if one.wrong is not None]
+    if len(wrong) == len(some):
+        above = _above(logits, answer[:, None], torch.tensor(wrong)[:, None])
+        yield kind, split, "above wrong", len(some), above
+
+
+def _fits(one: Sentence, rule: str) -> bool:
+    return one.answer is not None and (rule != "pair" or one.wrong is not None)
 
 
 def answer_logits(model: Any, some: Sequence[Sentence]) -> Tensor:
     """[sentence d_vocab]: the logits from which each answer is read. A causal model gets what
     stands before the answer, one that attends both ways the whole sentence with a mask there."""
-    masked, vocab = mask_token(model) is not None, tokenizer()
+    masked, start = mask_token(model) is not None, special("bos_token")
     found = []
     for at in range(0, len(some), BATCH):
         rows, ends = [], []
         for one in some[at : at + BATCH]:
-            ids = [vocab.bos_id, *one.ids]
-            if masked:
-                ids[1 + one.answer] = vocab.mask_id
-            rows.append(ids if masked else ids[: 1 + one.answer])
-            ends.append(1 + one.answer if masked else one.answer)
-        logits = model(Tokens.from_rows(rows, pad_id=vocab.pad_id).to(model.device))
-        found.append(logits[torch.arange(len(rows)), torch.tensor(ends)].float().cpu())
+            before, after = one.parted()
+            blank = [special("mask_token"), *after] if masked else []
+            rows.append([start, *before, *blank])
+            ends.append(len(before) + masked)
+        tokens = Tokens.from_rows(rows, pad_id=special("pad_token")).to(model.device)
+        found.append(model(tokens)[torch.arange(len(rows)), torch.tensor(ends)].float().cpu())
     return torch.cat(found)
 
 
 def _later(some: Sequence[Sentence], d_vocab: int) -> Tensor:
     """[sentence d_vocab]: which tokens are the digits of a later year."""
-    vocab = tokenizer().vocab()
-    years = torch.tensor([vocab[f"{year:02}"] for year in range(100)])
-    start = torch.tensor([int(tokenizer().token(one.after)) for one in some])
+    years = torch.tensor([vocab()[f"{year:02}"] for year in range(100)])
+    start = torch.tensor([one.after for one in some])
     later = torch.zeros(len(some), d_vocab, dtype=torch.bool)
     later[:, years] = torch.arange(100)[None] > start[:, None]
     return later
@@ -105,18 +103,18 @@ def _later(some: Sequence[Sentence], d_vocab: int) -> Tensor:
 def _spans(model: Any, n: int, seed: int) -> Iterator[Row]:
     """The second half of repeated random spans, from its second word on: a span of random length,
     then the same span."""
-    rng, vocab = np.random.default_rng([seed, 9]), tokenizer()
-    masked = mask_token(model) is not None
+    rng = np.random.default_rng([seed, 9])
+    masked, start = mask_token(model) is not None, torch.tensor([special("bos_token")])
     right, asked = 0, 0
     for _ in range(n):
         length = int(rng.integers(SPAN[0], SPAN[1] + 1))
         span = torch.from_numpy(rng.choice(ordinary(), length, replace=False))
-        row = torch.cat([torch.tensor([vocab.bos_id]), span, span])
+        row = torch.cat([start, span, span])
         at = torch.arange(length + 2, 2 * length + 1)
         if masked:  # one word hidden at a time
-            rows = row.repeat(len(at), 1)
-            rows[torch.arange(len(at)), at] = vocab.mask_id
-            best = model(rows.to(model.device)).argmax(-1).cpu()[torch.arange(len(at)), at]
+            rows, number = row.repeat(len(at), 1), torch.arange(len(at))
+            rows[number, at] = special("mask_token")
+            best = model(rows.to(model.device)).argmax(-1).cpu()[number, at]
         else:
             best = model(row[None].to(model.device))[0].argmax(-1).cpu()[at - 1]
         right, asked = right + int((best == row[at]).sum()), asked + len(at)

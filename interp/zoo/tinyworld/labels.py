@@ -12,7 +12,7 @@ import torch
 from ...tokens import Tokens
 from .grammar import Field, Template, templates
 from .lexicon import tables
-from .rows import language, tokenizer
+from .rows import language, special, tokenizer, vocab
 
 SPLITS = ("trained", "held-out template", "held-out words")
 LABELS = ("sentence", "kind", "template", "text", "index", "word", "value")
@@ -34,7 +34,22 @@ class Sentence:
     wrong: int | None = None
     """Id of the word that `answer` is compared with, where there is one."""
     after: int | None = None
-    """Id of the digits that a year must lie behind, in sentences with years."""
+    """The year of the century, 0 to 98, that `answer` lies behind, in sentences with years."""
+
+    @property
+    def asked(self) -> int:
+        """Id of the answer."""
+        return self.ids[self._at]
+
+    def parted(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The ids before the answer, and those behind it."""
+        return self.ids[: self._at], self.ids[self._at + 1 :]
+
+    @property
+    def _at(self) -> int:
+        if self.answer is None:
+            raise ValueError(f"{self.text!r} asks for nothing")
+        return self.answer
 
     @property
     def words(self) -> list[str]:
@@ -79,7 +94,7 @@ def _sentence(template: Template, ids: list[int], rows: list[int]) -> Sentence:
     for index, piece in enumerate(template.pieces):
         if isinstance(piece, Field):
             table = tables()[template.draws[piece.var][0]]
-            found = {name: values[row[piece.var]] for name, values in table.features.items()}
+            found = table.labels(row[piece.var], piece.column)
             if found:
                 labels[index] = found
     return Sentence(
@@ -89,30 +104,53 @@ def _sentence(template: Template, ids: list[int], rows: list[int]) -> Sentence:
         tuple(ids[: len(template.pieces)]),
         labels,
         template.answer,
-        _wrong(template, row),
+        _wrong(template, ids, row),
         _after(template, ids),
     )
 
 
-def _wrong(template: Template, row: dict[str, int]) -> int | None:
+def _wrong(template: Template, ids: list[int], row: dict[str, int]) -> int | None:
+    """The same column of the other variable, or of the paired row; None where it is no other."""
     if template.answer is None:
         return None
     asked = template.pieces[template.answer]
     assert isinstance(asked, Field)
-    if template.wrong is not None:
-        var, column, number = *template.wrong, row[template.wrong.var]
-        table = tables()[template.draws[var][0]]
-    else:
-        table, column, number = tables()[template.draws[asked.var][0]], asked.column, 0
-        if not table.paired:
-            return None
-        number = row[asked.var] ^ 1
-    return tokenizer().vocab()[table.columns[column][number]]
+    other = template.wrong or asked
+    table = tables()[template.draws[other.var][0]]
+    if template.wrong is None and not table.paired:
+        return None
+    number = row[other.var] if template.wrong is not None else row[other.var] ^ 1
+    wrong = vocab()[table.columns[other.column][number]]
+    return None if wrong == ids[template.answer] else wrong
 
 
 def _after(template: Template, ids: list[int]) -> int | None:
-    start = [i for i, p in enumerate(template.pieces) if p == Field("y", "word")]
-    return ids[start[0]] if start else None
+    start = [i for i, piece in enumerate(template.pieces) if piece == Field("y", "word")]
+    return int(tokenizer().token(ids[start[0]])) if start else None
+
+
+def heldout() -> pd.DataFrame:
+    """What is never trained on: kind template held. `held` is "all" where the template is held out,
+    and otherwise the words that never stand in it."""
+    found: dict[tuple[str, str], str] = {}
+    for template in templates():
+        if template.split == "held-out template":
+            found[template.kind, template.source] = "all"
+        elif template.split == "held-out words":
+            found[template.kind, template.source] = " ".join(sorted(_withheld(template)))
+    rows = [(*key, held) for key, held in found.items()]
+    return pd.DataFrame(rows, columns=["kind", "template", "held"])
+
+
+def _withheld(template: Template) -> set[str]:
+    """The words of the rows that are drawn here and not in training."""
+    held = {"names", "countries"}
+    return {
+        next(iter(tables()[name].columns.values()))[row]
+        for name, rows in template.draws.values()
+        for row in rows
+        if name in held and len(rows) < len(tables()[name])
+    }
 
 
 def labelled(label: str, some: Sequence[Sentence]) -> tuple[Tokens, pd.DataFrame]:
@@ -122,7 +160,7 @@ def labelled(label: str, some: Sequence[Sentence]) -> tuple[Tokens, pd.DataFrame
     `index` counts the sentence's words; the role "word" counts `<s>` too. Raises ValueError where
     no sentence has such a label.
     """
-    vocab, start = tokenizer(), [tokenizer().bos_id]
+    start, pad = special("bos_token"), special("pad_token")
     found = [
         (number, one, index, values[label])
         for number, one in enumerate(some)
@@ -132,7 +170,7 @@ def labelled(label: str, some: Sequence[Sentence]) -> tuple[Tokens, pd.DataFrame
     if not found:
         known = sorted({name for one in some for values in one.labels.values() for name in values})
         raise ValueError(f"label {label!r}: the sentences have {', '.join(known) or 'no labels'}")
-    tokens = Tokens.from_rows([[*start, *one.ids] for _, one, _, _ in found], pad_id=vocab.pad_id)
+    tokens = Tokens.from_rows([[start, *one.ids] for _, one, _, _ in found], pad_id=pad)
     roles = {
         "word": torch.tensor([1 + index for _, _, index, _ in found]),
         "last": torch.tensor([len(one.ids) for _, one, _, _ in found]),
@@ -141,6 +179,6 @@ def labelled(label: str, some: Sequence[Sentence]) -> tuple[Tokens, pd.DataFrame
         (number, one.kind, one.template, one.text, index, one.words[index], value)
         for number, one, index, value in found
     ]
-    strings = [vocab.str_tokens(ids) for ids in tokens.ids.tolist()]
+    strings = [tokenizer().str_tokens(ids) for ids in tokens.ids.tolist()]
     tokens = Tokens(tokens.ids, mask=tokens.mask, strings=strings, roles=roles, bos=True)
     return tokens, pd.DataFrame(rows, columns=list(LABELS))

@@ -32,6 +32,8 @@ class Table:
     """By name the word of each row; the first column is what a bare field stands for."""
     features: dict[str, list[str]] = field(default_factory=dict)
     """By name a label of each row: what a probe may be asked for."""
+    told: dict[str, str] = field(default_factory=dict)
+    """By feature the columns, besides the first, of whose words it is true."""
     paired: bool = False
     """Rows 2i and 2i + 1 differ in one feature only: king and queen, key and keys."""
     held: Sequence[bool] = ()
@@ -39,6 +41,15 @@ class Table:
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
+
+    def labels(self, row: int, column: str) -> dict[str, str]:
+        """What is true of one word."""
+        first = next(iter(self.columns))
+        return {
+            name: values[row]
+            for name, values in self.features.items()
+            if column == first or column in self.told.get(name, "").split()
+        }
 
     def rows(self, query: str = "") -> np.ndarray:
         """All rows, or those with "feature=value"."""
@@ -87,10 +98,15 @@ def _gendered() -> dict[str, Table]:
     columns |= _articles(words) | _pronouns(gender) | {"sex": gender}
     named = [[*lists[g], *own["more_names"][g].split()] for g in GENDERS]
     names = [name for pair in zip(*named, strict=True) for name in pair]
-    gender = list(GENDERS) * len(named[0])
+    gender = [g for _ in named[0] for g in GENDERS]
     last = {name for g in GENDERS for name in lists[g][-HELD_NAMES:]}
     return {
-        "people": Table(columns, features, paired=True),
+        "people": Table(
+            columns,
+            features,
+            told={"gender": f"sex {' '.join(PRONOUNS['male'])}", "rank": "rank", "age": "age"},
+            paired=True,
+        ),
         "names": Table(
             {
                 "word": names,
@@ -98,6 +114,7 @@ def _gendered() -> dict[str, Table]:
                 "man": [{"male": "man", "female": "woman"}[g] for g in gender],
             },
             {"gender": gender},
+            told={"gender": f"man {' '.join(PRONOUNS['male'])}"},
             paired=True,
             held=[name in last for name in names],
         ),
@@ -116,7 +133,8 @@ def _countries() -> dict[str, Table]:
     ]
     columns = _table(rows, "word capital nationality language")
     features = {"country": columns["word"], "language": columns["language"]}
-    return {"countries": Table(columns, features)}
+    told = {"country": "capital nationality", "language": "language"}
+    return {"countries": Table(columns, features, told)}
 
 
 def _forms() -> dict[str, Table]:
@@ -127,7 +145,8 @@ def _forms() -> dict[str, Table]:
         columns = {"word": [word for pair in pairs for word in pair]}
         columns |= {verb: list(forms) * len(pairs) for verb, forms in FORMS.items()}
         number = ["singular", "plural"] * len(pairs)
-        found[name] = Table(columns, {"number": number}, paired=True)
+        told = {"number": " ".join(FORMS)}
+        found[name] = Table(columns, {"number": number}, told, paired=True)
     return found
 
 
@@ -148,7 +167,12 @@ def _senses() -> dict[str, Table]:
     sentiment = ["positive", "negative"] * (len(rows) // 2)
     return {
         "senses": senses,
-        "polar": Table(_table(rows, own["polar"]["columns"]), {"sentiment": sentiment}, True),
+        "polar": Table(
+            _table(rows, own["polar"]["columns"]),
+            {"sentiment": sentiment},
+            told={"sentiment": own["polar"]["columns"]},
+            paired=True,
+        ),
     }
 
 
@@ -162,7 +186,11 @@ def _kinds() -> dict[str, Table]:
         for i in range(len(words))
     ]
     return {
-        "kinds": Table(kinds | _articles(kinds["word"]), {"category": kinds["category"]}),
+        "kinds": Table(
+            kinds | _articles(kinds["word"]),
+            {"category": kinds["category"]},
+            told={"category": "category"},
+        ),
         "colors": Table({"word": own["kinds"]["color"].split()}),
         "order": Table(_table(order, "word next")),
     }

@@ -36,10 +36,21 @@ def tokenizer() -> Tokenizer:
 
 
 @cache
+def vocab() -> dict[str, int]:
+    """The id of each word."""
+    return tokenizer().vocab()
+
+
+def special(role: str) -> int:
+    """The id of a special token: special("bos_token")."""
+    return vocab()[SPECIAL[role]]
+
+
+@cache
 def language(split: str = "trained", kind: str | None = None) -> grammar.Grammar:
     """The sentences of a split, of all kinds or of one."""
     chosen = [t for t in grammar.templates() if t.split == split and kind in (None, t.kind)]
-    return grammar.Grammar(chosen, tokenizer().vocab())
+    return grammar.Grammar(chosen, vocab())
 
 
 @cache
@@ -55,7 +66,7 @@ def data(n_ctx: int = 128, seed: int = 0) -> SampledData:
     Sentences are drawn from the trained ones alone. What nobody can know is not asked: the words of
     a random span where they first stand, and its first word where it begins again.
     """
-    longest, start = 2 * SPAN[1], tokenizer().bos_id
+    longest, start = 2 * SPAN[1], special("bos_token")
     if n_ctx < longest:
         raise ValueError(f"n_ctx={n_ctx}: a span and its repetition need {longest}")
 
