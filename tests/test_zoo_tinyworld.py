@@ -391,7 +391,7 @@ def test_an_untrained_model_guesses():
         first = frame.loc[frame["measure"] == "first", "value"]
         assert len(first) > 8 and first.max() < 0.1
         above = frame.loc[frame["measure"] == "above wrong", "value"]
-        assert above.between(0.2, 0.8).all()
+        assert 0.4 < above.mean() < 0.6
         assert set(frame["split"]) == {*labels.SPLITS, "baseline", "embedding"}
         assert frame.loc[frame["measure"] == "rank", "value"].item() > 1
 
