@@ -26,6 +26,7 @@ _HOMES = {
     "patch": "interp.engine",
     "save": "interp.loading",
     "sweep": "interp.engine",
+    "train": "interp.training",
     "explain": "interp.engine",
 }
 __all__ = ["__version__", *_HOMES]
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from .selection import nodes
     from .tap import ActivationCache
     from .tokens import Tokens
+    from .training import train
 
 
 def __getattr__(name: str):

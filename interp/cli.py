@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 
@@ -16,6 +17,8 @@ EXAMPLES = """examples:
   interp run embedding-arithmetic --help
   interp info minilm
   interp convert ckpt.pt mymodel/
+  interp train --text input.txt --out my-model
+  interp generate my-model "Once upon"
 """
 CONVERT_FLAGS: dict[str, tuple[type, str]] = {
     "normalization_type": (str, "LN, RMS, none; LNPre, RMSPre where norms are folded"),
@@ -43,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _act(arguments: list[str]) -> int:
+    if arguments[:1] == ["train"]:  # its options are a dataclass, which argparse does not know
+        return _train(arguments[1:])
     parsed = _parser().parse_args(arguments)
     return parsed.act(parsed)
 
@@ -76,6 +81,18 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="describe a model, or a config without weights")
     info.add_argument("model", help="bundled name, local folder, hub id, or a config.json")
     info.set_defaults(act=_info)
+
+    commands.add_parser("train", help="train a small model on a text file")
+
+    text = commands.add_parser("generate", help="continue a text")
+    text.add_argument("model", help="bundled name, local folder, or hub id")
+    text.add_argument("prompt", nargs="?", help="by default the beginning-of-sequence token")
+    text.add_argument("--max-new-tokens", type=int, default=100, metavar="N")
+    text.add_argument("--temperature", type=float, default=0.8, help="0: the likeliest token (0.8)")
+    text.add_argument("--top-k", type=int, metavar="K")
+    text.add_argument("--top-p", type=float, metavar="P")
+    text.add_argument("--seed", type=int, default=0)
+    text.set_defaults(act=_generate)
 
     old = commands.add_parser(
         "convert",
@@ -112,6 +129,22 @@ def _list(parsed: argparse.Namespace) -> int:
 
 def _info(parsed: argparse.Namespace) -> int:
     print(interp.info(parsed.model))
+    return 0
+
+
+def _train(options: Sequence[str]) -> int:
+    text = importlib.import_module("interp.training.text")  # with torch, which few commands need
+    print(text.command(options))
+    return 0
+
+
+def _generate(parsed: argparse.Namespace) -> int:
+    model = interp.load(parsed.model)
+    names = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
+    prompt = parsed.prompt
+    if prompt is None:
+        prompt = model.to_tokens("", bos=True)
+    print(model.generate(prompt, **{name: getattr(parsed, name) for name in names}))
     return 0
 
 

@@ -188,7 +188,7 @@ class Run:
             self._keep(kept)
         began, tokens = time.perf_counter(), 0
         while self.step < config.steps:
-            loss, n = self._update()
+            loss, n = self.update()
             tokens += n
             self.step += 1
             rate = tokens / (time.perf_counter() - began)
@@ -207,7 +207,7 @@ class Run:
                     f"stopped after step {self.step} of {config.steps}; the same command goes on"
                 )
 
-    def _update(self) -> tuple[float, int]:
+    def update(self) -> tuple[float, int]:
         """One step of the optimiser: the mean loss in nats per token, and the tokens it saw."""
         config, total, tokens = self.config, 0.0, 0
         lr = config.lr_at(self.step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -63,6 +64,13 @@ def train_on_text(run: TextRun, *, progress: bool = True) -> HookedTransformer:
     if masked:
         data = MaskedData(data, cfg.d_vocab, seed=run.train.seed)
     return train(model, data, run.out, run.train, progress=progress)
+
+
+def command(options: Sequence[str]) -> Path:
+    """`interp train`: parse its options, train; the folder of the run."""
+    run = tyro.cli(TextRun, args=list(options), prog="interp train")
+    train_on_text(run)
+    return run.out
 
 
 def read_text(file: Path) -> str:
