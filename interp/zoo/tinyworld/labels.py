@@ -125,8 +125,10 @@ def _wrong(template: Template, ids: list[int], row: dict[str, int]) -> int | Non
 
 
 def _after(template: Template, ids: list[int]) -> int | None:
-    start = [i for i, piece in enumerate(template.pieces) if piece == Field("y", "word")]
-    return int(tokenizer().token(ids[start[0]])) if start else None
+    for id, piece in zip(ids, template.pieces, strict=False):
+        if isinstance(piece, Field) and template.draws[piece.var][0] == "years":
+            return int(tokenizer().token(id))
+    return None
 
 
 def heldout() -> pd.DataFrame:

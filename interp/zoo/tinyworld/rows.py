@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 
@@ -18,13 +17,14 @@ from .lexicon import read
 
 SPANS = 0.15
 """Share of rows that hold nothing but repeated spans."""
-ENDS = 0.1
-"""Share of the other rows that end in one."""
+ENDS = 0.3
+"""Share of the other rows that end in one, of random words or of sentences of the row itself."""
 SPAN = (4, 40)
-"""Shortest and longest span, in words."""
-END_SPAN = (4, 16)
-THRICE = 0.25
-"""Share of spans that come a third time."""
+"""Shortest and longest span, in words; its logarithm is uniform."""
+TIMES = (2, 4)
+"""How often a span stands there, at least and at most."""
+ROOM = 24
+"""Words of a row, at least, that its ending takes."""
 
 
 @cache
@@ -77,8 +77,7 @@ def data(n_ctx: int = 128, seed: int = 0) -> SampledData:
         for row in np.flatnonzero(spans):
             rows[row, 1:] = repeated(rng, n_ctx)
         for row in np.flatnonzero(~spans & (rng.random(size) < ENDS)):
-            span = Span.draw(rng, END_SPAN, times=2)
-            rows[row, -len(span.asked) :] = span.asked
+            _end_again(rng, rows[row])
         return rows
 
     return SampledData(draw, tokenizer(), f"tinyworld {n_ctx} {_digest()}", seed=seed)
@@ -104,29 +103,46 @@ def packed(rng: np.random.Generator, n: int, width: int) -> np.ndarray:
     return rows
 
 
-class Span(NamedTuple):
-    """Random words, and then the same words again."""
-
-    asked: np.ndarray
-    """Ids; ~id where the word cannot be known."""
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator, lengths: tuple[int, int], times: int) -> Span:
-        length = int(rng.integers(lengths[0], lengths[1] + 1))
-        ids = np.tile(rng.choice(ordinary(), length, replace=False), times)
-        unknown = np.arange(len(ids)) % length == 0
-        unknown[:length] = True
-        return cls(np.where(unknown, ~ids, ids))
-
-
 def repeated(rng: np.random.Generator, width: int) -> np.ndarray:
     """A row of repeated spans; the last one may be cut off."""
     parts, total = [], 0
     while total < width:
-        span = Span.draw(rng, SPAN, times=3 if rng.random() < THRICE else 2)
-        parts.append(span.asked)
-        total += len(span.asked)
+        length = round(np.exp(rng.uniform(*np.log(SPAN))))
+        parts.append(_span(rng, length, length * int(rng.integers(TIMES[0], TIMES[1] + 1))))
+        total += len(parts[-1])
     return np.concatenate(parts)[:width]
+
+
+def _span(rng: np.random.Generator, length: int, total: int) -> np.ndarray:
+    """A span of random words, again and again: ids, or ~id where the word cannot be known."""
+    ids = np.resize(rng.choice(ordinary(), length, replace=False), total)
+    unknown = np.arange(total) % length == 0
+    unknown[:length] = True
+    return np.where(unknown, ~ids, ids)
+
+
+def _end_again(rng: np.random.Generator, row: np.ndarray) -> None:
+    """Put something that comes again behind the last sentence that leaves room for it.
+
+    It begins where a sentence does: were a sentence broken off, the two parts might make one that
+    is held out.
+    """
+    starts = 1 + np.flatnonzero(np.isin(row[: len(row) - ROOM], _marks()))
+    if not starts.size:
+        return
+    room = len(row) - int(starts[-1])
+    before = [int(start) for start in (1, *starts) if start + room <= starts[-1]]
+    if before and rng.random() < 0.5:
+        source = int(rng.choice(before))
+        row[-room:] = row[source : source + room]
+    else:
+        row[-room:] = _span(rng, room // 2, room)
+
+
+@cache
+def _marks() -> np.ndarray:
+    """Ids of the marks that end a sentence."""
+    return np.array([vocab()[mark] for mark in ".?!"])
 
 
 def _digest() -> str:
