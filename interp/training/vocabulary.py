@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
 
 from ..tokenizer import Tokenizer
 
@@ -55,12 +55,31 @@ def train_tokenizer(
 _WORDS = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]
 
 
-def from_words(words: Iterable[str], name: str) -> Tokenizer:
-    """One id per word; words are parted by spaces, punctuation stands by itself."""
+def from_words(
+    words: Iterable[str], name: str, *, digits: int | None = None, bos: bool = False
+) -> Tokenizer:
+    """One id per word; words are parted by spaces, punctuation stands by itself.
+
+    digits: numbers fall into groups of so many, from the left ("1732" → "17" "32"). bos: the
+    tokenizer's own template puts `<s>` first. Decoding joins groups of digits, and leaves no space
+    before a mark.
+    """
     vocab = {word: i for i, word in enumerate(dict.fromkeys([*SPECIAL.values(), *words]))}
     backend = tokenizers.Tokenizer(models.WordLevel(vocab, SPECIAL["unk_token"]))
     backend.pre_tokenizer = pre_tokenizers.Sequence(_WORDS)
     backend.decoder = decoders.WordPiece(prefix="##", cleanup=True)
+    if digits is not None:
+        groups = pre_tokenizers.Split(Regex(rf"\d{{1,{digits}}}"), "isolated")
+        backend.pre_tokenizer = pre_tokenizers.Sequence([*_WORDS, groups])
+        joined = decoders.Replace(Regex(r"(?<=\d) (?=\d)| (?=[.,;:?!])"), "")
+        spaced = decoders.WordPiece(prefix="##", cleanup=False)
+        # A decoder sees one token at a time until they are fused.
+        backend.decoder = decoders.Sequence([spaced, decoders.Fuse(), joined])
+    if bos:
+        start = SPECIAL["bos_token"]
+        backend.post_processor = processors.TemplateProcessing(
+            single=f"{start} $A", special_tokens=[(start, vocab[start])]
+        )
     return _finished(backend, SPECIAL, name)
 
 

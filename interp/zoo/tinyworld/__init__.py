@@ -1,0 +1,51 @@
+"""tinyworld: a small English without end, whose every word is known.
+
+    data = tinyworld.data()                             # rows to train on
+    model = HookedTransformer(tinyworld.config(), tinyworld.tokenizer())
+    tinyworld.sentences("people", n=100)                # labelled sentences, for probes
+    tinyworld.evaluate(model)                           # accuracy on what was never trained on
+
+Royal and family words, countries and capitals, indirect objects, agreement, years that increase,
+words of two senses, sentiment, pronouns, repeated random spans. Names, templates and pairs of a
+country and a template that are held out are never drawn for training. A held-out name stands in no
+indirect-object sentence; it does in sentences about gender, and among random words.
+"""
+
+from __future__ import annotations
+
+from ...config import TransformerConfig
+from .evaluation import evaluate
+from .labels import Sentence, heldout, labelled, sentences
+from .rows import data, tokenizer
+
+__all__ = [
+    "Sentence",
+    "config",
+    "data",
+    "encoder_config",
+    "evaluate",
+    "heldout",
+    "labelled",
+    "sentences",
+    "tokenizer",
+]
+
+
+def config() -> TransformerConfig:
+    """The decoder: 4 layers of 8 heads, LayerNorm before each sublayer, learned positions."""
+    return TransformerConfig(
+        n_layers=4,
+        d_model=192,
+        n_heads=8,
+        d_mlp=768,
+        d_vocab=tokenizer().vocab_size,
+        n_ctx=128,
+        tied=True,
+    )
+
+
+def encoder_config() -> TransformerConfig:
+    """The masked language model: 3 layers of 4 heads, bidirectional, a plain tied unembedding."""
+    return config().replace(
+        n_layers=3, d_model=128, n_heads=4, d_head=32, n_kv_heads=4, d_mlp=512, causal=False
+    )
