@@ -87,7 +87,7 @@ def check_layer_lists(cfg: TransformerConfig) -> None:
         isinstance(layers, tuple) and all(isinstance(on, bool) for on in layers)
     ):
         raise ConfigError(f"rotary_layers={layers!r}: expected one true or false per layer")
-    if cfg.encoder is not None and not isinstance(cfg.encoder, TransformerConfig):
+    if cfg.encoder is not None and not isinstance(cfg.encoder, type(cfg)):
         raise ConfigError(f"encoder={cfg.encoder!r}: expected a TransformerConfig")
     start = cfg.decoder_start_token_id
     if start is not None and start >= cfg.d_vocab:
