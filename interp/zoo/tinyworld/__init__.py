@@ -8,7 +8,7 @@
 Royal and family words, countries and capitals, indirect objects, agreement, years that increase,
 words of two senses, sentiment, pronouns, repeated random spans. Names, templates and pairs of a
 country and a template that are held out are never drawn for training. A held-out name stands in no
-indirect-object sentence; it does in sentences about gender, and among random words.
+indirect-object sentence; it does in sentences with a name of other kinds, and among random words.
 """
 
 from __future__ import annotations
