@@ -6,6 +6,7 @@ Each line is a fact or a check; a check that cannot be made says why, and does n
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import os
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .loading import check_family, load
-from .loading.check import check_tokenizer, probe_ids
+from .loading.check import check_tokenizer, probe
 from .loading.files import config_values, locate
 from .loading.info import ModelInfo, bytes_text, site_frame
 from .loading.reference import families
@@ -33,8 +34,13 @@ N_TOKENS = 16
 N_NEW = 8
 """Tokens that are generated."""
 MARKS = {True: "ok", False: "FAIL", None: "–"}
-AUTO = {"none": "AutoModel", "mlm": "AutoModelForMaskedLM", "unembed": "AutoModelForCausalLM"}
-"""The class of transformers that gives the same output, by `cfg.head`."""
+AUTO = {
+    "none": "AutoModel",
+    "mlm": "AutoModelForMaskedLM",
+    "unembed": "AutoModelForCausalLM",
+    "pair": "AutoModelForSeq2SeqLM",
+}
+"""The class of transformers that gives the same output, by `cfg.head`; of encoder–decoders."""
 
 
 class Finding(NamedTuple):
@@ -122,12 +128,21 @@ def doctor(
 
 
 def _tokens(model: HookedTransformer, text: str) -> Tokens:
-    """The text, as far as it fits; ids by formula where the model cannot read it."""
-    if model.tokenizer is not None:
-        ids = model.tokenizer.encode(text)[: model.cfg.n_ctx]
-        if ids and max(ids) < model.cfg.d_vocab:
-            return Tokens.of([ids])
-    return Tokens.of(probe_ids(model.cfg, N_TOKENS))
+    """The text (to an encoder–decoder, as its source), as far as it fits; otherwise a probe."""
+    tokens = probe(model, N_TOKENS)
+    if model.tokenizer is None or not _reads_words(model):
+        return tokens
+    ids = model.tokenizer.encode(text)[: model.cfg.n_ctx]
+    if not ids or max(ids) >= model.cfg.d_vocab:
+        return tokens
+    given = Tokens.of([ids])
+    if model.encoder is not None:
+        given = dataclasses.replace(tokens, source=given)
+    return model.accept(given)
+
+
+def _reads_words(model: HookedTransformer) -> bool:
+    return (model.cfg if model.encoder is None else model.cfg.encoder).inputs == "tokens"
 
 
 def _facts(model: HookedTransformer, tokens: Tokens) -> Iterator[Finding]:
@@ -142,6 +157,8 @@ def _facts(model: HookedTransformer, tokens: Tokens) -> Iterator[Finding]:
         where += f", revision {source['revision']}"
     vocabulary = f"{cfg.d_vocab:,} ids, {cfg.n_ctx:,} positions"
     reads = "a short text" if model.tokenizer is not None else "ids by formula (no tokenizer)"
+    if not _reads_words(model):
+        reads = "numbers by formula"
     facts = {
         "source": where,
         "family": info.family,
@@ -200,9 +217,10 @@ def _huggingface(model: HookedTransformer, folder: Path | None, tokens: Tokens) 
         return Finding("checks", what, f"no reference: {absent}")
     import transformers  # takes seconds
 
+    kind = model.cfg.head if model.encoder is None else "pair"
     try:
         with _quiet():
-            theirs = getattr(transformers, AUTO[model.cfg.head]).from_pretrained(
+            theirs = getattr(transformers, AUTO[kind]).from_pretrained(
                 f"{folder}",
                 trust_remote_code=False,
                 use_safetensors=True,
@@ -210,8 +228,11 @@ def _huggingface(model: HookedTransformer, folder: Path | None, tokens: Tokens) 
                 dtype=model.dtype,
             )
         theirs = theirs.to(model.device).eval()
-        ids = tokens.ids.to(model.device)
-        result = theirs(input_ids=ids, attention_mask=torch.ones_like(ids))
+        read = tokens if tokens.source is None else tokens.source
+        given = {"input_ids": read.ids, "attention_mask": torch.ones_like(read.ids)}
+        if tokens.source is not None:
+            given["decoder_input_ids"] = tokens.ids
+        result = theirs(**given)
     except Exception as error:  # noqa: BLE001  # the library raises of every kind
         reason = f"{type(error).__name__}: {error}"
         return Finding("checks", what, f"no reference: transformers could not run it ({reason})")
@@ -224,6 +245,8 @@ def _no_reference(model: HookedTransformer, folder: Path | None) -> str | None:
     """Why there is nothing to compare with."""
     if folder is None:
         return "the model was made in memory"
+    if not _reads_words(model):
+        return "this compares models that read words"
     kind = config_values(locate(folder)).get("model_type")
     if kind == "interp":
         return "the folder is in interp's own format, which transformers does not read"
@@ -259,19 +282,19 @@ def _rounding(model: HookedTransformer, tokens: Tokens) -> Finding:
 def _generation(model: HookedTransformer, tokens: Tokens) -> Finding:
     """Logits on the key-value cache beside those of whole forwards over the same tokens."""
     what, cfg = "generation with cache", model.cfg
-    if not cfg.causal or cfg.head != "unembed":
+    if not cfg.causal or cfg.head != "unembed" or cfg.inputs != "tokens":
         return Finding("checks", what, "the model generates nothing")
     if cfg.n_ctx < 2:
         return Finding("checks", what, "the context has one position")
     n_new = min(N_NEW, cfg.n_ctx - 1)
-    prompt = Tokens.of(tokens.ids[:, : cfg.n_ctx - n_new])
+    prompt = Tokens(tokens.ids[:, : cfg.n_ctx - n_new], source=tokens.source)
     options = {"stop_at_eos": False, "names_filter": "hook_logits"}
     try:
         done = model.generate(prompt, n_new, **options)
     except ValueError as error:  # the logits are NaN
         return Finding("checks", what, str(error), holds=False)
     cached = torch.cat([cache["hook_logits"][:, -1:] for cache in done.caches], dim=1)
-    whole = model(Tokens.of(done.tokens.ids[:, :-1]))[:, -n_new:]
+    whole = model(Tokens(done.tokens.ids[:, :-1], source=tokens.source))[:, -n_new:]
     return _compared(what, relative_error(cached, whole), TOLERANCE[model.dtype])
 
 

@@ -12,7 +12,10 @@ import torch
 
 import interp
 from interp import checkup, cli
+from interp.loading import reference
+from interp.loading.check import check_loaded
 from interp.model.block import Block
+from interp.model.positions import Memory
 
 from .published import edit_json, edit_weights, published
 from .strategies import random_model, small_config
@@ -200,3 +203,28 @@ def test_nothing_is_left_behind(tmp_path: Path):
     interp.doctor(tmp_path)
     after = (logging.get_verbosity(), logging.is_progress_bar_enabled(), torch.is_grad_enabled())
     assert after == before
+
+
+@pytest.mark.parametrize("name", reference.families())
+def test_every_family_can_be_examined(name: str):
+    """Words or not, one stack or two."""
+    model = reference.reference_model(name)
+    card = checkup.doctor(model)
+    assert card.ok, str(card)
+    check_loaded(model, name, check=True)
+    generation = finding(card, "generation with cache")
+    writes = model.cfg.causal and model.cfg.head == "unembed" and model.cfg.inputs == "tokens"
+    assert generation.holds is (True if writes else None)
+
+
+def test_a_decoder_that_forgets_its_source_fails(monkeypatch):
+    model = reference.reference_model("t5")
+    keys_values = Memory.keys_values
+
+    def forgets(self, attn, tap):
+        k, v = keys_values(self, attn, tap)
+        return k, v * (0.5 if tap.wants("hook_logits") else 1.0)
+
+    monkeypatch.setattr(Memory, "keys_values", forgets)
+    failed = [one.what for one in checkup.doctor(model).failed]
+    assert "generation with cache" in failed

@@ -126,8 +126,6 @@ def _piece(
     rows, shape = _rows(cfg, target.part), list(ours)
     added = target.part == "first row added"
     entry = _first_row(entry) if added else _without_ones(entry, len(shape))
-    if target.in_row and list(entry.shape[:1]) == [1]:
-        entry = entry._replace(shape=tuple(entry.shape[1:]))
     if target.part and not added:
         shape[0] = rows.stop - rows.start
     if target.transposed:

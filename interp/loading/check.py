@@ -15,7 +15,8 @@ from torch import Tensor
 from ..config import TransformerConfig
 from ..model import HookedTransformer
 from ..tokenizer import Tokenizer
-from .reference import FamilyCheck, check_family, families
+from ..tokens import Tokens
+from .reference import FamilyCheck, check_family, families, numbers
 
 N_PROBES = 8
 """Tokens on which the identities are measured."""
@@ -40,7 +41,7 @@ def check_loaded(model: HookedTransformer, family: str, check: bool | None) -> N
                 f"relative error {found.error:.1e}, allowed {found.tolerance:.0e}. {ANYWAY}"
             )
     if check:
-        frame = model.check_identities(probe_ids(model.cfg))
+        frame = model.check_identities(probe(model))
         broken = frame[~frame["holds"]]
         if len(broken):
             lines = [
@@ -76,8 +77,27 @@ def check_tokenizer(tokenizer: Tokenizer, cfg: TransformerConfig, where: str) ->
         )
 
 
-def probe_ids(cfg: TransformerConfig, n: int = N_PROBES) -> Tensor:
-    """Ids [1, n] spread over the vocabulary, the same for every model of one size."""
+def probe(model: HookedTransformer, n: int = N_PROBES) -> Tokens:
+    """Something that the model reads, the same for every model of one size: n ids (of a decoder and
+    its source, n each), an image, a spectrogram, or a trajectory of n steps."""
+    reads = model.cfg if model.encoder is None else model.cfg.encoder
+    if reads.inputs == "patches":
+        given = numbers("pixels", (1, reads.n_channels, *reads.image_size))
+    elif reads.inputs == "frames":
+        given = numbers("frames", (1, reads.n_mels, 2 * reads.n_ctx))
+    elif reads.inputs == "trajectory":
+        widths = {"returns": 1, "states": reads.d_state, "actions": reads.d_vocab}
+        steps = min(n, reads.n_ctx)
+        given = {name: numbers(name, (1, steps, width)) for name, width in widths.items()}
+    else:
+        given = _ids(reads, n)
+    if model.encoder is None:
+        return model.accept(given)
+    return model.accept(Tokens(_ids(model.cfg, n), source=model.encoder.accept(given)))
+
+
+def _ids(cfg: TransformerConfig, n: int) -> Tensor:
+    """Ids [1, n] spread over the vocabulary."""
     return (torch.arange(1, min(n, cfg.n_ctx) + 1) * 7919 % cfg.d_vocab)[None]
 
 

@@ -295,3 +295,11 @@ def test_without_bias_of_the_logits_in_the_file(pair, tmp_path) -> None:
     given = inputs().tokens()
     whole = pair("bart").ours
     assert torch.allclose(model(given) + whole.b_U, whole(given), atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_doctor_compares_both_stacks(pair, name: str) -> None:
+    card = interp.doctor(pair(name).folder, dtype="float64")
+    assert card.ok, str(card)
+    found = next(one for one in card.findings if one.what == "Hugging Face forward")
+    assert found.holds, found.text

@@ -26,9 +26,7 @@ class Target(NamedTuple):
     transposed: bool = False
     """Stored [in, out]. It stays so in memory, and our parameter is a transposed view of it."""
     index: int = 0
-    """Which expert's, where each has tensors of its own; or which head's ."""
-    in_row: bool = False
-    """A vector, stored as a matrix of one row."""
+    """Which expert's, where each has tensors of its own; or which head's."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -191,7 +191,7 @@ _BART = {
     **linear("decoder.layers.{}.encoder_attn.out_proj", "blocks.{}.cross_attn.out"),
     **norm("decoder.layers.{}.encoder_attn_layer_norm", "blocks.{}.ln_cross"),
     "lm_head.weight": Target("unembed.weight"),
-    "final_logits_bias": Target("unembed.bias", in_row=True),
+    "final_logits_bias": Target("unembed.bias"),
 }
 
 # The word embedding once more for each stack.
