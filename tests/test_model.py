@@ -70,6 +70,31 @@ def test_every_site_is_met_with_the_shape_it_declares(cfg):
 
 
 @settings(max_examples=30, deadline=None)
+@given(cfg=configs(), side=st.sampled_from(["left", "right"]))
+def test_logits_at_some_positions_are_those_of_the_whole_run(cfg, side):
+    model = random_model(cfg).requires_grad_(True)
+    tokens = Tokens.from_rows(ROWS, side=side)
+    asked = tokens.real & (torch.arange(tokens.ids.shape[1]) % 3 != 1)
+    weight = torch.arange(asked.sum() * model(tokens).shape[-1]).view(int(asked.sum()), -1).sin()
+
+    def gradients(logits):
+        (logits * weight).sum().backward()
+        found = [p.grad for p in model.parameters() if p.grad is not None]
+        model.zero_grad()
+        return found
+
+    few, whole = model.logits_at(tokens, asked), model(tokens)[asked]
+    torch.testing.assert_close(few, whole, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(gradients(few), gradients(whole), rtol=1e-8, atol=1e-9)
+
+
+def test_logits_at_refuses_what_would_miss_positions():
+    model, asked = random_model(small_config()), torch.ones(1, 2, dtype=torch.bool)
+    with pytest.raises(ValueError, match="call the model instead"):
+        model.with_hooks([("resid_post", lambda x, hook: x)]).logits_at([[1, 2]], asked)
+
+
+@settings(max_examples=30, deadline=None)
 @given(cfg=configs(), at=st.integers(1, 6))
 def test_a_prefix_continues_the_run(cfg, at):
     if not cfg.causal:

@@ -71,6 +71,12 @@ class Block(nn.Module):
         tap: Silent | Tap = SILENT,
     ) -> Float[Tensor, "batch pos d_model"]:
         x, normed, z = self.to_z(resid_pre, layout, tap)
+        return self.from_z(x, normed, z, layout, tap)
+
+    def from_z(
+        self, x: Tensor, normed: Tensor, z: Tensor, layout: Layout, tap: Silent | Tap = SILENT
+    ) -> Tensor:
+        """hook_resid_post from what `to_z` gave: position by position, but for cross-attention."""
         if self.parallel:
             return self.from_z_parallel(x, normed, z, tap)
         resid_mid = self.to_resid_mid(x, z, tap)

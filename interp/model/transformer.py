@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..config import TransformerConfig
@@ -184,6 +184,22 @@ class HookedTransformer(Verbs):
             return logits
         norm = self.unembed.log_sum_exp(x.flatten(0, 1), self.embed.W_E).view(*x.shape[:2], 1)
         return logits.to(norm) - norm
+
+    def logits_at(
+        self, tokens: Input, asked: Bool[Tensor, "batch pos"]
+    ) -> Float[Tensor, "asked d_vocab"]:
+        """The logits of some positions, row after row: past the last attention no other position
+        is computed. In the autograd graph; a training step on few of many positions needs no more.
+
+        Raises ValueError on a view with hooks, which would miss positions, and on cross-attention.
+        """
+        if self.fwd_hooks or self.encoder is not None:
+            raise ValueError("logits_at takes no hooks and no encoder: call the model instead")
+        tokens = self.accept(tokens)
+        layout, last = self.layout(tokens), self.blocks[-1]
+        resid_pre = self._run(tokens, SILENT, None, self.cfg.n_layers - 1, layout)
+        parts = (part[asked][None] for part in last.to_z(resid_pre, layout))
+        return self.to_logits(last.from_z(*parts, layout))[0]
 
     def new_prefix(self, batch: int, capacity: int) -> GrowingPrefix:
         """What generation keeps of the tokens so far: nothing yet."""

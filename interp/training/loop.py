@@ -234,13 +234,17 @@ class Run:
         return total, tokens
 
     def _loss(self, batch: Batch) -> Tensor:
-        device = self.model.device
+        every = bool((batch.targets != IGNORED).all())
+        ids, targets = (part.to(self.model.device, non_blocking=True) for part in batch)
         with self.precision:
-            logits = self.forward(batch.ids.to(device, non_blocking=True)).flatten(0, 1)
-        targets = batch.targets.to(device, non_blocking=True).flatten()
+            if self.forward is self.model and not every:
+                asked = targets != IGNORED
+                logits, targets = self.model.logits_at(ids, asked), targets[asked]
+            else:
+                logits = self.forward(ids).flatten(0, 1)
         if self.config.double_loss:
             logits = logits.double()
-        return F.cross_entropy(logits, targets, ignore_index=IGNORED)
+        return F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORED)
 
     @torch.no_grad()
     def _validate(self) -> float:

@@ -38,6 +38,8 @@ class TextRun:
     n_heads: int = 4
     d_model: int = 128
     n_ctx: int = 128
+    positions: Literal["learned", "rotary"] = "learned"
+    """Added to the embeddings, or turned into queries and keys (Su et al. 2021)."""
     device: str | None = None
     """By default CUDA where there is one."""
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
@@ -55,6 +57,7 @@ def train_on_text(run: TextRun, *, progress: bool = True) -> HookedTransformer:
         d_mlp=4 * run.d_model,
         d_vocab=tokenizer.vocab_size,
         n_ctx=run.n_ctx,
+        positions=run.positions,
         causal=not masked,
         tied=True,
     )
