@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import analyses
 import interp
@@ -20,7 +21,9 @@ EXAMPLES = """examples:
   interp info minilm
   interp doctor minilm
   interp convert ckpt.pt mymodel/
+  interp models tinyworld
   interp train --text input.txt --out my-model
+  interp train --recipe tinyworld --out my-tinyworld
   interp generate my-model "Once upon"
 """
 CONVERT_FLAGS: dict[str, tuple[type, str]] = {
@@ -85,6 +88,12 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("model", help="bundled name, local folder, hub id, or a config.json")
     info.set_defaults(act=_info)
 
+    models = commands.add_parser("models", help="list the bundled models, or print the card of one")
+    models.add_argument("model", nargs="?", help="a bundled name")
+    models.add_argument("--measure", action="store_true", help="measure the card's numbers again")
+    models.add_argument("--text", type=Path, metavar="FILE", help="its text, where it needs one")
+    models.set_defaults(act=_models)
+
     check = commands.add_parser(
         "doctor",
         help="load a model and check it: identities, parity, rounding, tokenizer",
@@ -96,8 +105,14 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--json", metavar="FILE", type=Path, help="write what was found there too")
     check.set_defaults(act=_doctor)
 
-    commands.add_parser("train", help="train a small model on a text file")
+    commands.add_parser("train", help="train a small model, on a text file or by a recipe")
 
+    _add_generate(commands)
+    _add_convert(commands)
+    return parser
+
+
+def _add_generate(commands: Any) -> None:
     text = commands.add_parser("generate", help="continue a text")
     text.add_argument("model", help="bundled name, local folder, or hub id")
     text.add_argument("prompt", nargs="?", help="by default the beginning-of-sequence token")
@@ -108,6 +123,8 @@ def _parser() -> argparse.ArgumentParser:
     text.add_argument("--seed", type=int, default=0)
     text.set_defaults(act=_generate)
 
+
+def _add_convert(commands: Any) -> None:
     old = commands.add_parser(
         "convert",
         help="write an old checkpoint (TransformerLens 1–3, nanoGPT) as a folder that opens",
@@ -126,7 +143,6 @@ def _parser() -> argparse.ArgumentParser:
         else:
             old.add_argument(option, type=kind, metavar=kind.__name__.upper(), help=text)
     old.set_defaults(act=_convert)
-    return parser
 
 
 def _run(parsed: argparse.Namespace) -> int:
@@ -155,8 +171,22 @@ def _doctor(parsed: argparse.Namespace) -> int:
 
 
 def _train(options: Sequence[str]) -> int:
-    text = importlib.import_module("interp.training.text")  # with torch, which few commands need
-    print(text.command(options))
+    by_recipe = any(one == "--recipe" or one.startswith("--recipe=") for one in options)
+    home = "interp.zoo.recipes" if by_recipe else "interp.training.text"
+    print(importlib.import_module(home).command(options))  # with torch, which few commands need
+    return 0
+
+
+def _models(parsed: argparse.Namespace) -> int:
+    cards = importlib.import_module("interp.zoo.cards")  # with torch
+    if parsed.measure and not parsed.model:
+        raise ValueError("--measure: name a model, as in `interp models modadd --measure`")
+    if parsed.measure:
+        print(cards.measure(parsed.model, parsed.text).to_string(index=False))
+    elif parsed.model:
+        print(cards.card(parsed.model))
+    else:
+        print(cards.cards().to_string(index=False))
     return 0
 
 

@@ -54,7 +54,8 @@ def load(
     """A published model, ready to run.
 
     `name` is a bundled model ("minilm"), else a local folder, else a Hugging Face hub id.
-    device: by default CUDA where there is one, else the CPU. dtype: by default as stored.
+    device: by default CUDA where there is one, else the CPU. dtype: by default as stored, or as the
+    model was when `save` stored it in another one (the small bundled models: float32).
     Peak memory is that of the weights. `model.source` says where they came from.
 
     check: by default the tokenizer must not be larger than the embedding, and the family must give
@@ -69,6 +70,8 @@ def load(
     config_file = f"{source.folder / 'config.json'}"
     values = config_values(source)
     family, cfg = read_config(values, config_file)
+    if wanted is None and family.name == "interp":
+        wanted = _dtype(values.get("dtype"), config_file)
     entries = weight_entries(source)
     cfg = with_stored_head(family, cfg, entries)
     tokenizer = Tokenizer.from_folder(source.folder, source.name)
@@ -94,14 +97,22 @@ def load(
     return model.eval()
 
 
-def save(model: HookedTransformer, folder: str | os.PathLike) -> Path:
+def save(
+    model: HookedTransformer, folder: str | os.PathLike, dtype: str | torch.dtype | None = None
+) -> Path:
     """Write a model as a folder that `load` reads: config.json, model.safetensors, tokenizer.json.
 
-    Each file is complete or absent, whatever happens meanwhile; config.json comes last.
+    dtype: that of the stored weights, by default the model's; `load` gives back the model's own.
+    Each file is complete or absent, whatever happens meanwhile; config.json comes last. Raises
+    ValueError on weights that overflow the dtype.
     """
+    stored = _dtype(dtype) or model.dtype
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {key: value.contiguous() for key, value in model.state_dict().items()}
+    weights = {key: value.to(stored).contiguous() for key, value in model.state_dict().items()}
+    for key, value in weights.items():
+        if stored != model.dtype and not value.isfinite().all():
+            raise ValueError(f"{key} does not fit into {stored}; store the model as {model.dtype}")
     metadata = {"format": "pt"}
     _replace(
         folder / "model.safetensors",
@@ -111,6 +122,8 @@ def save(model: HookedTransformer, folder: str | os.PathLike) -> Path:
         for name, data in model.tokenizer.files().items():
             _replace(folder / name, lambda file, data=data: file.write_bytes(data))
     config: dict[str, Any] = {"model_type": "interp", "config": model.cfg.to_dict()}
+    if stored != model.dtype:
+        config["dtype"] = str(model.dtype).removeprefix("torch.")
     if model.labels:
         config["id2label"] = dict(enumerate(model.labels))
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
@@ -147,13 +160,13 @@ def _replace(file: Path, write: Callable[[Path], Any]) -> None:
         beside.unlink(missing_ok=True)
 
 
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+def _dtype(dtype: str | torch.dtype | None, where: str | None = None) -> torch.dtype | None:
     if dtype is None:
         return None
     found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if found not in DTYPES.values():
-        allowed = ", ".join(DTYPES)
-        raise ValueError(f"dtype {dtype!r}: expected one of {allowed}, or None (as stored)")
+        allowed, file = ", ".join(DTYPES), f"{where}: " if where else ""
+        raise ValueError(f"{file}dtype {dtype!r}: expected one of {allowed}, or None (as stored)")
     return found
 
 

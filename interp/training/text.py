@@ -12,7 +12,7 @@ import tyro
 
 from ..config import TransformerConfig
 from ..model import HookedTransformer
-from .data import MaskedData, TextData
+from .data import Data, MaskedData, TextData
 from .loop import TrainConfig, train
 from .vocabulary import train_tokenizer
 
@@ -47,6 +47,12 @@ class TextRun:
 
 def train_on_text(run: TextRun, *, progress: bool = True) -> HookedTransformer:
     """Make the tokenizer, the model and the data of a run, and train."""
+    model, data = made(run)
+    return train(model, data, run.out, run.train, progress=progress)
+
+
+def made(run: TextRun) -> tuple[HookedTransformer, Data]:
+    """The model of a run, not yet trained, with the tokenizer of its text, and its data."""
     text, masked = read_text(run.text), run.objective == "masked"
     name = run.out.name
     tokenizer = train_tokenizer(text, run.tokenizer, run.vocab_size, name, masked=masked)
@@ -64,9 +70,7 @@ def train_on_text(run: TextRun, *, progress: bool = True) -> HookedTransformer:
     device = run.device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = HookedTransformer(cfg, tokenizer, name=name, device=device, seed=run.train.seed)
     data = TextData(text, tokenizer, run.n_ctx, seed=run.train.seed)
-    if masked:
-        data = MaskedData(data, cfg.d_vocab, seed=run.train.seed)
-    return train(model, data, run.out, run.train, progress=progress)
+    return model, MaskedData(data, cfg.d_vocab, seed=run.train.seed) if masked else data
 
 
 def command(options: Sequence[str]) -> Path:

@@ -14,6 +14,7 @@ indirect-object sentence; it does in sentences with a name of other kinds, and a
 from __future__ import annotations
 
 from ...config import TransformerConfig
+from ...training.loop import TrainConfig
 from .evaluation import evaluate
 from .labels import Sentence, heldout, labelled, sentences
 from .rows import data, tokenizer
@@ -28,6 +29,7 @@ __all__ = [
     "labelled",
     "sentences",
     "tokenizer",
+    "training",
 ]
 
 
@@ -48,4 +50,18 @@ def encoder_config() -> TransformerConfig:
     """The masked language model: 3 layers of 4 heads, bidirectional, a plain tied unembedding."""
     return config().replace(
         n_layers=3, d_model=128, n_heads=4, d_head=32, n_kv_heads=4, d_mlp=512, causal=False
+    )
+
+
+def training() -> TrainConfig:
+    """How the decoder is trained."""
+    return TrainConfig(
+        steps=14_600,
+        batch_size=16,
+        lr=1e-3,
+        min_lr=5e-5,
+        warmup=200,
+        eval_every=200,
+        eval_batches=5,
+        checkpoints=30,
     )

@@ -1,0 +1,49 @@
+"""A character-level GPT on Tiny Shakespeare (Karpathy 2015), the text of nanoGPT's first example.
+
+The text is not part of the package: 1,115,394 characters, `input.txt` of karpathy/char-rnn.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+
+from ..model import HookedTransformer
+from ..training.data import TextData
+from ..training.loop import TrainConfig
+from ..training.text import TextRun, read_text
+
+BATCH = 64
+
+
+def run(text: Path, out: Path) -> TextRun:
+    """What `interp train` does for it: 4 layers of 6 heads, rotary positions, 1.8 M parameters."""
+    return TextRun(
+        text=text,
+        out=out,
+        n_layers=4,
+        n_heads=6,
+        d_model=192,
+        positions="rotary",
+        train=TrainConfig(steps=5_000, lr=2e-3),
+    )
+
+
+@torch.no_grad()
+def evaluate(model: HookedTransformer, text: Path) -> pd.DataFrame:
+    """Loss in nats per character on all of the text, windows side by side, each read from its own
+    beginning: task split measure n value."""
+    rows, n_ctx = [], model.cfg.n_ctx
+    for split, part in TextData(read_text(text), model.tokenizer, n_ctx).parts.items():
+        n = (len(part) - 1) // n_ctx
+        ids = part[: n * n_ctx].view(n, n_ctx).split(BATCH)
+        targets = part[1 : n * n_ctx + 1].view(n, n_ctx).split(BATCH)
+        total = sum(
+            float(F.cross_entropy(model(x).flatten(0, 1).cpu(), y.flatten(), reduction="sum"))
+            for x, y in zip(ids, targets, strict=True)
+        )
+        rows.append(("next character", split, "loss", n * n_ctx, total / (n * n_ctx)))
+    return pd.DataFrame(rows, columns=["task", "split", "measure", "n", "value"])
