@@ -12,7 +12,7 @@ import torch
 import tyro
 
 from ..model import HookedTransformer
-from ..training import Data, MaskedData, TrainConfig, train
+from ..training import Data, TrainConfig, train
 from ..training.text import made
 from . import modadd, shakespeare, tinyworld
 
@@ -74,9 +74,8 @@ def _tinyworld(run: RecipeRun) -> tuple[HookedTransformer, Data]:
 
 
 def _tiny_encoder(run: RecipeRun) -> tuple[HookedTransformer, Data]:
-    cfg = tinyworld.encoder_config()
-    made = HookedTransformer(cfg, tinyworld.tokenizer(), name="tiny-encoder")
-    return made, MaskedData(tinyworld.data(), cfg.d_vocab)
+    made = HookedTransformer(tinyworld.encoder_config(), tinyworld.tokenizer(), name="tiny-encoder")
+    return made, tinyworld.encoder_data()
 
 
 RECIPES = {
@@ -97,7 +96,7 @@ RECIPES = {
     "tiny-encoder": Recipe(
         about="masked language model of a small English whose every word is known",
         make=_tiny_encoder,
-        train=tinyworld.training(),
+        train=tinyworld.encoder_training(),
         evaluate=lambda model, _: tinyworld.evaluate(model, seed=SEED),
     ),
     "tinyworld": Recipe(

@@ -14,6 +14,7 @@ indirect-object sentence; it does in sentences with a name of other kinds, and a
 from __future__ import annotations
 
 from ...config import TransformerConfig
+from ...training.data import MaskedData
 from ...training.loop import TrainConfig
 from .evaluation import evaluate
 from .labels import Sentence, heldout, labelled, sentences
@@ -24,6 +25,8 @@ __all__ = [
     "config",
     "data",
     "encoder_config",
+    "encoder_data",
+    "encoder_training",
     "evaluate",
     "heldout",
     "labelled",
@@ -64,4 +67,23 @@ def training() -> TrainConfig:
         eval_every=200,
         eval_batches=5,
         checkpoints=30,
+    )
+
+
+def encoder_data(seed: int = 0) -> MaskedData:
+    """The same rows with 30 % of the words hidden: twice what BERT hides teaches a small model
+    sooner (Wettig et al. 2023)."""
+    return MaskedData(data(seed=seed), tokenizer().vocab_size, share=0.3, seed=seed)
+
+
+def encoder_training() -> TrainConfig:
+    """How the masked language model is trained."""
+    return TrainConfig(
+        steps=7_000,
+        batch_size=32,
+        lr=2e-3,
+        min_lr=1e-4,
+        warmup=200,
+        eval_every=200,
+        eval_batches=5,
     )
