@@ -51,8 +51,15 @@ def config() -> TransformerConfig:
 
 def encoder_config() -> TransformerConfig:
     """The masked language model: 3 layers of 4 heads, bidirectional, a plain tied unembedding."""
-    return config().replace(
-        n_layers=3, d_model=128, n_heads=4, d_head=32, n_kv_heads=4, d_mlp=512, causal=False
+    return TransformerConfig(
+        n_layers=3,
+        d_model=128,
+        n_heads=4,
+        d_mlp=512,
+        d_vocab=tokenizer().vocab_size,
+        n_ctx=128,
+        causal=False,
+        tied=True,
     )
 
 
