@@ -86,7 +86,7 @@ def encoder_data(seed: int = 0) -> MaskedData:
 def encoder_training() -> TrainConfig:
     """How the masked language model is trained."""
     return TrainConfig(
-        steps=7_000,
+        steps=5_000,
         batch_size=32,
         lr=2e-3,
         min_lr=1e-4,
