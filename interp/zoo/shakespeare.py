@@ -28,7 +28,7 @@ def run(text: Path, out: Path) -> TextRun:
         n_heads=6,
         d_model=192,
         positions="rotary",
-        train=TrainConfig(steps=5_000, lr=2e-3),
+        train=TrainConfig(steps=2_000, lr=2e-3),
     )
 
 
