@@ -20,8 +20,11 @@ _HOMES = {
     "convert": "interp.loading.old.convert",
     "doctor": "interp.checkup",
     "embedding": "interp.geometry",
+    "head_scores": "interp.heads",
     "info": "interp.loading.info",
     "load": "interp.loading",
+    "logit_attribution": "interp.attribution",
+    "logit_lens": "interp.lens",
     "nodes": "interp.selection",
     "num_params": "interp.model",
     "patch": "interp.engine",
@@ -33,10 +36,13 @@ _HOMES = {
 __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
+    from .attribution import logit_attribution
     from .checkup import doctor
     from .config import TransformerConfig
     from .engine import ablate, explain, patch, sweep
     from .geometry import embedding
+    from .heads import head_scores
+    from .lens import logit_lens
     from .loading import load, save
     from .loading.info import info
     from .loading.old.convert import convert

@@ -70,14 +70,14 @@ def logit_diff(answer: Tensor, wrong: Tensor, pos: Where = None) -> Metric:
     """logit(answer) − logit(wrong) at `pos`; sets of ids [batch k] count with their mean logit."""
 
     def bind(model: Any, tokens: Tokens, base: Callable) -> Bound:
-        right, other = _ids(answer, tokens, model), _ids(wrong, tokens, model)
+        right, other = answer_ids(answer, tokens, model), answer_ids(wrong, tokens, model)
         n = right.shape[1]
 
         def measure(x: Tensor, examples: Tensor) -> Tensor:
             return x[:, 0, :n].mean(-1) - x[:, 0, n:].mean(-1)
 
         ids = torch.cat([right, other], dim=1)[:, None]
-        return Bound(measure, positions=_positions(pos, tokens), ids=ids)
+        return Bound(measure, positions=one_position(pos, tokens), ids=ids)
 
     return Metric("logit_diff", bind, (answer, wrong, pos))
 
@@ -162,7 +162,7 @@ def cosine(direction: Float[Tensor, " d_model"], pos: Where = None) -> Metric:
         def measure(x: Tensor, examples: Tensor) -> Tensor:
             return torch.cosine_similarity(x[:, 0], direction.to(x)[None], dim=-1)
 
-        return Bound(measure, reads="residual", positions=_positions(pos, tokens))
+        return Bound(measure, reads="residual", positions=one_position(pos, tokens))
 
     return Metric("cosine", bind, (direction, pos))
 
@@ -241,8 +241,8 @@ def _of_set(name: str, answer: Tensor, pos: Where, measure: Callable[[Tensor], T
     def bind(model: Any, tokens: Tokens, base: Callable) -> Bound:
         return Bound(
             lambda x, examples: measure(x[:, 0]),
-            positions=_positions(pos, tokens),
-            ids=_ids(answer, tokens, model)[:, None],
+            positions=one_position(pos, tokens),
+            ids=answer_ids(answer, tokens, model)[:, None],
             log_probs=True,
         )
 
@@ -255,10 +255,10 @@ def _of_all(
     """Of all logits [rows d_vocab] at one position, and the answers."""
 
     def bind(model: Any, tokens: Tokens, base: Callable) -> Bound:
-        ids = _ids(answer, tokens, model)
+        ids = answer_ids(answer, tokens, model)
         return Bound(
             lambda x, examples: measure(_wide(x[:, 0]), ids[examples]),
-            positions=_positions(pos, tokens),
+            positions=one_position(pos, tokens),
         )
 
     return Metric(name, bind, (answer, pos))
@@ -267,7 +267,7 @@ def _of_all(
 def _divergence(name: str, pos: Any, divergence: Callable[[Tensor, Tensor], Tensor]) -> Metric:
     def bind(model: Any, tokens: Tokens, base: Callable) -> Bound:
         everywhere = isinstance(pos, str) and pos == "all"
-        positions = None if everywhere else _positions(pos, tokens)
+        positions = None if everywhere else one_position(pos, tokens)
         reads = Bound(lambda x, examples: x, positions=positions)
         every = torch.arange(len(tokens), device=tokens.device)
         before = _wide(reads.pick(base("logits"), every)).log_softmax(-1)
@@ -290,7 +290,7 @@ def _wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _ids(answer: Tensor, tokens: Tokens, model: Any) -> Int[Tensor, "batch k"]:
+def answer_ids(answer: Tensor, tokens: Tokens, model: Any) -> Int[Tensor, "batch k"]:
     ids = torch.as_tensor(answer, device=tokens.device)
     ids = ids[:, None] if ids.ndim == 1 else ids
     if ids.ndim != 2 or ids.shape[0] != len(tokens):
@@ -302,7 +302,7 @@ def _ids(answer: Tensor, tokens: Tokens, model: Any) -> Int[Tensor, "batch k"]:
     return ids
 
 
-def _positions(pos: Where, tokens: Tokens) -> Int[Tensor, "batch 1"]:
+def one_position(pos: Where, tokens: Tokens) -> Int[Tensor, "batch 1"]:
     """One position per example."""
     batch, width = tokens.shape
     if pos is None:

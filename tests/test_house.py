@@ -26,7 +26,7 @@ FLOORS = (
     {"edits", "metrics", "provenance", "tasks", "training"},
     {"rerun", "naive", "journal"},
     {"engine"},
-    {"geometry"},
+    {"geometry", "heads", "lens", "attribution"},
     {"zoo"},
     {"report"},
     {"console", "checkup"},
