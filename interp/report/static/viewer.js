@@ -55,7 +55,7 @@ class Viewer {
     this.graph = new Graph(this.data.name);
     this.root = make("div", { className: "viewer" });
     this.root.append(this.controls(), this.wall(), this.panel());
-    box.querySelector("script").before(this.root);
+    box.querySelector(".still").replaceWith(this.root);
     this.arrange();
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.repaint());
   }
