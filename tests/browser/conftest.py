@@ -16,7 +16,7 @@ Open = Callable[..., "sync_api.Page"]
 
 
 def until(page: sync_api.Page, expression: str, seconds: float = 30) -> None:
-    """Wait for an expression to hold. (playwright's own way needs eval, which our policy forbids.)"""
+    """Wait for an expression to hold; playwright's own way needs eval, which our policy forbids."""
     end = time.monotonic() + seconds
     while not page.evaluate(expression):
         assert time.monotonic() < end, f"never came true: {expression}"
@@ -42,13 +42,17 @@ def open_page(browser) -> Iterator[Open]:
     faults: list[str] = []
     contexts = []
 
+    def note(message: str) -> None:
+        if "willReadFrequently" not in message:  # said of the tests' own look at a canvas
+            faults.append(f"console: {message}")
+
     def go(path: Path, address: str = "", *, width: int = 1280, **options) -> sync_api.Page:
         context = browser.new_context(viewport={"width": width, "height": 800}, **options)
         contexts.append(context)
         context.set_offline(True)
         page = context.new_page()
         page.set_default_timeout(20_000)
-        page.on("console", lambda message: faults.append(f"console: {message.text}"))
+        page.on("console", lambda message: note(message.text))
         page.on("pageerror", lambda error: faults.append(f"error: {error}"))
         page.on("dialog", lambda dialog: faults.append(f"dialog: {dialog.message}"))
         folder = path.parent.as_uri()

@@ -17,7 +17,8 @@ from tests.test_report import HOSTILE, figure
 pytestmark = pytest.mark.browser
 LAYERS, HEADS = 3, 4
 SIZES = (12, len(HOSTILE) + 3)
-ATTACK = "<img src=x onerror=alert(1)><script>alert(1)</script>"
+ATTACK = "<img src=x onerror=alert(1)>"
+PAINTED = "[...document.querySelectorAll('.tile canvas')].every(c => c.width > 1)"
 
 
 def report() -> Report:
@@ -66,7 +67,8 @@ def ink(page, selector) -> float:
 def test_the_wall_shows_every_head_as_it_is(written, open_page):
     page = open_page(written)
     assert tiles(page) == [f"L{layer} H{head}" for layer in range(LAYERS) for head in range(HEADS)]
-    until(page, "[...document.querySelectorAll('.tile canvas')].every(c => c.width > 1)")
+    page.locator(".wall").scroll_into_view_if_needed()
+    until(page, PAINTED)
     for at, (layer, head) in enumerate([(0, 0), (0, 1), (0, 2), (0, 3), (1, 0)]):
         codes = np.rint(ARRAYS[0][layer, head] * 255) / 255
         found = ink(page, f".tile:nth-child({at + 1}) canvas")
@@ -82,10 +84,10 @@ def test_sort_and_filter_heads(written, open_page):
     page.get_by_label("Sort by").select_option("name")  # by label, then by place
     assert tiles(page)[:4] == ["L0 H2", "L1 H2", "L2 H2", "L0 H1"]
     page.get_by_label("Only heads with").select_option("first token")
-    page.get_by_label("of at least").fill("0.6")
+    page.get_by_role("spinbutton", name="of at least").fill("0.6")
     assert set(tiles(page)) == {"L0 H1", "L1 H1", "L2 H1"}
     assert page.locator(".controls output").first.inner_text() == "3 of 12 heads"
-    page.get_by_label("of at least").fill("")
+    page.get_by_role("spinbutton", name="of at least").fill("")
     assert len(tiles(page)) == 12
 
 
@@ -115,7 +117,7 @@ def test_lock_and_unlock(written, open_page):
     tokens.nth(2).hover()
     assert readout.inner_text().startswith("Locked. “w5” 5 attends to “w2” 2:")
     page.get_by_role("button", name="Next head").click()  # the lock stays
-    assert page.locator("h4").inner_text() == "Layer 1, head 1"
+    until(page, "document.querySelector('h4').innerText === 'Layer 1, head 1'")
     assert tokens.nth(5).get_attribute("aria-pressed") == "true"
     tokens.nth(5).click()
     assert tokens.nth(5).get_attribute("aria-pressed") == "false"
@@ -161,13 +163,10 @@ def test_every_control_is_a_stop_of_the_keyboard(written, open_page):
     page = open_page(written, "#a=all&layer=1&head=1&prompt=1")
     page.locator("h4").wait_for()
     page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-    page.evaluate("document.activeElement.blur(); window.seen = new Set()")
-    for _ in range(120):
+    page.evaluate("window.seen = new Set()")
+    for _ in range(150):  # more than there are; from the last it goes on at the first
         page.keyboard.press("Tab")
-        if page.evaluate("(seen.add(document.activeElement), document.activeElement.tagName)") == (
-            "BODY"
-        ):
-            break
+        page.evaluate("(seen.add(document.activeElement), null)")
     missed = page.evaluate(
         """[...document.querySelectorAll("a, button, input, select, summary, .scroll")].filter(
         one => !seen.has(one) && !one.closest(".wall, .text")).map(one => one.outerHTML)"""
@@ -248,13 +247,13 @@ def test_tokens_tell_their_value(written, open_page):
     page = open_page(written)
     figure, tokens = page.locator(".shaded"), page.locator(".shaded .token")
     tokens.nth(4).hover()
-    assert figure.locator("output").inner_text() == "“w4”: 1.091 nats"
+    assert figure.locator(".readout").inner_text() == "“w4”: 1.091 nats"
     tokens.nth(4).click()
     tokens.nth(6).hover()
-    assert figure.locator("output").inner_text() == "“w4”: 1.091 nats"
+    assert figure.locator(".readout").inner_text() == "“w4”: 1.091 nats"
     tokens.nth(4).click()
     page.keyboard.press("ArrowRight")
-    assert figure.locator("output").inner_text() == "“w5”: 1.364 nats"
+    assert figure.locator(".readout").inner_text() == "“w5”: 1.364 nats"
 
 
 def test_hostile_tokens_stay_text(written, open_page):
@@ -312,7 +311,8 @@ def test_pages_by_layer(tmp_path, open_page, violations, monkeypatch):
     index = report().write(tmp_path / "r")
     page = open_page(index)
     assert len(tiles(page)) == LAYERS * HEADS
-    until(page, "[...document.querySelectorAll('.tile canvas')].every(c => c.width > 1)")
+    page.locator(".wall").scroll_into_view_if_needed()
+    until(page, PAINTED)
     assert violations(page) == []
     page.get_by_label("Prompt").select_option(index=1)
     page.locator(".tile", has_text="L1 H3").press("Enter")

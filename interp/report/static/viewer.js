@@ -296,6 +296,7 @@ class Viewer {
     this.readout.replaceChildren(...(this.held === null ? [] : ["Locked. "]), ...pair, ".");
     const list = (title, found, weight) => {
       const items = found.map((i) => make("li", {}, make("span", {}, ...word(i)), weight(i)));
+      if (!found.length) items.push(make("li", {}, "none"));
       return make("div", {}, make("p", { className: "source" }, title), make("ol", {}, ...items));
     };
     this.partners.replaceChildren(
