@@ -241,12 +241,15 @@ def heads_table(patterns: list[np.ndarray], scores: pd.DataFrame | None = None) 
 
 
 def _measured(array: np.ndarray) -> np.ndarray:
-    """[measure layer head] of one prompt."""
-    rows = array[:, :, 1:].astype(np.float64)
+    """[measure layer head] of one prompt; layer by layer, since float64 takes twice the room."""
     at = np.arange(1, array.shape[-1])
-    bits = -(rows * np.log2(np.where(rows > 0, rows, 1))).sum(axis=-1)
-    shares = (rows[..., 0], rows[:, :, at - 1, at - 1], rows[:, :, at - 1, at], bits)
-    return np.stack([one.mean(axis=-1) for one in shares])
+    measured = []
+    for layer in array:
+        rows = layer[:, 1:].astype(np.float64)
+        bits = -(rows * np.log2(np.where(rows > 0, rows, 1))).sum(axis=-1)
+        shares = (rows[..., 0], rows[:, at - 1, at - 1], rows[:, at - 1, at], bits)
+        measured.append([one.mean(axis=-1) for one in shares])
+    return np.stack(measured, axis=1)
 
 
 def _with_scores(frame: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
