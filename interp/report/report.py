@@ -25,8 +25,11 @@ import numpy as np
 import pandas as pd
 from pandas.api import types
 
+from .attention import Attention, check_patterns, encode, heads_table
 from .folder import KIND, MANIFEST, replacing, write_file
+from .pages import pages
 from .text import MAX_CELL, csv_cell, number, one_line, shorten, slug, visible
+from .tokens import TokenText, check_tokens, tokens_table
 
 if TYPE_CHECKING:
     from .figures import Figure
@@ -95,7 +98,7 @@ class Section:
     def __init__(self, title: str, text: str, taken: set[str]) -> None:
         self.title = title
         self.text = text
-        self.items: list[Table | Picture | Note] = []
+        self.items: list[Table | Picture | Note | Attention | TokenText] = []
         self._taken = taken
 
     def table(
@@ -123,6 +126,45 @@ class Section:
         own = self._unique(name or caption)
         table = Table(figure.data.reset_index(drop=True), caption, own)
         self.items.append(Picture(figure, table, own))
+
+    def attention(
+        self,
+        patterns: np.ndarray | Sequence[np.ndarray],
+        tokens: Sequence[str] | Sequence[Sequence[str]],
+        caption: str,
+        *,
+        scores: pd.DataFrame | None = None,
+        name: str | None = None,
+    ) -> None:
+        """Add the viewer of all heads: per prompt an array [layer head q_pos k_pos] and its tokens.
+
+        `scores` has one row per `layer` and `head`; its numeric columns sort and filter the heads,
+        a text column `label` names them. Behind it stands a table of the heads (`heads_table`).
+        The page shows weights rounded to 1/255. Raises ValueError on what are no patterns.
+        """
+        arrays, words = check_patterns(patterns, tokens)
+        frame = heads_table(arrays, scores)
+        table = Table(frame, caption, self._unique(name or caption))
+        self.items.append(Attention(encode(arrays, words), table, tuple(range(len(arrays[0])))))
+
+    def tokens(
+        self,
+        tokens: Sequence[str] | Sequence[Sequence[str]],
+        values: Sequence,
+        caption: str,
+        *,
+        name: str | None = None,
+        unit: str = "nats",
+        diverging: bool = False,
+    ) -> None:
+        """Add text with a value for each token, shaded: one or more rows of tokens and values.
+
+        None stands for no value (the first token has no loss). `diverging` shades values below 0 in
+        a second colour; without it they raise ValueError.
+        """
+        words, numbers = check_tokens(tokens, values, diverging)
+        table = Table(tokens_table(words, numbers, unit), caption, self._unique(name or caption))
+        self.items.append(TokenText(words, numbers, table, unit, diverging))
 
     def note(self, text: str) -> None:
         """Add a remark."""
@@ -212,8 +254,8 @@ class Report:
 
     def html(self) -> str:
         """The page. Same report, same text: no date in it (the manifest has that)."""
-        css = (HERE / "static" / "report.css").read_text(encoding="utf-8")
-        digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
+        css = _static("report.css") + _static("viewer.css")
+        script = "".join(map(_static, ("page.js", "graph.js", "viewer.js")))
         environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(HERE / "templates"),
             autoescape=True,
@@ -228,13 +270,15 @@ class Report:
             report=self,
             title=shorten(one_line(self.title)),
             css=css,
-            css_hash=digest,
+            css_hash=_hash(css),
+            script=script,
+            script_hash=_hash(script),
             facts=facts,
             kind=_kind,
         )
 
     def _files(self) -> dict[str, bytes]:
-        files = {"index.html": self.html().encode("utf-8")}
+        files = {name: page.encode("utf-8") for name, page in pages(self).items()}
         for item in (item for section in self.sections for item in section.items):
             if isinstance(item, Table):
                 files[f"{item.name}.csv"] = item.csv()
@@ -242,8 +286,19 @@ class Report:
                 files[f"{item.name}.csv"] = item.table.csv()
                 files[f"figures/{item.name}.svg"] = item.figure.svg
                 files[f"figures/{item.name}.png"] = item.figure.png
+            elif isinstance(item, (Attention, TokenText)):
+                files[f"{item.table.name}.csv"] = item.table.csv()
         manifest = json.dumps(self.manifest(sorted(files)), indent=2, allow_nan=False)
         return files | {MANIFEST: manifest.encode("ascii") + b"\n"}
+
+
+def _static(name: str) -> str:
+    return (HERE / "static" / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    """What the page's policy lets through."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _check_frame(frame: pd.DataFrame, missing: Sequence[str]) -> None:

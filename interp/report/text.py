@@ -6,6 +6,7 @@ direction of writing. They are written as escapes ("\\u202e"); HTML escaping is 
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import unicodedata
@@ -13,6 +14,8 @@ from typing import Any
 
 MAX_CELL = 200
 """Characters of a text shown in a page; the CSV beside it holds all of them."""
+MAX_TOKEN = 40
+"""Characters of a token where tokens stand side by side."""
 FORMULA = ("=", "+", "-", "@")
 """What makes a spreadsheet run a cell."""
 INVISIBLE = {"Cc", "Cs", "Zl", "Zp"}
@@ -64,6 +67,19 @@ def csv_cell(text: str) -> str:
 def slug(text: str, fallback: str = "table") -> str:
     """A file name of a to z, 0 to 9 and hyphens, at most 60 characters."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower())[:60].strip("-") or fallback
+
+
+def json_block(value: Any) -> str:
+    """JSON that may stand in a script element: ASCII, and nothing in it ends or opens a tag."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.translate({ord(c): f"\\u{ord(c):04x}" for c in "<>&"})
+
+
+def token_text(token: str, limit: int = MAX_TOKEN) -> str:
+    """A token that can be seen and pointed at, whatever it is."""
+    text = token if token.strip(" ") else "␣" * len(token) or "∅"
+    shown = visible(text[:limit])
+    return shown if len(text) <= limit else f"{shown}… ({len(text):,} characters)"
 
 
 def _escape(character: str) -> str:

@@ -1,0 +1,290 @@
+"""Attention patterns: where does every head look, on your own prompts?
+
+Shows all heads side by side, and finds those that look at the previous token, at the first token,
+at themselves and, on random tokens that are said twice, behind the earlier occurrence (induction).
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from analyses import main
+from interp import tasks
+from interp.provenance import provenance
+from interp.report import Report
+from interp.report.attention import heads_table
+from interp.tokens import Tokens
+
+PROMPTS = (
+    "When Mary and John went to the store, John gave a book to Mary.",
+    "The capital city of Italy is called Rome. The capital city of France is called Paris.",
+    "The princess told us that the book was for her.",
+)
+KINDS = {
+    "previous_token": "previous token",
+    "first_token": "first token",
+    "itself": "itself",
+    "induction": "induction",
+}
+HALF = 0.5
+"""What a head must put on one place to be named after it."""
+ROWS = 20
+"""Random rows of the induction score."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to read, with which model."""
+
+    model: str = "tinyworld"
+    """A bundled model, a local folder or a Hugging Face id."""
+    prompts: tuple[str, ...] = PROMPTS
+    """Texts to look at."""
+    max_tokens: int = 128
+    """A longer prompt is cut to its first so many tokens."""
+    bos: bool | None = None
+    """Whether prompts begin with the model's beginning-of-sequence token; by default as its
+    tokenizer has it."""
+    repeated: int = 12
+    """Random tokens that are said twice, to find induction; 0: none."""
+    seed: int = 0
+    """Seed of the random tokens."""
+    device: str | None = None
+    """cpu, cuda, …; by default the best one at hand."""
+    dtype: str | None = None
+    """float32, float64, bfloat16 or float16; by default that of the file."""
+    out: Path = Path("reports/attention-patterns")
+    """Directory of the report; an older report there is replaced."""
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 2:
+            raise ValueError(f"max_tokens={self.max_tokens}: expected at least 2")
+        if self.repeated < 0 or self.repeated == 1:
+            raise ValueError(f"repeated={self.repeated}: expected 0 (none) or at least 2")
+        if not self.prompts and not self.repeated:
+            raise ValueError("no prompts and repeated=0: there is nothing to look at")
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """A prompt as the model read it."""
+
+    tokens: list[str]
+    pattern: np.ndarray
+    """[layer head q_pos k_pos], float32."""
+    loss: list[float | None]
+    """Nats per token, none at the first; empty where the model predicts no next token."""
+
+
+def run(model: Any, config: Config) -> Report:
+    """The report. Of an encoder–decoder the patterns are the encoder's.
+
+    Raises ValueError where the model reads no text, or has no tokenizer for the prompts.
+    """
+    reader = model if getattr(model, "encoder", None) is None else model.encoder
+    if reader.cfg.inputs != "tokens":
+        raise ValueError(
+            f"{model.name} reads {reader.cfg.inputs}, not text; section.attention() takes the "
+            "patterns of its own inputs"
+        )
+    if config.prompts and reader.tokenizer is None:
+        raise ValueError(f"{model.name} has no tokenizer for prompts; prompts=() needs none")
+    report = Report(
+        f"Attention patterns in {model.name}",
+        "Where does every head look: at the previous token, at the first, at itself, behind an "
+        "earlier occurrence?",
+        analysis="attention_patterns",
+        provenance=provenance(config, model),
+    )
+    readings = [_read_prompt(report, reader, text, config) for text in config.prompts]
+    found = None
+    if config.repeated:
+        example, found = _induction(reader, config)
+        readings.append(example)
+    frame = heads_table([one.pattern for one in readings])
+    scores = frame[["layer", "head"]].assign(label=_labels(frame, found))
+    if found is not None:
+        scores = scores.join(found)
+    _findings(report, frame, found, readings, reader)
+    _certainty(report, frame, found, readings, config)
+    _doubts(report, model)
+    _show(report, readings, scores)
+    return report
+
+
+def _read_prompt(report: Report, model: Any, text: str, config: Config) -> Reading:
+    tokens = model.to_tokens(text, bos=config.bos)
+    length, most = tokens.shape[1], min(config.max_tokens, model.cfg.n_ctx)
+    if length < 2:
+        raise ValueError(f"“{text[:40]}” is 1 token; attention needs two or more")
+    if length > most:
+        report.skip(f"“{text[:40]}…” was cut to the first {most} of its {length} tokens.")
+        tokens = Tokens(tokens.ids[:, :most], strings=[tokens.strings[0][:most]], bos=tokens.bos)
+    return _read(model, tokens)
+
+
+@torch.no_grad()
+def _read(model: Any, tokens: Tokens) -> Reading:
+    """One row, by itself, so that nothing is padded."""
+    logits, cache = model.run_with_cache(tokens, "pattern")
+    layers = [cache["pattern", layer][0] for layer in range(model.cfg.n_layers)]
+    strings = tokens.strings[0] if tokens.strings else [str(i) for i in tokens.ids[0].tolist()]
+    loss: list[float | None] = []
+    if model.cfg.head == "unembed" and model.cfg.causal:
+        ids = tokens.ids[:, 1:, None].to(logits.device)
+        log_probs = logits[:, :-1].float().log_softmax(-1).gather(-1, ids)
+        loss = [None, *(-log_probs).flatten().tolist()]
+    return Reading(list(strings), torch.stack(layers).float().cpu().numpy(), loss)
+
+
+def _induction(model: Any, config: Config) -> tuple[Reading, pd.DataFrame]:
+    """An example of random tokens said twice, and per head, over `ROWS` rows: induction (attention
+    behind the earlier occurrence), its standard error, and the control at the same distance where
+    nothing is repeated."""
+    length = min(config.repeated, (model.cfg.n_ctx - 2) // 2)
+    pairs = tasks.induction(model, ROWS, config.seed, bos=config.bos, length=length)
+    readings = [_read(model, pairs.clean[row]) for row in range(ROWS)]
+    scores, controls = [], []
+    for reading, span, second in zip(
+        readings, pairs.table["span"], pairs.clean.roles["second"].tolist(), strict=True
+    ):
+        # `second` ends the span where it first stands; behind it the span's beginning stands again.
+        back, first = span - 1, second - (2 * length - span) + 1
+        again, fresh = np.arange(second + 1, second + span), np.arange(first + back, second + 1)
+        scores.append(reading.pattern[:, :, again, again - back].mean(-1))
+        controls.append(reading.pattern[:, :, fresh, fresh - back].mean(-1))
+    scores, controls = (np.stack(one).reshape(ROWS, -1).astype(float) for one in (scores, controls))
+    columns = {
+        "induction": scores.mean(0),
+        "induction_stderr": scores.std(0, ddof=1) / np.sqrt(ROWS),
+        "same_distance": controls.mean(0),
+    }
+    return readings[0], pd.DataFrame(columns)
+
+
+def _labels(frame: pd.DataFrame, found: pd.DataFrame | None) -> list[str]:
+    """What each head puts most on, where that is more than half; else "mixed"."""
+    shares = frame if found is None else frame.join(found)
+    names = [name for name in KINDS if name in shares]
+    most = shares[names].max(axis=1)
+    best = shares[names].idxmax(axis=1).map(KINDS)
+    return best.where(most > HALF, "mixed").tolist()
+
+
+def _findings(
+    report: Report,
+    frame: pd.DataFrame,
+    found: pd.DataFrame | None,
+    readings: list[Reading],
+    model: Any,
+) -> None:
+    if found is not None:
+        top = int(found["induction"].idxmax())
+        report.finding(
+            "Behind the earlier occurrence, where random tokens are said twice (induction): "
+            f"{_most(frame.join(found), 'induction')}. {_head(frame.iloc[top])} puts "
+            f"{found['same_distance'][top]:.2f} at the same distance where nothing is repeated."
+        )
+    even = heads_table([_even(len(one.tokens), model.cfg.causal) for one in readings]).iloc[0]
+    where = {
+        "previous_token": "the previous token",
+        "first_token": "the first token",
+        "itself": "the token itself",
+    }
+    for name, place in where.items():
+        report.finding(
+            f"On {place}: {_most(frame, name)}. A head that looks everywhere alike puts "
+            f"{even[name]:.2f} there."
+        )
+
+
+def _most(frame: pd.DataFrame, name: str) -> str:
+    best = frame.nlargest(3, name)
+    named = ", ".join(f"{_head(row)} ({row[name]:.2f})" for _, row in best.iterrows())
+    count = int((frame[name] > HALF).sum())
+    number = "no head puts" if not count else f"{count} of {len(frame)} heads put"
+    return f"{number} more than half of {'its' if not count else 'their'} attention; most {named}"
+
+
+def _head(row: Any) -> str:
+    return f"L{int(row['layer'])} H{int(row['head'])}"
+
+
+def _even(n: int, causal: bool) -> np.ndarray:
+    rows = np.tri(n) if causal else np.ones((n, n))
+    return (rows / rows.sum(-1, keepdims=True))[None, None]
+
+
+def _certainty(
+    report: Report,
+    frame: pd.DataFrame,
+    found: pd.DataFrame | None,
+    readings: list[Reading],
+    config: Config,
+) -> None:
+    sizes = [len(one.tokens) for one in readings]
+    first = sorted({one.tokens[0] for one in readings})
+    report.sure(
+        f"Shares are averages over {len(readings)} prompts of {min(sizes)} to {max(sizes)} tokens"
+        f"{', the repeated one among them' if found is not None else ''}. They begin with "
+        f"{', '.join(f'“{token[:20]}”' for token in first)}."
+    )
+    if found is not None:
+        top = int(found["induction"].idxmax())
+        report.sure(
+            f"Induction of {_head(frame.iloc[top])}: {found['induction'][top]:.2f} ± "
+            f"{found['induction_stderr'][top]:.2f} (standard error over {ROWS} random rows, seed "
+            f"{config.seed})."
+        )
+
+
+def _doubts(report: Report, model: Any) -> None:
+    report.doubt(
+        "A weight says where a head reads, not that what it reads changes anything: the value may "
+        "be small, or not be used. Ablation and patching measure that."
+    )
+    report.doubt(
+        "Many heads rest on the first token when they have nothing to do, so attention there says "
+        "little about that token. And what stands at a position is not only its own token: earlier "
+        "layers have moved words there."
+    )
+    report.doubt(
+        "A few prompts do not show all that a head does. Heads are named after what takes more "
+        "than half of their attention here; on other texts they may look elsewhere."
+    )
+    if getattr(model, "encoder", None) is not None:
+        report.doubt(
+            "These are the encoder's heads; the decoder's and cross-attention are left out."
+        )
+
+
+def _show(report: Report, readings: list[Reading], scores: pd.DataFrame) -> None:
+    section = report.section(
+        "All heads",
+        "Each picture is one head on one prompt: queries downwards, keys to the right. Open one to "
+        "see what each token attends to, and who attends to it.",
+    )
+    section.attention(
+        [one.pattern for one in readings],
+        [one.tokens for one in readings],
+        "Attention of every head",
+        scores=scores,
+        name="attention",
+    )
+    told = [one for one in readings if one.loss]
+    if told:
+        text = "The loss of each token given those before it: what the model did not see coming."
+        report.section("What surprised the model", text).tokens(
+            [one.tokens for one in told], [one.loss for one in told], "Loss per token", name="loss"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.modules[__name__]))
