@@ -29,7 +29,7 @@ def visible(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(
-        _escape(c) if c in BIDI or unicodedata.category(c) in INVISIBLE else c for c in text
+        escape(c) if c in BIDI or unicodedata.category(c) in INVISIBLE else c for c in text
     )
 
 
@@ -66,5 +66,7 @@ def slug(text: str, fallback: str = "table") -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower())[:60].strip("-") or fallback
 
 
-def _escape(character: str) -> str:
-    return NAMED.get(character) or f"\\u{ord(character):04x}"
+def escape(character: str) -> str:
+    """The character as Python writes it in a string: \\n, \\uXXXX or \\UXXXXXXXX."""
+    code = ord(character)
+    return NAMED.get(character) or (f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
