@@ -8,12 +8,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
 from .canvas import (
     INK,
     LINES,
     LONG,
+    PAPER,
     QUIET,
     RULE,
     Figure,
@@ -119,9 +121,10 @@ def _names(figure: Canvas, axes: Axes, place: pd.DataFrame) -> None:
     figure.draw_without_rendering()
     points = axes.transData.transform(place.to_numpy())
     size = figure.dpi / 72
+    halo = [withStroke(linewidth=2.2, foreground=PAPER)]  # a name that crosses a line stays legible
     taken = [Bbox.from_bounds(px - 3, py - 3, 6, 6) for px, py in points]
     for (word, (x, y)), (px, py) in zip(place.iterrows(), points, strict=True):
-        text = axes.text(x, y, name(word), fontsize=8, color=INK, zorder=4)
+        text = axes.text(x, y, name(word), fontsize=8, color=INK, zorder=4, path_effects=halo)
         box = text.get_window_extent()
         best = None
         for right, up in AROUND:
