@@ -21,6 +21,8 @@ BIDI = {
     *map(chr, range(0x202A, 0x202F)),
     *map(chr, range(0x2066, 0x206A)),
 }
+DEVICES = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9]")
+"""Names that Windows keeps for itself, whatever their ending."""
 NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -50,6 +52,8 @@ def number(value: Any, spec: str | None = None) -> str:
         return "yes" if value else "no"
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
+    if isinstance(value, float) and math.isinf(value):
+        return "∞" if value > 0 else "\u2212∞"
     if spec is None:
         spec = ".3f" if isinstance(value, float) else ","
     return format(value, spec).replace("-", "\u2212")
@@ -62,8 +66,9 @@ def csv_cell(text: str) -> str:
 
 
 def slug(text: str, fallback: str = "table") -> str:
-    """A file name of a to z, 0 to 9 and hyphens, at most 60 characters."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower())[:60].strip("-") or fallback
+    """A file name of a to z, 0 to 9 and hyphens, at most 60 characters, that Windows takes too."""
+    name = re.sub(r"[^a-z0-9]+", "-", text[:1000].lower())[:60].strip("-") or fallback
+    return f"{name}-{fallback}" if DEVICES.fullmatch(name) else name
 
 
 def escape(character: str) -> str:
