@@ -38,6 +38,26 @@ PLACED = (
     *("table", "water", "green", "seven"),
 )
 """Occupations, and four words for which no direction of people should mean anything."""
+COUNTED = ("n", "correct", "accuracy", "low", "high")
+TABLES = {
+    "answers-by-setting": (*SETTING, ...),
+    "answers": (*SETTING, "rank", "token", "score"),
+    "accuracy-figure": ("category", "rule", *COUNTED),
+    "accuracy": (*SETTING, *COUNTED),
+    "rules-by-category": ("category", "n", ...),
+    "accuracy-by-category": (*SETTING, "category", *COUNTED),
+    "misses": (*QUESTION, "top", "rank"),
+    "questions": (*QUESTION, *SETTING, "rank", "correct", "top"),
+    "plane-figure": ("word", "x", "y", "kind"),
+    "plane": ("word", "x", "y", "explained"),
+    "pairs": ("first", "second", "length", "cosine", "control"),
+    "along-figure": ("word", "cosine", "low", "high"),
+    "controls": ("control", "method", *COUNTED),
+    "neighbours-side-by-side": ("rank", ...),
+    "neighbours": ("word", "rank", "token", "score"),
+    "skipped": (*QUESTION, "reason"),
+}
+"""The CSV files of the report and their columns."""
 PERCENT = {"accuracy": ".1%", "low": ".1%", "high": ".1%"}
 
 
