@@ -1,8 +1,10 @@
 """Analyses: one module per question, each a script and a command.
 
 An analysis is a module with a docstring whose first line says what it answers, a frozen dataclass
-`Config` (the command line is made from it; it has `model`, `device`, `dtype`, `seed` and `out`) and
-`run(model, config) -> Report`.
+`Config` (the command line is made from it; it has `model`, `device`, `dtype`, `seed` and `out`, and
+a sentence below every field), `run(model, config) -> Report`, and `TABLES`: the CSV files that it
+writes and their columns. There, "loss?" is a column with holes, and `...` stands for columns that
+follow from the data. `tests/test_contract.py` runs every analysis that it finds.
 """
 
 from __future__ import annotations

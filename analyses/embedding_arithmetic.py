@@ -1,7 +1,8 @@
 """King − man + woman: does arithmetic on word vectors answer analogies, and under which rules?
 
 Asks one question in every setting (three rules, centred or not, the words of the question left out
-or not), then a list of analogies by category, beside controls that must find nothing.
+or not), then a list of analogies by category, beside controls that must find nothing. Pictures the
+pairs in a plane, and places words along the direction that the pairs of a category share.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from analyses import main
+from analyses._word_pairs import direction_section, pairs_of, plane_section
 from interp.analogies import QUESTION, SETTING, accuracy, swap_answers
 from interp.geometry import Embedding, embedding
 from interp.provenance import provenance
@@ -29,6 +31,33 @@ RULES = {
     "neighbor": "neighbour of c",
 }
 PLACES = ("first", "second", "third")
+PLACED = (
+    *("nurse", "librarian", "dancer", "teacher", "secretary", "singer", "writer", "student"),
+    *("doctor", "lawyer", "professor", "artist", "scientist", "pilot", "judge", "farmer"),
+    *("engineer", "soldier", "captain", "carpenter", "mechanic", "philosopher", "programmer"),
+    *("table", "water", "green", "seven"),
+)
+"""Occupations, and four words for which no direction of people should mean anything."""
+COUNTED = ("n", "correct", "accuracy", "low", "high")
+TABLES = {
+    "answers-by-setting": (*SETTING, ...),
+    "answers": (*SETTING, "rank", "token", "score"),
+    "accuracy-figure": ("category", "rule", *COUNTED),
+    "accuracy": (*SETTING, *COUNTED),
+    "rules-by-category": ("category", "n", ...),
+    "accuracy-by-category": (*SETTING, "category", *COUNTED),
+    "misses": (*QUESTION, "top", "rank"),
+    "questions": (*QUESTION, *SETTING, "rank", "correct", "top"),
+    "plane-figure": ("word", "x", "y", "kind"),
+    "plane": ("word", "x", "y", "explained"),
+    "pairs": ("first", "second", "length", "cosine", "control"),
+    "along-figure": ("word", "cosine", "low", "high"),
+    "controls": ("control", "method", *COUNTED),
+    "neighbours-side-by-side": ("rank", ...),
+    "neighbours": ("word", "rank", "token", "score"),
+    "skipped": (*QUESTION, "reason"),
+}
+"""The CSV files of the report and their columns."""
 PERCENT = {"accuracy": ".1%", "low": ".1%", "high": ".1%"}
 
 
@@ -54,8 +83,12 @@ class Config:
     """Which table of vectors: what the model reads (W_E) or what it predicts with (W_U)."""
     k: int = 5
     """Answers and neighbours to list."""
+    direction: str = "gender"
+    """Category of the list whose pairs make a direction and are drawn in the plane."""
+    placed: tuple[str, ...] = PLACED
+    """Words to place along that direction; those that are not one token are counted and named."""
     seed: int = 0
-    """Seed of the two shuffled controls."""
+    """Seed of the controls: shuffled answers and vectors, random tokens and directions."""
     device: str | None = None
     """cpu, cuda, …; by default the best one at hand."""
     dtype: str | None = None
@@ -101,6 +134,10 @@ def run(model: Any, config: Config) -> Report:
         )
     _one_question(report, table, config)
     _many_questions(report, table, questions, config)
+    pairs = pairs_of(questions, config.direction)
+    answer = config.followed or str(table.analogy(*config.words, k=1)["token"].iloc[0])
+    plane_section(report, table, pairs, config.words, answer, config.seed)
+    direction_section(report, table, config.direction, pairs, config.placed, config.seed)
     _neighbours(report, table, config)
     _skipped(report, skipped, len(asked))
     _doubts(report, table)

@@ -13,11 +13,13 @@ from typing import Any
 import analyses
 import interp
 
+from . import report
 from .console import guarded
 
 EXAMPLES = """examples:
   interp run embedding-arithmetic --model minilm
   interp run embedding-arithmetic --help
+  interp reports
   interp info minilm
   interp doctor minilm
   interp convert ckpt.pt mymodel/
@@ -83,6 +85,15 @@ def _parser() -> argparse.ArgumentParser:
 
     every = commands.add_parser("list", help="list the analyses")
     every.set_defaults(act=_list)
+
+    listed = commands.add_parser(
+        "reports",
+        help="write a page that lists all reports of a folder",
+        description="Writes FOLDER/index.html: title, model, date, first finding and first figure "
+        "of every report in the folder and below.",
+    )
+    listed.add_argument("folder", nargs="?", default="reports", metavar="FOLDER", help="(reports)")
+    listed.set_defaults(act=_reports)
 
     info = commands.add_parser("info", help="describe a model, or a config without weights")
     info.add_argument("model", help="bundled name, local folder, hub id, or a config.json")
@@ -154,6 +165,11 @@ def _list(parsed: argparse.Namespace) -> int:
     width = max(map(len, analyses.names()))
     for name in analyses.names():
         print(f"{name:{width}}  {analyses.summary(name)}")
+    return 0
+
+
+def _reports(parsed: argparse.Namespace) -> int:
+    print(report.write_index(parsed.folder))
     return 0
 
 

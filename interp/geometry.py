@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from . import axes
 from .analogies import (
     METHODS,
     QUESTION,
@@ -184,25 +185,100 @@ class Embedding:
         mean: the mean difference. pca: the first principal component of the pairs, each centred on
         its own middle (Bolukbasi et al. 2016), turned to agree with the mean difference.
         """
-        if method not in ("mean", "pca"):
-            raise ValueError(f"method={method!r}: expected 'mean' or 'pca'")
-        if not pairs:
-            raise ValueError("a direction needs at least one pair of words")
-        first, second = (self.vectors[[self.row(pair[i]) for pair in pairs]] for i in (0, 1))
-        differences = second - first
-        direction = differences.mean(axis=0)
-        if method == "pca":
-            component = np.linalg.svd(differences, full_matrices=False)[2][0]
-            direction = -component if component @ direction < 0 else component
-        length = np.linalg.norm(direction)
-        if length == 0:
-            raise ValueError("the pairs cancel: their mean difference is zero")
-        return direction / length
+        return axes.direction(self._differences(pairs, method), method)
+
+    def agreement(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        method: Literal["mean", "pca"] = "mean",
+        seed: int = 0,
+        draws: int = 200,
+    ) -> pd.DataFrame:
+        """Whether pairs share a direction: first second length cosine control.
+
+        cosine: of the pair's difference with the direction that all the other pairs make, which
+        have not seen it. control: the same after every difference is replaced by a random direction
+        of equal norm. `attrs`: "explained", the share of the differences' squared length along
+        their first component; "control", the middle 95 % of it over `draws` such replacements.
+        """
+        differences = self._differences(pairs, method)
+        if len(pairs) < 2:
+            raise ValueError("agreement needs at least two pairs of words")
+        rng = np.random.default_rng(seed)
+        replaced = axes.random_like(differences, rng)
+        shares = [axes.principal(axes.random_like(differences, rng), centre=False)[1][0]
+                  for _ in range(draws)]  # fmt: skip
+        frame = pd.DataFrame(
+            {
+                "first": [a for a, _ in pairs],
+                "second": [b for _, b in pairs],
+                "length": np.linalg.norm(differences, axis=1).astype(float),
+                "cosine": axes.held_out(differences, method).astype(float),
+                "control": axes.held_out(replaced, method).astype(float),
+            }
+        )
+        explained = float(axes.principal(differences, centre=False)[1][0])
+        frame.attrs = {"explained": explained, "control": axes.middle(shares)}
+        return frame
+
+    def along(
+        self, direction: np.ndarray, words: Sequence[str], seed: int = 0, draws: int = 1000
+    ) -> pd.DataFrame:
+        """Words along a direction, in the order given: word cosine low high.
+
+        cosine: of the centred vector with `direction` [d]. low, high: the middle 95 % of its
+        cosines with the directions from one random token to another (`draws` of them), which any
+        direction that means something must leave.
+        """
+        if np.shape(direction) != self.vectors.shape[1:] or not np.any(direction):
+            raise ValueError(
+                f"direction must be a vector of {self.vectors.shape[1]} numbers, not all zero; "
+                f"got shape {list(np.shape(direction))}"
+            )
+        unit = self.unit(True)[[self.row(word) for word in words]]
+        ends = np.random.default_rng(seed).integers(len(self), size=(2, draws))
+        control = [axes.cosines(unit, one) for one in self.vectors[ends[1]] - self.vectors[ends[0]]]
+        low, high = np.quantile(control, [0.025, 0.975], axis=0)
+        found = axes.cosines(unit, np.asarray(direction)).astype(float)
+        return pd.DataFrame({"word": list(words), "cosine": found, "low": low, "high": high})
+
+    def plane(
+        self, words: Sequence[str], centre: bool = True, seed: int = 0, draws: int = 200
+    ) -> pd.DataFrame:
+        """Words in the plane of their first two principal components: word x y explained.
+
+        Of the unit vectors that `analogy` uses, about the middle of these words; differences and
+        sums of words stay what they are (a parallelogram stays one). explained: the share of a
+        word's squared distance from the middle that the plane shows. `attrs`: "explained", the
+        shares of variance along x and y; "control", the middle 95 % of their sum for as many random
+        tokens.
+        """
+        rows = [self.row(word) for word in words]
+        if len(set(rows)) < 3:
+            raise ValueError(f"a plane needs three words or more, got {len(set(rows))}")
+        unit = self.unit(centre)
+        places, shares, shown = axes.plane(unit[rows])
+        rng = np.random.default_rng(seed)
+        size = min(len(rows), len(self))
+        drawn = (unit[rng.choice(len(self), size, replace=False)] for _ in range(draws))
+        control = axes.middle([axes.plane(one)[1].sum() for one in drawn])
+        x, y = places.T.astype(float)
+        frame = pd.DataFrame({"word": list(words), "x": x, "y": y, "explained": shown})
+        frame.attrs = {"explained": tuple(map(float, shares)), "control": control}
+        return frame
 
     def shuffled(self, seed: int) -> Embedding:
         """The control: the same vectors dealt out to the tokens at random."""
         order = np.random.default_rng(seed).permutation(len(self))
         return replace(self, vectors=self.vectors[order])
+
+    def _differences(self, pairs: Sequence[tuple[str, str]], method: str) -> np.ndarray:
+        if method not in ("mean", "pca"):
+            raise ValueError(f"method={method!r}: expected 'mean' or 'pca'")
+        if not pairs:
+            raise ValueError("a direction needs at least one pair of words")
+        first, second = (self.vectors[[self.row(pair[i]) for pair in pairs]] for i in (0, 1))
+        return second - first
 
     def _question(self, words: Sequence[str]) -> list[int]:
         rows = [self.row(word) for word in words]

@@ -83,7 +83,7 @@ def command(argv: list[str]) -> str:
 def git_state(folder: Path) -> dict[str, Any] | None:
     """Commit, and whether files differ from it; None where git does not track the code."""
     # An installed copy can lie inside somebody else's repository, whose commit says nothing.
-    if _git(folder, "ls-files", "--error-unmatch", "config.py") is None:
+    if _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
         return None
     commit, changes = _git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain", ".")
     return None if commit is None else {"commit": commit, "changed": bool(changes)}

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import interp
+from analyses._word_pairs import pairs_of
 from analyses.embedding_arithmetic import DATA, Config, answers, read_analogies, run
 from interp.analogies import QUESTION
 from interp.geometry import embedding
@@ -75,7 +76,7 @@ def test_questions_that_cannot_be_asked_are_counted_and_named(tmp_path, own_list
     assert "['zo', 'rblax']" in skipped.reason[0]
     assert "itself one of" in skipped.reason[1]
     assert "not a word" in skipped.reason[2]
-    assert report.skipped[0].startswith(f"3 of {PAIRS + 3} questions")
+    assert report.skipped[-1].startswith(f"3 of {PAIRS + 3} questions")
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["skipped"] == report.skipped
     assert manifest["seed"] == 0
@@ -186,3 +187,56 @@ def test_minilm_in_context(minilm):
     assert first.vectors.shape == table.vectors.shape
     with pytest.raises(ValueError, match="does not stand in any"):
         table.row("prince")
+
+
+def offsets(folder, report):
+    return report.write(folder / "r").parent, " ".join(report.findings)
+
+
+def test_the_plane_and_the_direction_find_the_planted_offset(tmp_path, own_list):
+    config = Config(analogies=own_list, direction="shift", placed=("woman", "noise1", "zorblax"))
+    folder, told = offsets(tmp_path, run(planted_model(), config))
+    pairs = pd.read_csv(folder / "pairs.csv")
+    assert len(pairs) == PAIRS
+    assert (pairs.cosine > 0.999).all()
+    assert pairs.control.abs().max() < 0.6
+    assert f"{PAIRS} of {PAIRS} pairs point the way the others do (mean cosine 1.00" in told
+    place = pd.read_csv(folder / "plane-figure.csv").set_index("word")
+    made = place.loc["king − man + woman"]
+    assert [made.x, made.y] == pytest.approx(
+        (place.loc["king", ["x", "y"]] - place.loc["man", ["x", "y"]]
+         + place.loc["woman", ["x", "y"]]).tolist()
+    )  # fmt: skip
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert any("zorblax" in one for one in manifest["skipped"])
+    assert "more than what random tokens give" in told
+    assert {"plane.csv", "along-figure.csv", "figures/plane-figure.svg"} <= set(manifest["files"])
+
+
+def test_without_pairs_the_direction_is_skipped_and_said_to_be(tmp_path, own_list):
+    report = run(planted_model(), Config(analogies=own_list, direction="absent"))
+    assert any("The absent direction: the list has 0 pairs" in one for one in report.skipped)
+    report = run(planted_model(), Config(a="w0", b="w0", c="w1", analogies=own_list))
+    assert any("not four tokens" in one for one in report.skipped)
+
+
+def test_pairs_are_each_taken_once():
+    asked = pd.DataFrame(
+        [("g", "a", "b", "c", "d"), ("g", "c", "d", "a", "b"), ("h", "x", "y", "a", "b")],
+        columns=list(QUESTION),
+    )
+    assert pairs_of(asked, "g") == [("a", "b"), ("c", "d")]
+
+
+def test_minilm_has_a_gender_direction(minilm):
+    table = embedding(minilm)
+    pairs = pairs_of(read_analogies(DATA), "gender")
+    assert ("he", "she") in pairs
+    agreement = table.agreement(pairs)
+    assert (agreement.cosine > 0).all()
+    assert agreement.cosine.mean() > 0.25 > agreement.control.abs().mean()
+    assert agreement.attrs["explained"] > agreement.attrs["control"][1]
+    along = table.along(table.direction(pairs), ["nurse", "table", "captain"]).set_index("word")
+    assert along.cosine["nurse"] > along.high["nurse"]
+    assert along.cosine["captain"] < along.low["captain"]
+    assert along.low["table"] < along.cosine["table"] < along.high["table"]

@@ -254,3 +254,93 @@ def test_contextual_vectors_are_means_over_the_places_of_a_word():
 def test_embedding_refusals(options, message):
     with pytest.raises(ValueError, match=message):
         unwrap(embedding)(fake_model([" king"]), **options)
+
+
+def test_a_plane_shows_what_lies_in_a_plane_and_says_what_it_leaves_out():
+    rng = np.random.default_rng(0)
+    flat = Embedding(rng.normal(size=(40, 2)) @ rng.normal(size=(2, 50)), [*map(str, range(40))])
+    found = flat.plane([*map(str, range(10))], centre=False)
+    assert found.columns.tolist() == ["word", "x", "y", "explained"]
+    assert sum(found.attrs["explained"]) == pytest.approx(1)
+    assert found.explained.to_numpy() == pytest.approx(np.ones(10))
+    table = planted()
+    words = [f"{c}{i}" for i in range(6) for c in "wv"]
+    found = table.plane(words)
+    unit = table.unit(True)[[table.row(word) for word in words]]
+    spread = ((unit - unit.mean(axis=0)) ** 2).sum()
+    assert (found[["x", "y"]] ** 2).to_numpy().sum() / spread == pytest.approx(
+        sum(found.attrs["explained"])
+    )
+    assert found.x.var() >= found.y.var()
+    assert 0 < found.explained.min() < found.explained.max() < 1
+    # One offset for all pairs is the first axis; as many random tokens have none like it.
+    sides = [found[found.word.str.startswith(one)].x for one in "wv"]
+    assert sides[0].max() < sides[1].min() or sides[1].max() < sides[0].min()
+    assert sum(found.attrs["explained"]) > found.attrs["control"][1]
+
+
+def test_a_parallelogram_stays_one_in_the_plane():
+    table = planted()
+    words = ["w0", "v0", "w1", "v1", "noise3"]
+    place = table.plane(words).set_index("word")[["x", "y"]]
+    sum_of = table.unit(True)[[table.row(one) for one in ("v0", "w0", "w1")]]
+    made = sum_of[0] - sum_of[1] + sum_of[2]
+    grown = Embedding(np.vstack([table.unit(True), made]), [*table.tokens, "made"])
+    rows = grown.vectors[[grown.row(word) for word in words]]
+    axes_of = np.linalg.lstsq(rows - rows.mean(axis=0), place.to_numpy(), rcond=None)[0]
+    expected = (made - rows.mean(axis=0)) @ axes_of
+    assert (place.loc["v0"] - place.loc["w0"] + place.loc["w1"]).to_numpy() == pytest.approx(
+        expected
+    )
+
+
+@pytest.mark.parametrize("method", ["mean", "pca"])
+def test_pairs_agree_where_an_offset_is_planted_and_not_where_none_is(method):
+    table = planted()
+    pairs = [(f"w{i}", f"v{i}") for i in range(20)]
+    found = table.agreement(pairs, method)
+    assert found.columns.tolist() == ["first", "second", "length", "cosine", "control"]
+    assert found.cosine.min() > 0.999  # one offset for all
+    assert np.abs(found.control).max() < 0.5
+    assert found.attrs["explained"] == pytest.approx(1)
+    assert found.attrs["control"][1] < 0.3
+    nothing = table.agreement([(f"noise{2 * i}", f"noise{2 * i + 1}") for i in range(20)], method)
+    assert abs(nothing.cosine.mean()) < 0.15
+    assert nothing.attrs["explained"] < 1.3 * nothing.attrs["control"][1]
+    pd.testing.assert_frame_equal(found, table.agreement(pairs, method))
+    assert not found.control.equals(table.agreement(pairs, method, seed=1).control)
+
+
+def test_words_along_a_direction_leave_the_control_where_it_means_something():
+    table = planted()
+    direction = table.direction([(f"w{i}", f"v{i}") for i in range(10)])
+    others = [f"{c}{i}" for c in "wv" for i in range(10, 30)]
+    found = table.along(direction, [*others, *(f"noise{i}" for i in range(200))])
+    assert found.columns.tolist() == ["word", "cosine", "low", "high"]
+    v = found[found.word.str.startswith("v")]
+    noise = found[found.word.str.startswith("noise")]
+    assert (v.cosine > v.high).all()
+    assert v.cosine.min() > found[found.word.str.startswith("w")].cosine.max()
+    assert (noise.cosine > noise.high).mean() < 0.1
+    random = np.random.default_rng(1).normal(size=96)
+    blind = table.along(random, others)
+    assert ((blind.cosine > blind.high) | (blind.cosine < blind.low)).mean() < 0.2
+    # Along itself a word has cosine 1, and the length of the direction does not matter.
+    unit = table.unit(True)[table.row("w3")]
+    assert table.along(7 * unit, ["w3"]).cosine[0] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda e: e.plane(["a", "b"]), "three words or more, got 2"),
+        (lambda e: e.plane(["a", "b", "a"]), "three words or more, got 2"),
+        (lambda e: e.plane(["a", "b", "nope"]), "'nope'"),
+        (lambda e: e.agreement([("a", "b")]), "at least two pairs"),
+        (lambda e: e.along(np.zeros(3), ["a"]), "not all zero"),
+        (lambda e: e.along(np.ones(2), ["a"]), r"3 numbers, not all zero; got shape \[2\]"),
+    ],
+)
+def test_axes_refuse_what_gives_none(act, message):
+    with pytest.raises(ValueError, match=message):
+        act(AXES)

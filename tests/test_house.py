@@ -20,7 +20,7 @@ ROOT = Path(interp.__file__).parents[1]
 FLOORS = (
     {"config", "untrusted", "memory"},
     {"sites", "tokens", "tokenizer"},
-    {"tap", "analogies"},
+    {"tap", "analogies", "axes"},
     {"model"},
     {"loading", "selection", "fingerprint"},
     {"edits", "metrics", "provenance", "tasks", "training"},

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import csv
+import errno
 import hashlib
+import html
 import io
 import json
 import os
@@ -13,13 +15,16 @@ import subprocess
 import sys
 import time
 from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from markdown_it import MarkdownIt
 
-from interp.provenance import command, git_state, plain
+from interp.provenance import CODE, command, git_state, plain
 from interp.report import Report, check_destination
 from interp.report import folder as folder_module
 from interp.report.figures import bars
@@ -186,6 +191,52 @@ def test_a_refused_table_leaves_no_trace():
     assert [item.name for item in section.items] == ["x"]
 
 
+def test_a_table_of_a_million_rows_is_shown_in_part_and_written_whole(tmp_path):
+    size = 1_000_000
+    frame = pd.DataFrame({"token": np.resize(["a", "=b", "\u2028"], size), "loss": np.arange(size)})
+    report = Report("t", "q")
+    report.section("s").table(frame, "Large", rows=10)
+    folder = report.write(tmp_path / "r").parent
+    assert (folder / "index.html").stat().st_size < 30_000
+    read = pd.read_csv(folder / "large.csv", keep_default_na=False)
+    assert (read["loss"] == frame["loss"]).all()
+    assert read["token"].tolist()[:3] == ["a", "'=b", "\\u2028"]
+
+
+def test_what_is_missing_is_shown_as_such(tmp_path):
+    frame = pd.DataFrame({"x": [1.5, np.nan, np.inf, -np.inf], "t": ["a", None, pd.NA, np.nan],
+                          "day": pd.to_datetime(["2026-01-02", None, None, None])})  # fmt: skip
+    report = Report("t", "q")
+    report.section("s").table(frame, "Gaps", missing=["x"])
+    cells = report.sections[0].items[0].cells
+    assert [row[0] for row in cells] == ["1.500", "–", "∞", "−∞"]
+    assert [row[1] for row in cells] == ["a", "", "", ""]
+    assert [row[2] for row in cells][1:] == ["", "", ""]
+    rows = (report.write(tmp_path / "r").parent / "gaps.csv").read_text().splitlines()
+    assert rows[2:] == [",,", "inf,,", "-inf,,"]
+
+
+def test_a_named_index_is_a_column_and_an_unnamed_one_is_none():
+    section = Report("t", "q").section("s")
+    section.table(pd.DataFrame({"n": [1, 2]}, index=pd.Index(["a", "b"], name="word")), "Named")
+    section.table(pd.DataFrame({"n": [1, 2]}, index=[7, 8]), "Unnamed")
+    assert [list(item.frame.columns) for item in section.items] == [["word", "n"], ["n"]]
+
+
+def test_texts_of_ten_thousand_characters_stay_in_bounds(tmp_path):
+    long = "/\\..:" * 2000
+    report = Report(long, long)
+    section = report.section(long, long)
+    section.table(pd.DataFrame({long: [long]}), "Short", name=long + "/" + long)
+    folder = report.write(tmp_path / "r").parent
+    page = Page((folder / "index.html").read_text("utf-8"))
+    heading = page.text[page.text.index("Short") :]
+    assert "10,000 characters" in heading
+    assert heading.count("/") < 200  # the heading and the cell are cut; the file holds all
+    assert max(len(p.name) for p in folder.iterdir()) < 80
+    assert len(pd.read_csv(folder / "table.csv").columns[0]) == len(long)
+
+
 def test_tables_large_empty_and_of_one_name(tmp_path):
     report = Report("t", "q")
     section = report.section("s")
@@ -211,27 +262,54 @@ def test_the_same_report_has_the_same_bytes(tmp_path):
     assert written("one") == written("two")
 
 
-def test_an_older_report_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
-    old = small().write(tmp_path / "r").read_bytes()
+@pytest.mark.parametrize("failing", range(5))
+def test_a_full_disk_leaves_the_older_report_as_it_was(tmp_path, monkeypatch, failing):
+    old = small()
+    old.write(tmp_path / "r")
+    before = {p: p.read_bytes() for p in (tmp_path / "r").rglob("*") if p.is_file()}
     new = small(["changed", "words"])
-    real = folder_module.write_file
-    calls = []
+    new.section("More").table(pd.DataFrame({"x": [1]}), "More")
+    new.section("Drawn").table(pd.DataFrame({"x": [1]}), "Drawn")
+    real, calls = folder_module.os.fsync, []
 
-    def full_disk(path, data):
-        calls.append(path)
-        if len(calls) == 2:
-            raise OSError(28, "No space left on device")
-        real(path, data)
+    def full_disk(handle):
+        calls.append(handle)
+        if len(calls) == failing + 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(handle)
 
-    monkeypatch.setattr("interp.report.report.write_file", full_disk)
+    monkeypatch.setattr(folder_module.os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space"):
         new.write(tmp_path / "r")
-    assert (tmp_path / "r" / "index.html").read_bytes() == old
-    assert [p.name for p in tmp_path.iterdir()] == ["r"]
     monkeypatch.undo()
+    assert {p: p.read_bytes() for p in (tmp_path / "r").rglob("*") if p.is_file()} == before
+    assert [p.name for p in tmp_path.iterdir()] == ["r"]
     new.write(tmp_path / "r")
     assert b"changed" in (tmp_path / "r" / "index.html").read_bytes()
     assert [p.name for p in tmp_path.iterdir()] == ["r"]
+
+
+@pytest.fixture
+def powerless():
+    """A user who may not write everywhere, also where the tests run as root."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    yield
+    if root:
+        os.seteuid(0)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions: POSIX only")
+def test_no_permission_is_said_before_the_work(tmp_path, powerless):
+    shut = "/usr" if os.geteuid() == 65534 else str(tmp_path)
+    if shut != "/usr":
+        tmp_path.chmod(0o500)
+    for target in (f"{shut}/report", f"{shut}/new/report"):
+        with pytest.raises(PermissionError, match=f"nothing may be written into {shut}; change"):
+            check_destination(target)
+        with pytest.raises(PermissionError):
+            small().write(target)
 
 
 def test_a_failed_swap_puts_the_old_report_back(tmp_path, monkeypatch):
@@ -255,8 +333,9 @@ def test_what_is_not_a_report_is_refused(tmp_path):
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(FileExistsError, match="not a report"):
         small().write(tmp_path / "mine")
-    with pytest.raises(FileExistsError, match="is a file"):
-        small().write(tmp_path / "mine" / "thesis.txt")
+    for below in ("", "report", "reports/report"):
+        with pytest.raises(FileExistsError, match=r"thesis\.txt is a file"):
+            small().write(tmp_path / "mine" / "thesis.txt" / below)
     (tmp_path / "mine" / "manifest.json").write_text('{"kind": "something else"}')
     with pytest.raises(FileExistsError, match="not a report"):
         check_destination(tmp_path / "mine")
@@ -306,6 +385,10 @@ def test_text():
     assert shorten("x" * 1_000_000).endswith("… (1,000,000 characters)")
     assert len(slug("../é" * 900)) <= 60
     assert slug("…") == "table"
+    assert [number(v) for v in (np.inf, -np.inf)] == ["∞", "−∞"]
+    assert [slug(name) for name in ("CON", "lpt1", "console")] == [
+        "con-table", "lpt1-table", "console",
+    ]  # fmt: skip
     assert [number(v) for v in (True, 1234, -0.5, float("nan"))] == ["yes", "1,234", "−0.500", "–"]
     assert one_line(" a\n  b\x1b[31m ") == "a b\\u001b[31m"
 
@@ -324,3 +407,104 @@ def test_provenance_facts(tmp_path):
 def test_reports_do_not_import_torch():
     code = "import sys, interp.report.report; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_manifest_says_where_everything_comes_from(tmp_path):
+    """What DESIGN §8 lists, and null where nobody told."""
+    wanted = {
+        *("command", "config", "seed", "git", "packages", "device", "dtype", "threads", "model"),
+        *("wall_seconds", "packing", "skipped", "created", "files", "kind", "title", "findings"),
+    }
+    assert wanted <= set(small().manifest())
+    assert small().manifest()["git"] is None
+    frame = pd.DataFrame({"effect": [1.0]})
+    frame.attrs = {"engine": "rerun", "forward_equivalents": np.float64(3.5)}
+    report = Report("t", "q", provenance={"seed": 3})
+    report.section("s").table(frame, "Swept")
+    report.section("s").table(pd.DataFrame({"x": [1]}), "Not swept")
+    page = report.write(tmp_path / "r")
+    manifest = json.loads((page.parent / "manifest.json").read_text())
+    assert manifest["seed"] == 3
+    assert manifest["packing"]["swept"]["engine"] == "rerun"
+    assert float(manifest["packing"]["swept"]["forward_equivalents"]) == 3.5
+    assert set(manifest["packing"]) == {"swept"}
+
+
+def test_the_commit_of_our_own_code_is_known():
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        pytest.skip("git: this is no working copy")
+    head = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True)
+    assert git_state(CODE)["commit"] == head.stdout.strip()
+
+
+def test_a_notebook_gets_the_page_in_a_frame_that_can_do_nothing(monkeypatch):
+    report = small(HOSTILE)
+    report.section("Figure").figure(figure(), "A figure")
+    frame = Page(report._repr_html_())
+    assert [name for name, _ in frame.tags] == ["iframe"]
+    (attributes,) = frame.all("iframe")
+    assert attributes["sandbox"] == "allow-scripts"  # not allow-same-origin
+    assert attributes["title"] == "Title"
+    inner = Page(attributes["srcdoc"])
+    assert inner.all("img")[0]["src"].startswith("data:")
+    assert not inner.all("a")  # nothing lies beside a page that was not written
+    assert "scores.csv" in inner.text
+    policy = next(a["content"] for a in inner.all("meta") if "http-equiv" in a)
+    assert policy in html.unescape(report.html())
+    shown = []
+    notebook = SimpleNamespace(display=shown.append)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=notebook))
+    monkeypatch.setitem(sys.modules, "IPython.display", notebook)
+    report.show()
+    assert shown == [report]
+    monkeypatch.setitem(sys.modules, "IPython.display", None)
+    with pytest.raises(ImportError, match=r"show\(\) is for notebooks and needs IPython"):
+        report.show()
+
+
+def test_markdown_holds_the_words_the_tables_and_the_figures(tmp_path):
+    report = Report("Title", "Why?", provenance={"seed": 3})
+    report.finding("One of two.")
+    report.skip("Nothing | much.")
+    section = report.section("Evidence", "A paragraph.")
+    section.table(pd.DataFrame({"token": ["a|b", "c"], "n_rows": [1, 2000]}), "Scores", rows=1)
+    section.figure(figure(), "A figure", name="shares")
+    section.note("A note.")
+    text = report.to_markdown()
+    assert text.startswith("# Title\n\n*Why?*\n\n## What was found\n\n- One of two.\n\n")
+    assert (
+        "| token | n rows |\n| --- | ---: |\n| a\\|b | 1 |\n\n[scores.csv](scores.csv), the first"
+        in (text)
+    )
+    assert "![Bars of two categories.](figures/shares.png)" in text
+    assert "> A note." in text
+    assert "- Nothing \\| much." in text
+    assert text.endswith("- seed: 3\n")
+    folder = report.write(tmp_path / "r").parent
+    for address in re.findall(r"\]\(([^)]+)\)", text):
+        assert (folder / address).is_file(), address
+
+
+MARKUP = ("# x", "1. x", "- x", "| a |", "![x](y)", "https://e.org", "www.e.org", "&lt;b&gt;",
+          "`x`", "===", "*a* _b_ ~~c~~ $d$")  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, *MARKUP])
+def test_markdown_shows_hostile_text_and_nothing_else(text):
+    report = Report("Title", "q")
+    report.finding(text)
+    report.section("s", text).table(pd.DataFrame({"t": pd.Series([text], dtype=object)}), "x")
+    source = report.to_markdown()
+    assert not re.search(r"(?<!\\)://|www\.", source)  # GitHub makes links of these, unasked
+    reader = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    tokens = reader.parse(source)
+    inline = [token for one in tokens for token in (one.children or [])]
+    kinds = {one.type for one in (*tokens, *inline)}
+    assert not kinds & {"html_block", "html_inline", "image", "code_inline", "s_open", "fence"}
+    assert sum(one.type == "heading_open" for one in tokens) == 3
+    assert sum(one.type == "bullet_list_open" for one in tokens) == 1
+    assert {one.attrs["href"] for one in inline if one.type == "link_open"} == {"x.csv"}
+    shown = ["".join(leaf.content for leaf in one.children) for one in tokens if one.children]
+    assert visible(text) in shown  # the cell
+    assert not one_line(text) or shown.count(one_line(text)) == 3  # the finding, the section too

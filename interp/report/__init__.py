@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .folder import check_destination
+    from .index import write_index
     from .report import Report, Section
 
-_HOMES = {"Report": ".report", "Section": ".report", "check_destination": ".folder"}
-__all__ = ["Report", "Section", "check_destination"]
+_HOMES = {"Report": ".report", "Section": ".report", "check_destination": ".folder",
+          "write_index": ".index"}  # fmt: skip
+__all__ = ["Report", "Section", "check_destination", "write_index"]
 
 
 def __getattr__(name: str):

@@ -21,11 +21,13 @@ STALE_SECONDS = 3600
 
 
 def check_destination(directory: str | Path) -> Path:
-    """The absolute path, if a report may be written there; raises FileExistsError otherwise.
+    """The absolute path, if a report may be written there; raises FileExistsError otherwise, and
+    PermissionError where nothing may be written.
 
     Free are: nothing, an empty directory, and a report to which nobody has added a file.
     """
     target = Path(directory).resolve()
+    check_writable(target)
     if not target.exists():
         return target
     if not target.is_dir():
@@ -45,6 +47,20 @@ def check_destination(directory: str | Path) -> Path:
             "move them or name another directory"
         )
     return target
+
+
+def check_writable(target: Path) -> None:
+    """Raises PermissionError unless the folder that will hold an absolute path, or the nearest one
+    that there is, may be written to."""
+    home = next((p for p in target.parents if os.path.lexists(p)), target)
+    if not home.is_dir():
+        raise FileExistsError(f"{home} is a file; name another directory for the report")
+    own = os.access in os.supports_effective_ids
+    if not os.access(home, os.W_OK | os.X_OK, effective_ids=own):
+        raise PermissionError(
+            f"nothing may be written into {home}; change its permissions, or name another "
+            "directory for the report"
+        )
 
 
 @contextmanager

@@ -5,6 +5,7 @@ report.finding("In words, filled from the numbers.")
 section = report.section("Heading", "A paragraph.")
 section.table(frame, "Caption")
 report.write("reports/title")      # index.html, *.csv, figures/*.svg|png, manifest.json
+report.show()                      # in a notebook;  report.to_markdown() for a text
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from __future__ import annotations
 import base64
 import datetime
 import hashlib
+import html
+import importlib
 import itertools
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +31,7 @@ from pandas.api import types
 
 from .attention import Attention, check_patterns, encode, heads_table
 from .folder import KIND, MANIFEST, replacing, write_file
+from .markdown import markdown
 from .pages import pages
 from .text import MAX_CELL, csv_cell, number, one_line, shorten, slug, visible
 from .tokens import TokenText, check_tokens, tokens_table
@@ -37,6 +42,11 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 SHOWN_ROWS = 200
 """Rows of a table that the page shows; the CSV holds all."""
+FACTS = (
+    *("command", "config", "seed", "model", "device", "dtype", "threads", "git", "packages"),
+    *("python", "platform"),
+)
+"""What every manifest says of its origin; null where nobody told."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +62,8 @@ class Table:
     @property
     def columns(self) -> list[tuple[str, bool]]:
         """Heading, and whether its cells are numbers."""
-        return [(str(c).replace("_", " "), _is_number(self.frame[c])) for c in self.frame]
+        frame = self.frame
+        return [(shorten(str(c)).replace("_", " "), _is_number(frame[c])) for c in frame]
 
     @property
     def cells(self) -> list[list[str]]:
@@ -111,11 +122,14 @@ class Section:
         missing: Sequence[str] = (),
         rows: int = SHOWN_ROWS,
     ) -> None:
-        """Add a table: `rows` of it on the page, all of it in <name>.csv.
+        """Add a table: `rows` of it on the page, all of it in <name>.csv. Named levels of its index
+        become columns.
 
         `formats` maps a column to a format spec ({"accuracy": ".0%"}). A numeric column with NaN or
         an infinity raises ValueError unless `missing` names it.
         """
+        if any(level is not None for level in frame.index.names):
+            frame = frame.reset_index()
         _check_frame(frame, missing)
         own = self._unique(name or caption)
         self.items.append(Table(frame.reset_index(drop=True), caption, own, formats or {}, rows))
@@ -236,8 +250,32 @@ class Report:
                 write_file(new / name, data)
         return Path(directory) / "index.html"
 
+    def show(self) -> None:
+        """Show the page in a notebook, in a frame of its own; needs IPython."""
+        try:
+            display = importlib.import_module("IPython.display").display
+        except ImportError:
+            raise ImportError(
+                "show() is for notebooks and needs IPython; report.write(directory) makes a page"
+            ) from None
+        display(self)
+
+    def _repr_html_(self) -> str:
+        """The page in a sandboxed frame; what is only on the disk is named there, not linked."""
+        page = re.sub(r'<a href="[^"#][^"]*">(.*?)</a>', r"\1", self.html())
+        title = html.escape(shorten(one_line(self.title)))
+        return (
+            f'<iframe sandbox="allow-scripts" title="{title}" srcdoc="{html.escape(page)}" '
+            'style="width:100%;height:42rem;border:1px solid #8886;resize:vertical"></iframe>'
+        )
+
+    def to_markdown(self) -> str:
+        """The report for README files and issues; addresses are relative to its folder."""
+        return markdown(self, self._facts())
+
     def manifest(self, files: Sequence[str] = ()) -> dict[str, Any]:
-        """Provenance and contents, as plain data."""
+        """Provenance and contents, as plain data. `packing`: of each table that a sweep made, how
+        the sweep was run and what it cost."""
         now = datetime.datetime.now(datetime.UTC)
         return {
             "kind": KIND,
@@ -248,6 +286,13 @@ class Report:
             "created": now.isoformat(timespec="seconds"),
             "wall_seconds": round(time.perf_counter() - self._started, 3),
             "skipped": self.skipped,
+            "packing": {
+                item.name: json.loads(json.dumps(item.frame.attrs, default=str))
+                for section in self.sections
+                for item in section.items
+                if isinstance(item, Table) and "engine" in item.frame.attrs
+            },
+            **dict.fromkeys(FACTS),
             **self.provenance,
             "files": list(files),
         }
@@ -265,7 +310,6 @@ class Report:
             lstrip_blocks=True,
         )
         template = environment.get_template("report.html.j2")
-        facts = [(name, _fact(value)) for name, value in self.provenance.items()]
         return template.render(
             report=self,
             title=shorten(one_line(self.title)),
@@ -273,9 +317,12 @@ class Report:
             css_hash=_hash(css),
             script=script,
             script_hash=_hash(script),
-            facts=facts,
+            facts=self._facts(),
             kind=_kind,
         )
+
+    def _facts(self) -> list[tuple[str, str]]:
+        return [(name, _fact(value)) for name, value in self.provenance.items()]
 
     def _files(self) -> dict[str, bytes]:
         files = {name: page.encode("utf-8") for name, page in pages(self).items()}
@@ -288,7 +335,7 @@ class Report:
                 files[f"figures/{item.name}.png"] = item.figure.png
             elif isinstance(item, (Attention, TokenText)):
                 files[f"{item.table.name}.csv"] = item.table.csv()
-        manifest = json.dumps(self.manifest(sorted(files)), indent=2, allow_nan=False)
+        manifest = json.dumps(self.manifest([*files]), indent=2, allow_nan=False)
         return files | {MANIFEST: manifest.encode("ascii") + b"\n"}
 
 
@@ -328,7 +375,9 @@ def _shown(column: Any, spec: str | None) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    return "" if value is None or value is pd.NA or value is np.nan else str(value)
+    if value is None or value is pd.NA or value is pd.NaT:
+        return ""
+    return "" if isinstance(value, float) and np.isnan(value) else str(value)
 
 
 def _finalize(value: Any) -> Any:

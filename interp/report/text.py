@@ -24,6 +24,8 @@ BIDI = {
     *map(chr, range(0x202A, 0x202F)),
     *map(chr, range(0x2066, 0x206A)),
 }
+DEVICES = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9]")
+"""Names that Windows keeps for itself, whatever their ending."""
 NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -32,7 +34,7 @@ def visible(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(
-        _escape(c) if c in BIDI or unicodedata.category(c) in INVISIBLE else c for c in text
+        escape(c) if c in BIDI or unicodedata.category(c) in INVISIBLE else c for c in text
     )
 
 
@@ -53,6 +55,8 @@ def number(value: Any, spec: str | None = None) -> str:
         return "yes" if value else "no"
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
+    if isinstance(value, float) and math.isinf(value):
+        return "∞" if value > 0 else "\u2212∞"
     if spec is None:
         spec = ".3f" if isinstance(value, float) else ","
     return format(value, spec).replace("-", "\u2212")
@@ -65,8 +69,9 @@ def csv_cell(text: str) -> str:
 
 
 def slug(text: str, fallback: str = "table") -> str:
-    """A file name of a to z, 0 to 9 and hyphens, at most 60 characters."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower())[:60].strip("-") or fallback
+    """A file name of a to z, 0 to 9 and hyphens, at most 60 characters, that Windows takes too."""
+    name = re.sub(r"[^a-z0-9]+", "-", text[:1000].lower())[:60].strip("-") or fallback
+    return f"{name}-{fallback}" if DEVICES.fullmatch(name) else name
 
 
 def json_block(value: Any) -> str:
@@ -82,5 +87,7 @@ def token_text(token: str, limit: int = MAX_TOKEN) -> str:
     return shown if len(text) <= limit else f"{shown}… ({len(text):,} characters)"
 
 
-def _escape(character: str) -> str:
-    return NAMED.get(character) or f"\\u{ord(character):04x}"
+def escape(character: str) -> str:
+    """The character as Python writes it in a string: \\n, \\uXXXX or \\UXXXXXXXX."""
+    code = ord(character)
+    return NAMED.get(character) or (f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")

@@ -1,0 +1,239 @@
+"""Figures: every colour swaps in the dark, labels are harmless, numbers are where they belong."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from xml.etree import ElementTree
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot
+from matplotlib.colors import to_rgb
+from PIL import Image
+from scipy.stats import spearmanr
+
+from interp.report.figures import bars, canvas, curves, heatmap, places, plane, scatter
+from interp.report.figures.canvas import DARK, DARK_SHADES, PAPER, SHADES, STEPS
+from tests.test_report import HOSTILE
+
+WORDS = ["king", "x" * 1_000_000, " ", "中文👨", "$a_b$", *HOSTILE]
+
+
+def grid(values) -> pd.DataFrame:
+    values = np.atleast_2d(values)
+    cells = [(y, x, values[y, x]) for y, x in np.ndindex(*values.shape)]
+    return pd.DataFrame(cells, columns=["pos", "layer", "effect"])
+
+
+def draw_heatmap(data=None, **options):
+    data = grid(np.linspace(-1, 1, len(WORDS) * 3).reshape(-1, 3)) if data is None else data
+    options = {"rows": "pos", "columns": "layer", "value": "effect", "axis": "effect (nats)",
+               "alt": "A picture."} | options  # fmt: skip
+    return heatmap(data, **options)
+
+
+def named(n: int = len(WORDS)) -> pd.DataFrame:
+    value = np.linspace(-0.6, 0.9, n)
+    return pd.DataFrame(
+        {"word": pd.Series(WORDS[:n], dtype=object), "x": value, "y": value**2,
+         "low": value - 0.1, "high": value + 0.1, "group": ["one", "two"] * (n // 2)}
+    )  # fmt: skip
+
+
+def draw_all() -> dict:
+    data, span = named(), {"low": "low", "high": "high", "alt": "A picture."}
+    axes = {"x": "x", "y": "y", "x_axis": "share \x00", "y_axis": "nats"}
+    return {
+        "heatmap": draw_heatmap(names={"pos": WORDS}, titles={"pos": "position (token)"}),
+        "tokens below": draw_heatmap(rows="layer", columns="pos", names={"pos": WORDS}),
+        "shares": draw_heatmap(grid(np.eye(3)), diverging=False),
+        "bars": bars(data, label="word", value="x", group="group", axis="share", **span),
+        "places": places(data, label="word", value="x", axis="cosine", **span),
+        "curves": curves(
+            data, x="x", value="y", x_axis="layer", axis="share", group="group", **span
+        ),
+        "scatter": scatter(data, group="group", alt="A picture.", **axes),
+        "plane": plane(
+            data, label="word", group="group", alt="A picture.", links=[(WORDS[0], WORDS[5])],
+            outline=WORDS[1:5], **axes,
+        ),
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a sign that the font lacks, a layout that collapsed
+        return draw_all()
+
+
+KINDS = ("heatmap", "tokens below", "shares", "bars", "places", "curves", "scatter", "plane")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_colour_of_a_figure_has_its_dark_one(drawn, kind):
+    svg = drawn[kind].svg.decode()
+    body = svg[svg.index("</style>") :]
+    used = set(re.findall(r"(fill|stroke): (#[0-9a-f]{6})", body))
+    assert used
+    for what, colour in used:
+        assert f'[style*="{what}: {colour}"]{{{what}:{DARK[colour]} !important}}' in svg
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hostile_names_leave_a_picture_that_opens(drawn, kind):
+    root = ElementTree.fromstring(drawn[kind].svg)
+    assert not [one for one in root.iter() if one.tag.rpartition("}")[2] in ("script", "image")]
+    assert not re.search(rb"\b(href|src)=\"(?!#)", drawn[kind].svg.replace(b"xlink:", b""))
+    assert Image.open(io.BytesIO(drawn[kind].png)).size[0] > 400
+    assert drawn[kind].width <= 700
+    assert drawn[kind].alt.startswith("A picture.")
+
+
+def test_same_numbers_same_bytes_whatever_the_theme_which_stays_as_it_is(drawn):
+    with matplotlib.rc_context({"axes.grid": True, "font.size": 31, "lines.linewidth": 7}):
+        before = dict(matplotlib.rcParams)
+        again = draw_all()
+        assert dict(matplotlib.rcParams) == before
+    assert pyplot.get_fignums() == []
+    for kind in KINDS:
+        assert drawn[kind].svg == again[kind].svg, kind
+        assert drawn[kind].png == again[kind].png, kind
+        assert b"<dc:date>" not in drawn[kind].svg
+
+
+def leftmost(figure, colour: str) -> int:
+    """The first pixel column in which a colour stands."""
+    pixels = np.asarray(Image.open(io.BytesIO(figure.png)).convert("RGB"))
+    wanted = np.rint(np.array(to_rgb(colour)) * 255)
+    found = (pixels == wanted).all(axis=2).any(axis=0)
+    assert found.any(), colour
+    return int(found.argmax())
+
+
+def test_cells_stand_where_they_belong_and_zero_is_neutral():
+    figure = draw_heatmap(grid([-2.0, 0.0, 2.0]))
+    order = [leftmost(figure, SHADES[i]) for i in (0, STEPS, -1)]
+    assert order == sorted(order)
+    assert len(set(order)) == 3
+    lopsided = draw_heatmap(grid([-0.5, 2.0]))  # both ends are equally far from zero
+    assert SHADES[STEPS - STEPS // 4] in lopsided.svg.decode()
+    assert leftmost(lopsided, SHADES[STEPS - STEPS // 4]) < leftmost(lopsided, SHADES[-1])
+
+
+def test_rows_run_down_and_a_missing_cell_stays_empty():
+    data = grid([[1.0, -1.0], [-1.0, 0.5]])
+    assert leftmost(draw_heatmap(data), SHADES[-1]) < leftmost(draw_heatmap(data), SHADES[0]) + 100
+    pixels = np.asarray(Image.open(io.BytesIO(draw_heatmap(data.iloc[1:]).png)).convert("RGB"))
+    whole = np.asarray(Image.open(io.BytesIO(draw_heatmap(data).png)).convert("RGB"))
+    changed = np.argwhere((pixels != whole).any(axis=2))
+    assert len(changed) > 500
+    assert (pixels[tuple(changed.T)] == 255).all()  # paper
+
+
+def test_a_limit_of_its_own_is_told_and_clips():
+    figure = draw_heatmap(grid([1.0, 5.0]), limit=1.0)
+    assert leftmost(figure, SHADES[-1]) > 0
+    assert figure.svg != draw_heatmap(grid([1.0, 1.0]), limit=1.0).svg  # the title says so
+    assert draw_heatmap(grid([0.0, 0.0])).png
+
+
+def test_a_large_map_is_small():
+    assert len(draw_heatmap(grid(np.zeros((256, 64)))).svg) < 100_000
+
+
+def luminance(colour: str) -> float:
+    rgb = np.array(to_rgb(colour))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+# Machado et al. (2009), severity 1.0, in linear light.
+BLIND = {
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+                   [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+                     [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
+                   [0.004733, 0.691367, 0.303900]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shades", [SHADES, DARK_SHADES], ids=["light", "dark"])
+def test_shades_are_ordered_by_lightness_and_both_signs_differ_for_everyone(shades):
+    light = [luminance(one) for one in shades]
+    away = -1 if shades is SHADES else 1
+    assert (np.diff(light[STEPS:]) * away > 0).all()
+    assert (np.diff(light[STEPS::-1]) * away > 0).all()
+    for matrix in BLIND.values():
+        seen = [np.clip(np.array(matrix) @ np.array(to_rgb(one)), 0, 1) for one in shades]
+        for i in range(STEPS // 4, STEPS + 1):
+            apart = np.abs(seen[STEPS + i] - seen[STEPS - i]).max()
+            assert apart > 0.1, (i, shades[STEPS + i], shades[STEPS - i])
+
+
+def test_no_colour_has_two_dark_ones():
+    assert len(DARK) == 9 + len(SHADES)
+    assert len(set(SHADES)) == 2 * STEPS + 1
+
+
+def test_scatter_states_the_rank_correlation():
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame({"x": rng.normal(size=50).round(1)})  # with ties
+    data["y"] = rng.normal(size=50) - data["x"] ** 3
+    said = scatter(data, x="x", y="y", x_axis="a", y_axis="b", alt="Two methods.").alt
+    rho = spearmanr(data.x, data.y).statistic
+    assert rho < -0.3
+    assert said == f"Two methods. Spearman’s rank correlation −{abs(rho):.2f} (n = 50)."
+    constant = scatter(data.assign(y=1.0), x="x", y="y", x_axis="a", y_axis="b", alt="Flat.").alt
+    assert "No rank correlation" in constant
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.head(0), "nothing to draw"),
+        (lambda d: d.drop(columns="effect"), "no column 'effect'.*'pos', 'layer'"),
+        (lambda d: d.assign(effect=np.nan), "'effect' holds values that are no finite"),
+        (lambda d: d.assign(effect=np.inf), "'effect' holds values"),
+        (lambda d: d.assign(effect="much"), "'effect' holds values"),
+        (lambda d: pd.concat([d, d]), "pos 0, layer 0 is there more than once"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        draw_heatmap(change(grid([1.0, 2.0])))
+
+
+def test_refusals_of_single_figures():
+    with pytest.raises(ValueError, match="below zero"):
+        draw_heatmap(grid([-1.0]), diverging=False)
+    with pytest.raises(ValueError, match="more than 20,000"):
+        draw_heatmap(grid(np.zeros((200, 101))))
+    with pytest.raises(ValueError, match="pos 2 has no name: there are 2"):
+        draw_heatmap(grid(np.zeros((3, 1))), names={"pos": ["a", "b"]})
+    many = pd.DataFrame({"g": list("abcdef"), "x": range(6), "v": 0.0})
+    with pytest.raises(ValueError, match="6 groups, and colours tell 5 apart"):
+        curves(many, x="x", value="v", low="v", high="v", group="g", x_axis="x", axis="v", alt="")
+    three = named(4).assign(group=list("abcc"))
+    span = {"low": "low", "high": "high", "axis": "x", "alt": "x"}
+    with pytest.raises(ValueError, match="one or two groups, got 3"):
+        bars(three, label="word", value="x", group="group", **span)
+    frame = pd.DataFrame({"w": range(121), "x": 0.0, "low": 0.0, "high": 0.0})
+    with pytest.raises(ValueError, match="121 names do not fit"):
+        places(frame, label="w", value="x", **span)
+    with pytest.raises(ValueError, match="no point 'absent'"):
+        plane(named(4), label="word", x="x", y="y", x_axis="", y_axis="", alt="",
+              links=[("king", "absent")])  # fmt: skip
+
+
+def test_names_are_short_and_drawn_in_signs_that_there_are():
+    assert canvas.name("x" * 1_000_000) == "x" * canvas.LABEL + "…"
+    assert canvas.name("  ") == "␣␣"
+    assert canvas.name("中👨\u2028") == "\\u4e2d\\U0001f468\\u2028"
+    assert canvas.name("šה") == "šה"
+    assert PAPER == "#ffffff"
