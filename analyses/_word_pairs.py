@@ -59,14 +59,14 @@ def plane_section(
         ignore_index=True,
     )
     told = (
-        f"{across + up:.0%} of the variance of {len(words)} words "
-        f"({across:.0%} along x, {up:.0%} along y)"
+        f"{across + up:.1%} of the variance of {len(words)} words "
+        f"({across:.1%} along x, {up:.1%} along y)"
     )
     more = "more than" if across + up > high else "no more than"
     section = report.section(
         "The word pairs in a plane",
         f"The first two principal components of {len(words)} centred unit vectors. They "
-        f"show {told}, {more} 95% of sets of as many random tokens ({low:.0%} to {high:.0%}). What "
+        f"show {told}, {more} 95% of sets of as many random tokens ({low:.1%} to {high:.1%}). What "
         f"looks near here may be far in the {table.vectors.shape[1]} dimensions; the last column "
         "of the table says how much of each word the plane shows.",
     )
@@ -83,8 +83,8 @@ def plane_section(
     section.table(found, "How much of each word the plane shows", name="plane", formats=PERCENT,
                   rows=6)  # fmt: skip
     report.finding(
-        f"The plane of the word pairs shows {told}, {more} what random tokens give ({low:.0%} to "
-        f"{high:.0%})."
+        f"The plane of the word pairs shows {told}, {more} what random tokens give ({low:.1%} to "
+        f"{high:.1%})."
     )
 
 

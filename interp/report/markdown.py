@@ -70,8 +70,9 @@ def _item(item: Any) -> str:
             f"![{plain(item.figure.alt)}](figures/{item.name}.png)\n\n"
             f"{caption} ([SVG](figures/{item.name}.svg), [numbers]({item.name}.csv))"
         )
-    named = plain(str(getattr(item, "caption", "") or kind))
-    return f"{named}: in [the page](index.html), which answers to mouse and keyboard"
+    # What answers to mouse and keyboard is on the page alone; the table behind it is here, too.
+    table = item.table
+    return f"{plain(table.caption)}: on [the page](index.html) ([numbers]({table.name}.csv))"
 
 
 def _table(table: Table) -> str:

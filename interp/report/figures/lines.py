@@ -37,7 +37,7 @@ def curves(
             )  # fmt: skip
         axes.set(xlabel=name(x_axis, LONG), ylabel=name(axis, LONG), ylim=limits)
         quiet_axes(axes)
-        if data[x].nunique() <= 16 and pd.api.types.is_integer_dtype(data[x]):
+        if pd.api.types.is_integer_dtype(data[x]) and len(set(data[x])) <= 16:
             axes.set_xticks(sorted(data[x].unique()))
         if group is not None:
             figure.legend(loc="outside upper left", ncols=3, frameon=False, handlelength=2.6)
