@@ -19,7 +19,7 @@ from analyses import main
 from interp import tasks
 from interp.provenance import provenance
 from interp.report import Report
-from interp.report.attention import heads_table
+from interp.report.attention import MEASURES, heads_table
 from interp.tokens import Tokens
 
 PROMPTS = (
@@ -32,6 +32,11 @@ KINDS = {
     "first_token": "first token",
     "itself": "itself",
     "induction": "induction",
+}
+INDUCTION = ("induction", "induction_stderr", "same_distance")
+TABLES = {
+    "attention": ("layer", "head", "label", *MEASURES, *INDUCTION),
+    "loss": ("row", "pos", "token", "value (nats)?"),
 }
 HALF = 0.5
 """What a head must put on one place to be named after it."""
@@ -161,12 +166,9 @@ def _induction(model: Any, config: Config) -> tuple[Reading, pd.DataFrame]:
         scores.append(reading.pattern[:, :, again, again - back].mean(-1))
         controls.append(reading.pattern[:, :, fresh, fresh - back].mean(-1))
     scores, controls = (np.stack(one).reshape(ROWS, -1).astype(float) for one in (scores, controls))
-    columns = {
-        "induction": scores.mean(0),
-        "induction_stderr": scores.std(0, ddof=1) / np.sqrt(ROWS),
-        "same_distance": controls.mean(0),
-    }
-    return readings[0], pd.DataFrame(columns)
+    stderr = scores.std(0, ddof=1) / np.sqrt(ROWS)
+    columns = (scores.mean(0), stderr, controls.mean(0))
+    return readings[0], pd.DataFrame(dict(zip(INDUCTION, columns, strict=True)))
 
 
 def _labels(frame: pd.DataFrame, found: pd.DataFrame | None) -> list[str]:
