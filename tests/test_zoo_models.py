@@ -61,7 +61,8 @@ def test_what_is_bundled_is_small():
 
 def test_the_list_and_the_errors(capsys):
     assert cli.main(["models"]) == 0
-    assert all(name in capsys.readouterr().out for name in interp.loading.bundled())
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in interp.loading.bundled())
     for arguments, message in (
         (["models", "nothing"], "bundled are"),
         (["models", "minilm", "--measure"], "no numbers to measure"),
@@ -129,14 +130,14 @@ def test_shakespeares_loss_is_the_mean_over_its_windows(tmp_path):
     text.write_text("to be, or not to be: that is the question.\n" * 30, encoding="utf-8")
     run = dataclasses.replace(shakespeare.run(text, tmp_path / "run"), n_ctx=16)
     model, data = recipes.made(run)
-    found = shakespeare.evaluate(model, text).set_index("split")
-    for split, part in data.parts.items():
-        windows = [part[i : i + 17] for i in range(0, len(part) - 16, 16)]
-        losses = [
-            -model(w[None, :-1])[0].log_softmax(-1)[torch.arange(16), w[1:]].mean() for w in windows
-        ]
-        assert found.loc[split, "value"] == pytest.approx(float(torch.stack(losses).mean()))
-        assert found.loc[split, "n"] == 16 * len(windows)
+    (found,) = shakespeare.evaluate(model, text).itertuples()
+    part = data.parts["val"]
+    windows = [part[i : i + 17] for i in range(0, len(part) - 16, 16)]
+    losses = [
+        -model(w[None, :-1])[0].log_softmax(-1)[torch.arange(16), w[1:]].mean() for w in windows
+    ]
+    assert found.value == pytest.approx(float(torch.stack(losses).mean()))
+    assert (found.split, found.n) == ("val", 16 * len(windows))
 
 
 # modadd: waves that are planted are found.

@@ -34,16 +34,16 @@ def run(text: Path, out: Path) -> TextRun:
 
 @torch.no_grad()
 def evaluate(model: HookedTransformer, text: Path) -> pd.DataFrame:
-    """Loss in nats per character on all of the text, windows side by side, each read from its own
-    beginning: task split measure n value."""
-    rows, n_ctx = [], model.cfg.n_ctx
-    for split, part in TextData(read_text(text), model.tokenizer, n_ctx).parts.items():
-        n = (len(part) - 1) // n_ctx
-        ids = part[: n * n_ctx].view(n, n_ctx).split(BATCH)
-        targets = part[1 : n * n_ctx + 1].view(n, n_ctx).split(BATCH)
-        total = sum(
-            float(F.cross_entropy(model(x).flatten(0, 1).cpu(), y.flatten(), reduction="sum"))
-            for x, y in zip(ids, targets, strict=True)
-        )
-        rows.append(("next character", split, "loss", n * n_ctx, total / (n * n_ctx)))
-    return pd.DataFrame(rows, columns=["task", "split", "measure", "n", "value"])
+    """Loss in nats per character on all of the last tenth of the text, windows side by side, each
+    read from its own beginning: task split measure n value."""
+    n_ctx = model.cfg.n_ctx
+    part = TextData(read_text(text), model.tokenizer, n_ctx).parts["val"]
+    n = (len(part) - 1) // n_ctx
+    ids = part[: n * n_ctx].view(n, n_ctx).split(BATCH)
+    targets = part[1 : n * n_ctx + 1].view(n, n_ctx).split(BATCH)
+    total = sum(
+        float(F.cross_entropy(model(x).flatten(0, 1).cpu(), y.flatten(), reduction="sum"))
+        for x, y in zip(ids, targets, strict=True)
+    )
+    row = ("next character", "val", "loss", n * n_ctx, total / (n * n_ctx))
+    return pd.DataFrame([row], columns=["task", "split", "measure", "n", "value"])
