@@ -34,7 +34,7 @@ import tyro
 from measure import machine
 from playwright.sync_api import Browser, Page, Route, TimeoutError, sync_playwright
 
-from interp.report import Report
+from interp.report import Report, pages
 
 RUNS = 5
 ENOUGH = 15.0
@@ -65,6 +65,8 @@ class Case:
     tokens: int
     goal: float | None = None
     """Seconds."""
+    page_bytes: int = pages.PAGE_BYTES
+    """What a page may weigh before its layers get pages of their own."""
 
     def patterns(self) -> np.ndarray:
         """[layer head q_pos k_pos] float32."""
@@ -85,6 +87,7 @@ CASES = (
     Case("12 layers × 12 heads × 64 tokens", 12, 12, 64, goal=1.0),
     Case("1 layer × 12 heads × 256 tokens", 1, 12, 256),
     Case("32 layers × 32 heads × 256 tokens", 32, 32, 256, goal=3.0),
+    Case("the same, a page per layer", 32, 32, 256, goal=3.0, page_bytes=1_000_000),
 )
 PEERS_MOST = 50_000_000
 """Numbers that the peers are still asked to write as text."""
@@ -170,6 +173,7 @@ def _from_disk(route: Route, libraries: Path | None) -> None:
 
 def rows(browser: Browser, case: Case, config: Config, folder: Path) -> list[str]:
     """The lines of a table for one case."""
+    pages.PAGE_BYTES = case.page_bytes
     patterns, tokens = case.patterns(), [f" token{i}" for i in range(case.tokens)]
     lines = []
     for name, (write, click, answer) in TOOLS.items():
@@ -178,18 +182,18 @@ def rows(browser: Browser, case: Case, config: Config, folder: Path) -> list[str
             lines.append(f"| {case.name} | {name} | not run | – | – |")
             continue
         page = write(patterns, tokens, folder)
-        pages = sorted(page.parent.glob("*.html")) if name == "interp" else [page]
-        size = sum(one.stat().st_size for one in pages)
-        timed = pages if len(pages) == 1 else [page, pages[0]]  # the index and one layer
+        parts = sorted(page.parent.glob("*.html")) if name == "interp" else [page]
+        size = sum(one.stat().st_size for one in parts)
+        timed = parts if len(parts) == 1 else [page, parts[0]]  # the index and one layer
         for one in timed:
             # On the index of several pages a click leaves the page: the layer's page is the answer.
             seconds = first_interaction(
-                browser, one, click, "h1" if one is page and len(pages) > 1 else answer,
+                browser, one, click, "h1" if one is page and len(parts) > 1 else answer,
                 config.libraries,
             )  # fmt: skip
             what = f"{one.stat().st_size / 1e6:.2f} MB"
-            if len(pages) > 1:
-                what = f"{one.name}: {what} (all {len(pages)} pages {size / 1e6:.1f} MB)"
+            if len(parts) > 1:
+                what = f"{one.name}: {what} (all {len(parts)} pages {size / 1e6:.1f} MB)"
             lines.append(f"| {case.name} | {name} | {what} | {seconds} | {goal} |")
     return lines
 
