@@ -94,7 +94,10 @@ def test_help_of_an_analysis_documents_each_field(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "nope"], "unknown analysis 'nope'; there are: embedding-arithmetic"),
+        (
+            ["run", "nope"],
+            "unknown analysis 'nope'; there are: attention-patterns, embedding-arithmetic",
+        ),
         (["run", "embedding-arithmetic", "--a", "zorblax"], "'zorblax' is 2 tokens"),
         (["run", "embedding-arithmetic", "--analogies", "/absent.csv"], "no file /absent.csv"),
         (["run", "embedding-arithmetic", "--out", str(ROOT / "tests")], "is not a report"),
