@@ -202,6 +202,27 @@ def test_progress_measures_equal_the_naive_route():
     assert everything["restricted_loss"] == pytest.approx(modadd._loss(by_offset[offset], every))
 
 
+@pytest.mark.skipif("modadd" not in TRAINED, reason="modadd is not bundled")
+def test_modadd_groks_in_three_phases():
+    """It learns by heart, forms the waves, and drops the rest (Nanda et al. 2023)."""
+    card = cards.card("modadd").measured
+    keys = [int(task.split()[1]) for task in card["task"] if task.startswith("frequency")]
+    paths = cards.checkpoints("modadd")
+    frame = modadd.progress({step: interp.load(path) for step, path in paths.items()}, keys[::2])
+    rows = frame.set_index("step")
+    start, by_heart, last = (rows.loc[step] for step in (0, 475, 5595))
+    assert start["accuracy"] < 0.02  # chance is 1 in 113
+    assert by_heart["train_accuracy"] == 1
+    assert by_heart["val_accuracy"] < 0.05
+    assert last["accuracy"] == 1
+    assert rows["restricted_loss"].is_monotonic_decreasing
+    waves = rows.loc[2087]  # where the waves alone are better than the model is
+    assert waves["restricted_loss"] < 1 < 20 < waves["val_loss"]
+    assert (rows.loc[3417:, "excluded_loss"] > 4).all()
+    assert (rows.loc[475:1274, "excluded_loss"] < 0.02).all()
+    assert last["squared_norm"] < 0.5 * by_heart["squared_norm"]
+
+
 def test_weights_stored_in_half_precision_come_back_in_their_own(tmp_path):
     model = random_model(tinyworld.config().replace(n_layers=1, d_vocab=50))
     interp.save(model, tmp_path / "half", dtype="float16")
