@@ -1,6 +1,7 @@
 # Each target does all of its own set-up; the second run finds it done and starts at once.
 
 PYTHON ?= python3
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -11,7 +12,7 @@ demo: $(STAMP)
 	$(BIN)/python -m analyses.embedding_arithmetic --model minilm
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

@@ -28,7 +28,8 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    alone = "PYTEST_XDIST_WORKER" not in os.environ  # workers share the cores
+    torch.set_num_threads(min(2, os.cpu_count() or 1) if alone else 1)
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
