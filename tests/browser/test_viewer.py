@@ -91,6 +91,29 @@ def test_sort_and_filter_heads(written, open_page):
     assert len(tiles(page)) == 12
 
 
+def test_a_head_that_is_filtered_out_while_it_is_unpacked(written, open_page):
+    page = open_page(written)
+    page.locator(".wall").scroll_into_view_if_needed()
+    page.evaluate(
+        """async () => {
+        const [prompt, least] = ["select", "input[type=number]"].map((one) =>
+            document.querySelector(`.controls ${one}`));
+        for (let i = 0; i < 12; i += 1) {
+            prompt.selectedIndex = i % 2;
+            prompt.dispatchEvent(new Event("change", { bubbles: true }));
+            await new Promise(requestAnimationFrame);
+            for (const value of ["9", ""]) {
+                least.value = value;
+                least.dispatchEvent(new Event("input", { bubbles: true }));
+                await new Promise(requestAnimationFrame);
+            }
+        }
+        }"""
+    )
+    assert len(tiles(page)) == LAYERS * HEADS
+    until(page, PAINTED)
+
+
 def test_a_head_tells_its_weights(written, open_page):
     page = open_page(written)
     open_head(page, "L1 H0")  # looks at the previous token

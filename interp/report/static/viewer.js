@@ -115,7 +115,9 @@ class Viewer {
 
   async picture(head) {
     const { text } = this, weights = await this.piece(head);
-    if (text === this.text) paint(head.canvas, weights, text.size, Math.min(text.size, TILE_EDGE));
+    // Filtered out meanwhile: it is seen again, and painted, when it is back.
+    if (text !== this.text || !head.canvas.isConnected) return;
+    paint(head.canvas, weights, text.size, Math.min(text.size, TILE_EDGE));
   }
 
   repaint() {
