@@ -17,7 +17,8 @@ from torch import Tensor
 
 from .metrics import Where, answer_ids, one_position
 
-Part = tuple[str, int, int, int, Tensor]
+Part = tuple[str, int, int | None, int | None, Tensor]
+"""Component, layer, head, neuron (None: the value has one per head, or per neuron), value."""
 NONE = -1
 """In the columns layer, head, neuron: the part has none."""
 
@@ -159,7 +160,7 @@ def _parts(
         if by == "head" and layer in own:
             read = torch.einsum("hed,bd->bhe", block.attn.W_O, direction)
             heads = (here(f"{block.name}.attn.hook_z") * read).sum(-1) * size
-            yield "attn", layer, None, NONE, heads  # type: ignore[misc]
+            yield "attn", layer, None, NONE, heads
             yield "attn", layer, NONE, NONE, _along(block.attn.b_O, direction) * size
         else:
             yield "attn", layer, NONE, NONE, _along(here(block.hook_attn_out), direction)
@@ -175,7 +176,7 @@ def _parts(
             continue
         if by == "neuron" and layer in own:
             read = direction @ block.mlp.W_out.T
-            yield "mlp", layer, NONE, None, here(block.mlp.hook_post) * read * size  # type: ignore[misc]
+            yield "mlp", layer, NONE, None, here(block.mlp.hook_post) * read * size
             yield "mlp", layer, NONE, NONE, _along(block.mlp.b_out, direction) * size
         else:
             yield "mlp", layer, NONE, NONE, _along(here(block.hook_mlp_out), direction)

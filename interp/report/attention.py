@@ -11,17 +11,15 @@ import gzip
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
 from pandas.api import types
 
+from .table import Table
 from .text import json_block, token_text
-
-if TYPE_CHECKING:
-    from .report import Table
 
 TOLERANCE = 0.01
 """How far a row may be from 1: bfloat16 rounds it by about half of that."""
@@ -49,11 +47,7 @@ class Prompt:
         size = self.codes.shape[-1]
         kept = np.tril_indices(size) if self.causal else np.indices((size, size)).reshape(2, -1)
         return [
-            [
-                base64.b64encode(gzip.compress(one[*kept].tobytes(), mtime=0)).decode()
-                for one in heads
-            ]
-            for heads in self.codes[list(layers)]
+            [_packed(one[*kept].tobytes()) for one in heads] for heads in self.codes[list(layers)]
         ]
 
     def small(self) -> Prompt:

@@ -7,7 +7,6 @@ text. What cannot be read is listed as such.
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import json
 import os
@@ -19,13 +18,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
 from PIL import Image
 
 from .folder import KIND, MANIFEST, check_writable, write_file
-from .text import one_line, shorten, visible
+from .markup import page
+from .text import one_line, shorten
 
-HERE = Path(__file__).parent
 MARK = '<meta name="generator" content="interp reports">'
 """By this a page is known as ours, to be replaced."""
 MAX_MANIFEST = 16 << 20
@@ -68,18 +66,18 @@ def write_index(folder: str | Path) -> Path:
     folder = Path(folder)
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is no folder; name the one that your reports are in")
-    page = folder / "index.html"
-    check_writable(page.absolute())
-    if page.exists() and MARK.encode() not in page.read_bytes()[:4096]:
-        raise FileExistsError(f"{page} is not a list of reports; move it or name another folder")
+    file = folder / "index.html"
+    check_writable(file.absolute())
+    if file.exists() and MARK.encode() not in file.read_bytes()[:4096]:
+        raise FileExistsError(f"{file} is not a list of reports; move it or name another folder")
     text = _html(entries(folder))
-    new = page.with_name(f".index.{secrets.token_hex(4)}.new")
+    new = file.with_name(f".index.{secrets.token_hex(4)}.new")
     try:
         write_file(new, text.encode("utf-8"))
-        os.replace(new, page)
+        os.replace(new, file)
     finally:
         new.unlink(missing_ok=True)
-    return page
+    return file
 
 
 def entries(folder: Path) -> list[Entry]:
@@ -92,22 +90,7 @@ def entries(folder: Path) -> list[Entry]:
 
 def _html(listed: list[Entry]) -> str:
     """The page; its policy allows its own style sheet and images as data: addresses."""
-    sheets = (HERE / "static" / one for one in ("report.css", "index.css"))
-    css = "".join(one.read_text(encoding="utf-8") for one in sheets)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=lambda value: visible(value) if type(value) is str else value,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("index.html.j2").render(
-        entries=listed,
-        mark=MARK,
-        css=css,
-        css_hash=base64.b64encode(hashlib.sha256(css.encode()).digest()).decode(),
-    )
+    return page("index.html.j2", ("report.css", "index.css"), entries=listed, mark=MARK)
 
 
 def _report_folders(folder: Path) -> Iterator[Path]:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from .text import one_line, visible
 
 if TYPE_CHECKING:
-    from .report import Report, Section, Table
+    from .report import Report, Section
+    from .table import Table
 
 MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~$&!])")
 OPENING = re.compile(r"^([-+=]|\d+(?=[.)]))")

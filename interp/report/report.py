@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import datetime
-import hashlib
 import html
 import importlib
 import itertools
@@ -20,66 +19,30 @@ import json
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
 import pandas as pd
-from pandas.api import types
 
 from .attention import Attention, check_patterns, encode, heads_table
 from .folder import KIND, MANIFEST, replacing, write_file
 from .markdown import markdown
+from .markup import page
 from .pages import pages
-from .text import MAX_CELL, csv_cell, number, one_line, shorten, slug, visible
+from .table import SHOWN_ROWS, Table, check_frame
+from .text import MAX_CELL, one_line, shorten, slug
 from .tokens import TokenText, check_tokens, tokens_table
 
 if TYPE_CHECKING:
     from .figures import Figure
 
-HERE = Path(__file__).parent
-SHOWN_ROWS = 200
-"""Rows of a table that the page shows; the CSV holds all."""
 FACTS = (
     *("command", "config", "seed", "model", "device", "dtype", "threads", "git", "packages"),
     *("python", "platform"),
 )
 """What every manifest says of its origin; null where nobody told."""
-
-
-@dataclass(frozen=True, eq=False)
-class Table:
-    """A frame as the page shows it and the CSV holds it."""
-
-    frame: pd.DataFrame
-    caption: str
-    name: str
-    formats: Mapping[str, str] = field(default_factory=dict)
-    rows: int = SHOWN_ROWS
-
-    @property
-    def columns(self) -> list[tuple[str, bool]]:
-        """Heading, and whether its cells are numbers."""
-        frame = self.frame
-        return [(shorten(str(c)).replace("_", " "), _is_number(frame[c])) for c in frame]
-
-    @property
-    def cells(self) -> list[list[str]]:
-        """The rows that are shown, as text."""
-        head = self.frame.head(self.rows)
-        shown = [_shown(head[name], self.formats.get(str(name))) for name in head]
-        return [list(row) for row in zip(*shown, strict=True)]
-
-    def csv(self) -> bytes:
-        """All rows; text that a spreadsheet would run is disarmed, numbers are as they are."""
-        frame = self.frame.copy()
-        for name in frame:
-            if not types.is_numeric_dtype(frame[name]):
-                frame[name] = [csv_cell(_text(value)) for value in frame[name]]
-        frame.columns = [csv_cell(str(name)) for name in frame.columns]
-        return frame.to_csv(index=False, lineterminator="\n").encode("utf-8")
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,13 +93,13 @@ class Section:
         """
         if any(level is not None for level in frame.index.names):
             frame = frame.reset_index()
-        _check_frame(frame, missing)
+        check_frame(frame, missing)
         own = self._unique(name or caption)
         self.items.append(Table(frame.reset_index(drop=True), caption, own, formats or {}, rows))
 
     def figure(self, figure: Figure, caption: str, *, name: str | None = None) -> None:
         """Add a figure; the frame that it was drawn from stands behind it as a table."""
-        _check_frame(figure.data, ())
+        check_frame(figure.data, ())
         own = self._unique(name or caption)
         table = Table(figure.data.reset_index(drop=True), caption, own)
         self.items.append(Picture(figure, table, own))
@@ -262,10 +225,10 @@ class Report:
 
     def _repr_html_(self) -> str:
         """The page in a sandboxed frame; what is only on the disk is named there, not linked."""
-        page = re.sub(r'<a href="[^"#][^"]*">(.*?)</a>', r"\1", self.html())
+        whole = re.sub(r'<a href="[^"#][^"]*">(.*?)</a>', r"\1", self.html())
         title = html.escape(shorten(one_line(self.title)))
         return (
-            f'<iframe sandbox="allow-scripts" title="{title}" srcdoc="{html.escape(page)}" '
+            f'<iframe sandbox="allow-scripts" title="{title}" srcdoc="{html.escape(whole)}" '
             'style="width:100%;height:42rem;border:1px solid #8886;resize:vertical"></iframe>'
         )
 
@@ -299,24 +262,12 @@ class Report:
 
     def html(self) -> str:
         """The page. Same report, same text: no date in it (the manifest has that)."""
-        css = _static("report.css") + _static("viewer.css")
-        script = "".join(map(_static, ("page.js", "graph.js", "viewer.js")))
-        environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(HERE / "templates"),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            finalize=_finalize,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        template = environment.get_template("report.html.j2")
-        return template.render(
+        return page(
+            "report.html.j2",
+            ("report.css", "viewer.css"),
+            ("page.js", "graph.js", "viewer.js"),
             report=self,
             title=shorten(one_line(self.title)),
-            css=css,
-            css_hash=_hash(css),
-            script=script,
-            script_hash=_hash(script),
             facts=self._facts(),
             kind=_kind,
         )
@@ -325,7 +276,7 @@ class Report:
         return [(name, _fact(value)) for name, value in self.provenance.items()]
 
     def _files(self) -> dict[str, bytes]:
-        files = {name: page.encode("utf-8") for name, page in pages(self).items()}
+        files = {name: text.encode("utf-8") for name, text in pages(self).items()}
         for item in (item for section in self.sections for item in section.items):
             if isinstance(item, Table):
                 files[f"{item.name}.csv"] = item.csv()
@@ -337,52 +288,6 @@ class Report:
                 files[f"{item.table.name}.csv"] = item.table.csv()
         manifest = json.dumps(self.manifest([*files]), indent=2, allow_nan=False)
         return files | {MANIFEST: manifest.encode("ascii") + b"\n"}
-
-
-def _static(name: str) -> str:
-    return (HERE / "static" / name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    """What the page's policy lets through."""
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _check_frame(frame: pd.DataFrame, missing: Sequence[str]) -> None:
-    if frame.columns.has_duplicates:
-        raise ValueError(f"a table needs distinct columns, got {list(frame.columns)}")
-    for name in frame:
-        column = frame[name]
-        if name in missing or not types.is_numeric_dtype(column):
-            continue
-        bad = int((~np.isfinite(column.to_numpy(dtype=float, na_value=np.nan))).sum())
-        if bad:
-            raise ValueError(
-                f"column {name!r} holds {bad} values that are no finite numbers; "
-                "drop those rows, or declare them with missing="
-            )
-
-
-def _is_number(column: Any) -> bool:
-    return types.is_numeric_dtype(column) and not types.is_bool_dtype(column)
-
-
-def _shown(column: Any, spec: str | None) -> list[str]:
-    if types.is_numeric_dtype(column):
-        values = column.astype(object)
-        return [number(None if value is pd.NA else value, spec) for value in values]
-    return [shorten(_text(value)) for value in column]
-
-
-def _text(value: Any) -> str:
-    if value is None or value is pd.NA or value is pd.NaT:
-        return ""
-    return "" if isinstance(value, float) and np.isnan(value) else str(value)
-
-
-def _finalize(value: Any) -> Any:
-    """What the template prints: plain text made visible, markup left alone."""
-    return visible(value) if type(value) is str else value
 
 
 def _kind(item: object) -> str:

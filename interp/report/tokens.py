@@ -8,14 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from .table import Table
 from .text import number, token_text
-
-if TYPE_CHECKING:
-    from .report import Table
 
 LEVELS = 8
 """Shades of a colour."""

@@ -69,13 +69,15 @@ def _modadd(run: RecipeRun) -> tuple[HookedTransformer, Data]:
 
 
 def _tinyworld(run: RecipeRun) -> tuple[HookedTransformer, Data]:
-    made = HookedTransformer(tinyworld.config(), tinyworld.tokenizer(), name="tinyworld")
-    return made, tinyworld.data()
+    model = HookedTransformer(tinyworld.config(), tinyworld.tokenizer(), name="tinyworld")
+    return model, tinyworld.data()
 
 
 def _tiny_encoder(run: RecipeRun) -> tuple[HookedTransformer, Data]:
-    made = HookedTransformer(tinyworld.encoder_config(), tinyworld.tokenizer(), name="tiny-encoder")
-    return made, tinyworld.encoder_data()
+    model = HookedTransformer(
+        tinyworld.encoder_config(), tinyworld.tokenizer(), name="tiny-encoder"
+    )
+    return model, tinyworld.encoder_data()
 
 
 RECIPES = {

@@ -32,7 +32,7 @@ def report() -> Report:
     section.attention(ARRAYS, tokens, "Attention of all heads", scores=scores, name="all")
     section.tokens(tokens, [np.linspace(0, 3, n) for n in SIZES], "Loss", name="loss")
     frame = pd.DataFrame({"word": ["b10", "b9", "a", "c"] * 4, "n": np.linspace(-2, 1.3e4, 16)})
-    frame.loc[2, "n"] = np.nan
+    frame.loc[[0, 2, 5], "n"] = [-np.inf, np.nan, np.inf]
     section.table(frame, "Words", missing=["n"], formats={"n": ",.1f"})
     section.figure(figure(), "A figure")
     return made
@@ -246,10 +246,10 @@ def test_tables_sort_and_filter(written, open_page):
     heading.get_by_role("button").click()
     assert heading.get_attribute("aria-sort") == "ascending"
     up = cells(2)
-    assert (up[0], up[-2], up[-1]) == ("−2.0", "13,000.0", "–")
+    assert (up[0], *up[-3:]) == ("−∞", "13,000.0", "∞", "–")
     heading.get_by_role("button").press("Enter")
     assert heading.get_attribute("aria-sort") == "descending"
-    assert (cells(2)[0], cells(2)[-1]) == ("13,000.0", "–")
+    assert (cells(2)[0], *cells(2)[-2:]) == ("∞", "−∞", "–")
     heading.get_by_role("button").click()
     assert heading.get_attribute("aria-sort") is None
     assert cells(2) == before

@@ -47,7 +47,7 @@ function rove(box, selector, columns = () => 0) {
 
 const asNumber = (text) => {
   const plain = text.replaceAll("−", "-").replace(/[,%]/g, "");
-  return { inf: Infinity, "-inf": -Infinity }[plain] ?? Number.parseFloat(plain);
+  return { "∞": Infinity, "-∞": -Infinity }[plain] ?? Number.parseFloat(plain);
 };
 
 function sorted(rows, column, order) {
