@@ -47,7 +47,7 @@ def load(name: str) -> ModuleType:
 def perform(module: ModuleType, arguments: Sequence[str], prog: str) -> int:
     """Parse an analysis' options, run it, write its report.
 
-    Prints the findings, and on the last line where the report is.
+    Prints the warnings and findings, and on the last line where the report is.
     """
     config = tyro.cli(
         module.Config, args=list(arguments), prog=prog, description=module.__doc__ or ""
@@ -56,6 +56,7 @@ def perform(module: ModuleType, arguments: Sequence[str], prog: str) -> int:
     model = interp.load(config.model, device=config.device, dtype=config.dtype)
     report = module.run(model, config)
     page = report.write(config.out)
+    sys.stdout.write("".join(f"warning: {one_line(warning)}\n" for warning in report.warnings))
     sys.stdout.write("".join(f"{one_line(finding)}\n" for finding in report.findings))
     sys.stdout.write(f"{page}\n")
     return 0

@@ -16,6 +16,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
+from .stats import wilson
+
 Method = Literal["3cosadd", "3cosmul", "pairdistance", "neighbor"]
 METHODS: tuple[Method, ...] = ("3cosadd", "3cosmul", "pairdistance")
 """The three rules, without the baseline."""
@@ -76,16 +78,6 @@ def accuracy(frame: pd.DataFrame, by: Sequence[str] = ("category",)) -> pd.DataF
     table = groups.agg(n="size", correct="sum").reset_index()
     low, high = wilson(table["correct"].to_numpy(), table["n"].to_numpy())
     return table.assign(accuracy=table["correct"] / table["n"], low=low, high=high)
-
-
-def wilson(successes: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The 95 % score interval of a share (Wilson 1927)."""
-    z = 1.959963984540054
-    share = successes / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
-    # The bounds enclose the share; at 0 and 1 rounding would leave it a hair outside.
-    return np.minimum(middle - half, share).clip(0), np.maximum(middle + half, share).clip(None, 1)
 
 
 def swap_answers(analogies: pd.DataFrame, seed: int) -> pd.DataFrame:

@@ -251,7 +251,8 @@ def test_it_answers_in_words(done):
     report = done.report
     assert report.title and report.question.rstrip().endswith("?")
     assert report.findings and report.certainty and report.doubts
-    for text in (*report.findings, *report.certainty, *report.doubts, *report.skipped):
+    words = (report.warnings, report.findings, report.certainty, report.doubts, report.skipped)
+    for text in (one for some in words for one in some):
         assert not re.search(r"\b(nan|inf|None)\b", text), text
     assert report.to_markdown().startswith("# ")
 
@@ -320,9 +321,7 @@ def test_the_same_seed_gives_the_same_bytes(name, done, tmp_path):
 
 
 def test_hostile_tokens_are_text(name, done, tmp_path):
-    options = []
-    if "prompts" in type(done.config).__dataclass_fields__:
-        options = ["--prompts", " ".join(token for token in TOKENS if not re.search(r"\s", token))]
+    options = hostile_options(type(done.config), tmp_path)
     report = analyses.load(name).run(small_model(TOKENS), config_of(name, *options))
     folder = report.write(tmp_path / "r").parent
     pages = [check_page(path) for path in sorted(folder.rglob("*.html"))]
@@ -334,6 +333,42 @@ def test_hostile_tokens_are_text(name, done, tmp_path):
         assert not rows.map(lambda cell: cell.startswith(("=", "+", "@"))).any(axis=None)
     report.to_markdown().encode("utf-8")
     assert "<iframe" in report._repr_html_()[:8]
+
+
+def hostile_options(config: type, folder: Path) -> list[str]:
+    """Hostile prompts and texts, for those analyses that take any."""
+    fields, options = config.__dataclass_fields__, []
+    words = [token for token in TOKENS if not re.search(r"\s", token)]
+    if "prompts" in fields and "Path" in str(fields["prompts"].type):
+        rows = [{"clean": " ".join([*words[i:], *words[:i], "king"]),
+                 "corrupted": " ".join([*words[i:], *words[:i], "queen"]),
+                 "answer": words[0], "wrong": words[1]} for i in range(3)]  # fmt: skip
+        pd.DataFrame(rows).to_csv(folder / "hostile.csv", index=False)
+        options += ["--prompts", str(folder / "hostile.csv")]
+    elif "prompts" in fields:
+        options += ["--prompts", " ".join(words)]
+    if "text" in fields:
+        lines = (" ".join([*words[i:], *words[:i]]) for i in range(4))
+        (folder / "hostile.txt").write_text("\n".join(lines), encoding="utf-8")
+        options += ["--text", str(folder / "hostile.txt")]
+    return options
+
+
+def test_a_run_that_was_cut_off_goes_on_to_the_same_bytes(name, done, tmp_path):
+    if "journal" not in type(done.config).__dataclass_fields__:
+        pytest.skip(f"{name} has no journal: it takes no longer than a forward or two")
+    config = config_of(name, "--journal", str(tmp_path / "journal"))
+    run = analyses.load(name).run
+    whole = run(small_model(), config).write(tmp_path / "whole").parent
+    journals = sorted((tmp_path / "journal").glob("*.jsonl"))
+    assert journals, f"{name}: --journal kept nothing"
+    for path in journals:
+        lines = path.read_bytes().splitlines(keepends=True)
+        cut = lines[: 1 + (len(lines) - 1) // 2]
+        path.write_bytes(b"".join(cut) + b'{"torn')
+    again = run(small_model(), config).write(tmp_path / "again").parent
+    for path in sorted(p for p in whole.rglob("*") if p.is_file() and p.name != "manifest.json"):
+        assert path.read_bytes() == (again / path.relative_to(whole)).read_bytes(), path.name
 
 
 def test_its_command_ends_with_the_path_of_the_report(name, tmp_path, capsys):

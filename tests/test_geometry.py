@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy.stats import binomtest
 
-from interp.analogies import QUESTION, accuracy, swap_answers, wilson
+from interp.analogies import QUESTION, accuracy, swap_answers
 from interp.geometry import Embedding, embedding
 from tests.words import WordTokenizer
 
@@ -127,13 +126,6 @@ def test_direction_is_the_planted_offset(method):
     assert found @ (table.vectors[30] - table.vectors[0]) > 0.999 * np.linalg.norm(
         table.vectors[30] - table.vectors[0]
     )
-
-
-def test_wilson_is_scipys():
-    for k, n in ((0, 5), (3, 7), (20, 20), (151, 266)):
-        low, high = wilson(np.array([k]), np.array([n]))
-        theirs = binomtest(k, n).proportion_ci(method="wilson")
-        assert (low[0], high[0]) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
 
 
 def test_accuracy_counts_per_setting_and_category():

@@ -18,7 +18,7 @@ ROOT = Path(interp.__file__).parents[1]
 
 # Lowest first. A module may import from its own floor's package and from floors below it.
 FLOORS = (
-    {"config", "untrusted", "memory"},
+    {"config", "untrusted", "memory", "stats"},
     {"sites", "tokens", "tokenizer"},
     {"tap", "analogies", "axes"},
     {"model"},
@@ -26,7 +26,17 @@ FLOORS = (
     {"edits", "metrics", "provenance", "tasks", "training"},
     {"rerun", "naive", "journal"},
     {"engine"},
-    {"geometry", "heads", "lens", "attribution"},
+    {
+        "geometry",
+        "heads",
+        "lens",
+        "attribution",
+        "paths",
+        "probes",
+        "directions",
+        "erasure",
+        "harvest",
+    },
     {"zoo"},
     {"report"},
     {"console", "checkup"},

@@ -107,8 +107,10 @@ def _entry(home: Path, folder: Path) -> Entry:
         manifest = _read(folder / MANIFEST)
         texts = {key: _text(manifest, key) for key in ("title", "question", "created")}
         findings = manifest.get("findings")
-        if not (isinstance(findings, list) and all(isinstance(one, str) for one in findings)):
-            raise ValueError("findings are no list of texts")
+        warnings = manifest.get("warnings", [])
+        for what, texts_of in (("findings", findings), ("warnings", warnings)):
+            if not (isinstance(texts_of, list) and all(isinstance(one, str) for one in texts_of)):
+                raise ValueError(f"{what} are no list of texts")
         if not (folder / "index.html").is_file():
             raise ValueError("there is no index.html beside it")
     except (OSError, ValueError, RecursionError) as error:
@@ -124,7 +126,7 @@ def _entry(home: Path, folder: Path) -> Entry:
         day=day[0] if day else "",
         created=texts["created"] if day else "",
         question=shorten(one_line(texts["question"]), 400),
-        finding=shorten(one_line(findings[0]), 400) if findings else "",
+        finding=shorten(one_line(next(iter([*warnings, *findings]), "")), 400),
         thumbnail=_thumbnail(folder, manifest.get("files")),
     )
 

@@ -27,6 +27,7 @@ def markdown(report: Report, facts: Iterable[tuple[str, str]]) -> str:
     """The whole report; `facts` are the lines of its provenance."""
     parts = [f"# {plain(report.title)}", f"*{plain(report.question)}*"]
     for heading, sentences in (
+        ("Warning", report.warnings),
         ("What was found", report.findings),
         ("How sure", report.certainty),
         ("What would make it wrong", report.doubts),

@@ -48,7 +48,7 @@ def _split(report: Report) -> dict[str, Report]:
 def _page(report: Report, part: Attention) -> Report:
     page = copy.copy(report)
     page.title = f"{report.title}: layer {part.layers[0]}"
-    page.findings, page.certainty, page.doubts, page.skipped = [], [], [], []
+    page.warnings, page.findings, page.certainty, page.doubts, page.skipped = [], [], [], [], []
     page.sections = []
     page.section(f"Layer {part.layers[0]}").items.append(part)
     return page

@@ -171,6 +171,7 @@ class Report:
         self.title = title
         self.question = question
         self.analysis = analysis
+        self.warnings: list[str] = []
         self.findings: list[str] = []
         self.certainty: list[str] = []
         self.doubts: list[str] = []
@@ -179,6 +180,10 @@ class Report:
         self.provenance = dict(provenance or {})
         self._taken: set[str] = set()
         self._started = time.perf_counter()
+
+    def warn(self, text: str) -> None:
+        """What the reader must know before anything else; it stands first, in red."""
+        self.warnings.append(text)
 
     def finding(self, text: str) -> None:
         """What was found, in a sentence filled from the numbers; the first is the headline."""
@@ -245,6 +250,7 @@ class Report:
             "analysis": self.analysis,
             "title": self.title,
             "question": self.question,
+            "warnings": self.warnings,
             "findings": self.findings,
             "created": now.isoformat(timespec="seconds"),
             "wall_seconds": round(time.perf_counter() - self._started, 3),

@@ -1,0 +1,25 @@
+"""Words that findings are put together from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def head_name(layer: object, head: object) -> str:
+    """As heads are called in reports: L3 H1."""
+    return f"L{int(str(layer))} H{int(str(head))}"
+
+
+def listed(words: Iterable[object], most: int = 8) -> str:
+    """a, b and c; past `most`, how many more there are; "none" for nothing."""
+    texts = [str(word) for word in words]
+    if not texts:
+        return "none"
+    if len(texts) > most:
+        return f"{', '.join(texts[:most])} and {len(texts) - most} more"
+    return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
+
+
+def plus_minus(value: float, stderr: float, form: str = ".2f") -> str:
+    """A number and its standard error; of one example there is none."""
+    return f"{value:{form}}" if stderr != stderr else f"{value:{form}} ± {stderr:{form}}"

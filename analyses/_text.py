@@ -1,0 +1,77 @@
+"""Text that an analysis reads: the user's file in windows, or the prompts of its task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from interp.tokens import Tokens
+
+MAX_BYTES = 16 << 20
+"""What is read of a file; a longer one is read in part, and the report says so."""
+LEAST = 2
+"""Tokens of a window: one has nothing to predict."""
+
+
+def read_windows(
+    model: Any, path: Path, *, width: int, windows: int, bos: bool | None = None
+) -> tuple[Tokens, str | None]:
+    """The first `windows` windows of at most `width` tokens of a text file, padded on the right;
+    and what was left out, if anything was.
+
+    Lines are texts of their own; a window never spans two. `width` counts the beginning-of-sequence
+    token and is cut to the model's context. Raises ValueError on a file that is empty, no UTF-8, or
+    holds no text of two tokens, and on a model without a tokenizer.
+    """
+    if width < LEAST or windows < 1:
+        raise ValueError(f"windows={windows} of width={width}: expected at least 1 of {LEAST}")
+    if model.tokenizer is None:
+        raise ValueError(f"{model.name} has no tokenizer, so it cannot read {path}")
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    whole = len(data) <= MAX_BYTES
+    try:
+        text = data[:MAX_BYTES].decode("utf-8-sig", errors="strict" if whole else "ignore")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from None
+    lines = [line for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
+    rows, left = _windows(model, lines, min(width, model.cfg.n_ctx), windows, bos)
+    if not rows:
+        raise ValueError(f"{path}: no line has {LEAST} tokens or more")
+    tokens = tokens_of_rows(model, rows)
+    part = f"the first {windows} windows" if left else f"the first {MAX_BYTES >> 20} MB"
+    return tokens, f"Of {path.name} {part} were read." if left or not whole else None
+
+
+def tokens_of_rows(model: Any, rows: Sequence[Sequence[int]]) -> Tokens:
+    """Rows of ids as the model's tokens, padded on the right, with their pieces as strings."""
+    tokenizer = model.tokenizer
+    pad = tokenizer.pad_id if tokenizer.pad_id is not None else 0
+    made = Tokens.from_rows(rows, pad_id=pad)
+    width = made.shape[1]
+    strings = [[*tokenizer.str_tokens(row), *[""] * (width - len(row))] for row in rows]
+    bos = tokenizer.bos_id is not None and all(row[0] == tokenizer.bos_id for row in rows)
+    return model.accept(Tokens(made.ids, mask=made.mask, strings=strings, bos=bos))
+
+
+def _windows(
+    model: Any, lines: Sequence[str], width: int, windows: int, bos: bool | None
+) -> tuple[list[list[int]], bool]:
+    """Rows of ids, and whether text is left."""
+    tokenizer, rows = model.tokenizer, []
+    for line in lines:
+        bare, ids = tokenizer.encode(line, bos=False), tokenizer.encode(line, bos=bos)
+        # What the tokenizer puts around a text ([CLS] … [SEP]) stands around every window.
+        own = len(ids) - len(bare)
+        at = next((i for i in range(own + 1) if ids[i : i + len(bare)] == bare), 0)
+        lead, tail = ids[:at], ids[at + len(bare) :]
+        step = max(1, width - own)
+        for at in range(0, len(bare), step):
+            row = [*lead, *bare[at : at + step], *tail]
+            if len(row) < LEAST:
+                continue
+            if len(rows) == windows:
+                return rows, True
+            rows.append(row)
+    return rows, False
