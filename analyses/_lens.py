@@ -1,0 +1,302 @@
+"""What the lenses say of a task: the answer's way to the top, by layer, by prompt, by position."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from analyses._lens_prompt import PROMPT_TABLES, prompt_section, token_words
+from interp import stats
+from interp.lens import TunedLens, logit_lens, random_lens
+from interp.report import Report, Section
+from interp.report.figures import curves
+from interp.tasks import Pairs
+
+if TYPE_CHECKING:
+    from analyses.logit_lens import Config
+
+DRAWN = ("curve", "layer", "value", "low", "high")
+ARRIVAL = ("lens", "example", "first_top?", "top_for_good?", "ahead_for_good?")
+LENS_TABLES = {
+    "rank-figure": DRAWN,
+    "logit-diff-figure": DRAWN,
+    "kl-figure": DRAWN,
+    "entropy-figure": DRAWN,
+    "lens-by-layer": ("lens", "layer", "what", "value", "low?", "high?", "n"),
+    "arrival": ARRIVAL,
+    "lens-by-prompt": (
+        *("lens", "example", "layer", "top_token", "top_prob", "entropy", "kl"),
+        *("answer_rank", "answer_prob", "wrong_rank", "wrong_prob", "logit_diff", "other_rank?"),
+    ),
+    **PROMPT_TABLES,
+}
+PLAIN, TUNED, TURNED = "plain", "tuned", "turned"
+RANKS = {
+    "answer_rank": "rank of the answer",
+    "wrong_rank": "rank of the wrong answer",
+    "other_rank": "rank of another prompt's answer",
+}
+MEANS = {"logit_diff": "logit difference", "kl": "KL of the output", "entropy": "entropy"}
+FIRST = "answer is the top token"
+LAYER_AXIS = "layer (what it reads; the last: the output)"
+
+
+def lens_sections(
+    report: Report,
+    model: Any,
+    pairs: Pairs,
+    layers: list[int],
+    lens: TunedLens | None,
+    config: Config,
+) -> None:
+    """Findings and evidence of all lenses at the answer, then over the first prompt."""
+    read = read_lenses(model, pairs, layers, lens, config.seed)
+    summary, arrived = by_layer(read), arrival(read)
+    _tell(report, summary, arrived, read, model.cfg.n_layers, config)
+    section = report.section(
+        "Layer by layer, where the answer is expected",
+        "Layer l is what layer l reads, the last what the model ends with. Each stream goes "
+        "through the final norm, computed anew on it, and the unembedding. “Turned” is the "
+        "control: the same streams, turned by a random orthogonal matrix. Ranks count the tokens "
+        "with at least the answer's logit.",
+    )
+    _draw(section, summary)
+    section.table(
+        summary, "All curves as numbers: ranks are medians with quartiles, shares have Wilson "
+        "intervals, all else is a mean with its 95 % interval", name="lens-by-layer",
+        missing=("low", "high"), rows=20,
+    )  # fmt: skip
+    section.table(
+        arrived, "Per prompt, the layer at which the answer is first the top token, from which it "
+        "stays so, and from which it stays ahead of the wrong answer (empty: never)",
+        name="arrival", missing=tuple(one.removesuffix("?") for one in ARRIVAL if "?" in one),
+        rows=10,
+    )  # fmt: skip
+    section.table(read, "Every prompt and layer", name="lens-by-prompt",
+                  missing=("other_rank",), rows=len(layers))  # fmt: skip
+    prompt_section(report, model, pairs, layers, lens)
+
+
+def read_lenses(
+    model: Any, pairs: Pairs, layers: list[int], lens: TunedLens | None, seed: int
+) -> pd.DataFrame:
+    """The columns of lens-by-prompt, for each lens, prompt and layer, at the role "end"."""
+    turned = random_lens(model, seed)
+    other = _others(pairs.answer, seed)
+    readers = {
+        PLAIN: lambda ids: logit_lens(model, pairs.clean, ids, pos="end", layers=layers),
+        TURNED: lambda ids: turned.read(model, pairs.clean, ids, pos="end", layers=layers),
+    }
+    if lens is not None:
+        readers[TUNED] = lambda ids: lens.read(model, pairs.clean, ids, pos="end")
+    frames = []
+    for name, reader in readers.items():
+        right, wrong = reader(pairs.answer), reader(pairs.wrong)
+        frame = right[["example", "layer", "top_prob", "entropy", "kl"]].assign(
+            lens=name,
+            top_token=token_words(model, right["top"]),
+            answer_rank=right["rank"],
+            answer_prob=right["prob"],
+            wrong_rank=wrong["rank"],
+            wrong_prob=wrong["prob"],
+            logit_diff=right["logit"] - wrong["logit"],
+            other_rank=np.nan if other is None else reader(pairs.answer[other])["rank"],
+        )
+        frames.append(frame)
+    columns = [one.removesuffix("?") for one in LENS_TABLES["lens-by-prompt"]]
+    return pd.concat(frames, ignore_index=True)[columns]
+
+
+def by_layer(read: pd.DataFrame) -> pd.DataFrame:
+    """lens layer what value low high n: medians and quartiles of ranks, shares, means."""
+    rows = []
+    for (lens, layer), own in read.groupby(["lens", "layer"], sort=False):
+        n = len(own)
+        for column, what in RANKS.items():
+            if own[column].notna().all():
+                low, value, high = _quartiles(own[column].to_numpy())
+                rows.append((lens, layer, what, value, low, high, n))
+        first = int((own["answer_rank"] == 1).sum())
+        low, high = stats.wilson(np.array([first]), np.array([n]))
+        rows.append((lens, layer, FIRST, first / n, low[0], high[0], n))
+        for column, what in MEANS.items():
+            found = stats.mean(own[column].to_numpy())
+            rows.append((lens, layer, what, found.value, found.low, found.high, n))
+    columns = [one.removesuffix("?") for one in LENS_TABLES["lens-by-layer"]]
+    frame = pd.DataFrame(rows, columns=columns)
+    return frame.astype({"value": float, "low": float, "high": float})
+
+
+def arrival(read: pd.DataFrame) -> pd.DataFrame:
+    """Per lens and prompt the layers of `ARRIVAL`; missing where it never happens."""
+    rows = []
+    for (lens, example), own in read.groupby(["lens", "example"], sort=False):
+        own = own.sort_values("layer")
+        layer, top = own["layer"].to_numpy(), (own["answer_rank"] == 1).to_numpy()
+        ahead = (own["logit_diff"] > 0).to_numpy()
+        reached = layer[top]
+        first = int(reached[0]) if len(reached) else None
+        rows.append((lens, example, first, _for_good(layer, top), _for_good(layer, ahead)))
+    frame = pd.DataFrame(rows, columns=[one.removesuffix("?") for one in ARRIVAL])
+    return frame.astype(dict.fromkeys(frame.columns[2:], "Int64"))
+
+
+def _for_good(layer: np.ndarray, holds: np.ndarray) -> int | None:
+    """The first layer from which it holds to the end."""
+    if not holds[-1]:
+        return None
+    fails = np.flatnonzero(~holds)
+    return int(layer[fails[-1] + 1 if len(fails) else 0])
+
+
+def _quartiles(values: np.ndarray) -> np.ndarray:
+    """Of what was observed: no average of two ranks or layers."""
+    return np.quantile(values, [0.25, 0.5, 0.75], method="inverted_cdf")
+
+
+def _others(answer: Tensor, seed: int) -> Tensor | None:
+    """For each prompt another one with other answers, at random; None where there is none."""
+    sets = [set(row) for row in answer.reshape(len(answer), -1).tolist()]
+    rng, chosen = np.random.default_rng(seed), []
+    for own in sets:
+        free = [i for i, one in enumerate(sets) if not one & own]
+        if not free:
+            return None
+        chosen.append(int(rng.choice(free)))
+    return torch.tensor(chosen, device=answer.device)
+
+
+def _draw(section: Section, summary: pd.DataFrame) -> None:
+    own = dict(iter(summary.groupby("what", sort=False)))
+    ranks = [(PLAIN, what, what.removeprefix("rank of ")) for what in RANKS.values()]
+    ranks += [(TURNED, RANKS["answer_rank"], "the answer, turned")]
+    ranks += [(TUNED, RANKS["answer_rank"], "the answer, tuned lens")]
+    drawn = [
+        _curve(own[what][own[what]["lens"] == lens], label) for lens, what, label in ranks
+        if what in own
+    ]  # fmt: skip
+    frame = pd.concat(drawn, ignore_index=True)
+    frame[["value", "low", "high"]] = np.log10(frame[["value", "low", "high"]])
+    last = frame[frame["curve"] == "the answer"].iloc[-1]
+    figure = curves(
+        frame, x="layer", value="value", low="low", high="high", group="curve", x_axis=LAYER_AXIS,
+        axis="log₁₀ rank: 0 is the top (median, quartiles)",
+        alt=f"Rank by layer of {', '.join(dict.fromkeys(frame['curve']))}. The answer ends at rank "
+        f"{10 ** last['value']:.0f}.",
+    )  # fmt: skip
+    section.figure(figure, "The answer's way to the top", name="rank-figure")
+    captions = {
+        "logit_diff": ("logit-diff-figure", "Answer against wrong answer", "logits"),
+        "kl": ("kl-figure", "Distance from the output", "nats"),
+        "entropy": ("entropy-figure", "How undecided each layer is", "bits"),
+    }
+    for column, (name, caption, unit) in captions.items():
+        rows = own[MEANS[column]]
+        drawn = [_curve(one, str(lens)) for lens, one in rows.groupby("lens", sort=False)]
+        frame = pd.concat(drawn, ignore_index=True)
+        plain = frame[frame["curve"] == PLAIN]
+        figure = curves(
+            frame, x="layer", value="value", low="low", high="high", group="curve",
+            x_axis=LAYER_AXIS, axis=f"{MEANS[column]}, {unit} (mean, 95 %)",
+            alt=f"Mean {MEANS[column]} by layer. Plain lens: {plain['value'].iloc[0]:.2f} at the "
+            f"first layer, {plain['value'].iloc[-1]:.2f} {unit} at the last.",
+        )  # fmt: skip
+        section.figure(figure, caption, name=name)
+
+
+def _curve(rows: pd.DataFrame, label: str) -> pd.DataFrame:
+    """One curve; without intervals its band has no width."""
+    low, high = (rows[one].fillna(rows["value"]) for one in ("low", "high"))
+    return rows[["layer", "value"]].assign(curve=label, low=low, high=high)[list(DRAWN)]
+
+
+def _tell(
+    report: Report,
+    summary: pd.DataFrame,
+    arrived: pd.DataFrame,
+    read: pd.DataFrame,
+    n_layers: int,
+    config: Config,
+) -> None:
+    words = {PLAIN: "logit lens", TUNED: "tuned lens"}
+    for lens in (one for one in words if one in set(read["lens"])):
+        own = arrived[arrived["lens"] == lens]
+        report.finding(
+            f"By the {words[lens]}, the answer is first the top token at {_when(own['first_top'])}"
+            f" and stays so from {_when(own['top_for_good'])}; it is ahead of the wrong answer for "
+            f"good from {_when(own['ahead_for_good'])}{_clearly(summary, lens)} (layer l: what "
+            f"layer l reads; {n_layers}: the output)."
+        )
+    jumps = _jump(summary)
+    if jumps:
+        report.finding(jumps)
+    turned = summary[(summary["lens"] == TURNED) & (summary["what"] == FIRST)]
+    rank = summary[(summary["lens"] == TURNED) & (summary["what"] == RANKS["answer_rank"])]
+    report.sure(
+        f"Control: in streams turned at random (seed {config.seed}) the answer is the top token in "
+        f"at most {turned['value'].max():.0%} of the prompts at any layer, with median ranks of "
+        f"{rank['value'].min():.0f} and more; untouched, it ends as the top token in "
+        f"{_at_end(summary, FIRST):.0%}."
+    )
+    others = RANKS["other_rank"]
+    if others in set(summary["what"]):
+        report.sure(
+            "Control: the answer of another prompt ends at a median rank of "
+            f"{_at_end(summary, others):.0f}, the prompt's own at "
+            f"{_at_end(summary, RANKS['answer_rank']):.0f}. What both share by layer is knowledge "
+            "of the kind of answer, not of this one."
+        )
+    else:
+        report.skip("The control with another prompt's answer: all prompts share one answer.")
+
+
+def _when(layers: pd.Series) -> str:
+    """Median and quartiles of layers, where never is later than all."""
+    never = int(layers.isna().sum())
+    if never == len(layers):
+        return "no layer"
+    late = layers.astype(float).fillna(np.inf).to_numpy()
+    low, middle, high = _quartiles(late)
+    if not np.isfinite(middle):
+        return f"no layer in {never} of {len(layers)} prompts"
+    if len(layers) == 1:
+        return f"layer {middle:.0f}"
+    ends = f"{low:.0f} to {high:.0f}" if np.isfinite(high) else f"{low:.0f} to never"
+    most = f", never in {never} of {len(layers)}" if never else ""
+    return f"layer {middle:.0f} (median; quartiles {ends}{most})"
+
+
+def _clearly(summary: pd.DataFrame, lens: str) -> str:
+    """From which layer on the mean logit difference is above zero; single prompts are by chance."""
+    own = summary[(summary["lens"] == lens) & (summary["what"] == MEANS["logit_diff"])]
+    if own["low"].isna().any():
+        return ""
+    own = own.sort_values("layer")
+    found = _for_good(own["layer"].to_numpy(), (own["low"] > 0).to_numpy())
+    if found is None:
+        return ", though on average not clearly so (95 %) at the output"
+    return f", on average clearly so (95 %) from layer {found}"
+
+
+def _jump(summary: pd.DataFrame) -> str | None:
+    """Which layer the logit difference grows most across, by the plain lens."""
+    own = summary[(summary["lens"] == PLAIN) & (summary["what"] == MEANS["logit_diff"])]
+    if len(own) < 2:
+        return None
+    steps = own["value"].diff().iloc[1:]
+    at = int(steps.to_numpy().argmax())
+    before, after = own.iloc[at], own.iloc[at + 1]
+    return (
+        "The logit difference of answer and wrong answer grows most between layer "
+        f"{int(before['layer'])} and {int(after['layer'])}: from {before['value']:.2f} to "
+        f"{after['value']:.2f} logits by the logit lens.".replace("-", "−")
+    )
+
+
+def _at_end(summary: pd.DataFrame, what: str) -> float:
+    own = summary[(summary["lens"] == PLAIN) & (summary["what"] == what)]
+    return float(own.sort_values("layer")["value"].iloc[-1])

@@ -1,0 +1,115 @@
+"""Logit lens: at which layer does the answer of a task appear, and which parts write it?
+
+Reads the residual stream of every layer as if it were the last one, plainly and by a lens trained
+for it, at the answer and over a whole prompt; then splits the logit difference of answer and wrong
+answer into what every layer, head and neuron writes. Beside each stands a control: a turned stream,
+another prompt's answer, a random pair of tokens.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analyses import _task, main
+from analyses._direct import DIRECT_TABLES, direct_sections
+from analyses._lens import LENS_TABLES, lens_sections
+from analyses._task import TaskConfig, measure_baseline, task_pairs, task_section
+from analyses._tuned import TUNED_TABLES, tuned_section
+from interp.lens.reading import check_layers, check_readable
+from interp.provenance import provenance
+from interp.report import Report
+from interp.tasks import Pairs
+
+TABLES = {**_task.TABLES, **LENS_TABLES, **TUNED_TABLES, **DIRECT_TABLES}
+"""The CSV files of the report and their columns."""
+
+
+@dataclass(frozen=True)
+class Config(TaskConfig):
+    """A task, what to read of it, and with which lens."""
+
+    layers: tuple[int, ...] | None = None
+    """Layers to read and to split into heads and neurons: layer l is what layer l reads. What the
+    last one leaves is always read. By default all."""
+    tuned: bool = True
+    """Whether a tuned lens is trained and read beside the plain one."""
+    text: Path | None = None
+    """A UTF-8 text file to train the tuned lens on; by default other prompts of the same task."""
+    width: int = 64
+    """Tokens of a window of --text."""
+    windows: int = 256
+    """Windows of --text that are read, a fifth of which is held out."""
+    steps: int = 100
+    """Training steps of the tuned lens, behind its start by regression."""
+    neurons: bool = True
+    """Whether MLPs are split into neurons."""
+    top: int = 12
+    """Parts, heads and neurons that are shown by name."""
+    out: Path = Path("reports/logit-lens")
+    """Directory of the report; an older report there is replaced."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in (("width", 2), ("windows", 2), ("steps", 0), ("top", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)}: expected at least {least}")
+        if self.layers is not None and not self.layers:
+            raise ValueError("layers=(): expected one layer at least; leave it out for all")
+        if self.text is not None and not self.tuned:
+            raise ValueError("text is what the tuned lens is trained on, and tuned is off")
+
+
+def run(model: Any, config: Config) -> Report:
+    """The report. Raises ValueError on a model without logits or behind the bridge, and on layers
+    that it does not have."""
+    pairs = task_pairs(model, config)
+    name = config.prompts.name if config.prompts is not None else config.task
+    report = Report(
+        f"Logit lens on {name} in {model.name}",
+        "At which layer does the answer appear, and which layers, heads and neurons write it?",
+        analysis="logit_lens",
+        provenance=provenance(config, model),
+    )
+    examine(report, model, pairs, config)
+    return report
+
+
+def examine(report: Report, model: Any, pairs: Pairs, config: Config) -> None:
+    """Everything below the title; pairs may be anybody's."""
+    check_readable(model)
+    layers = check_layers(model, config.layers)
+    layers = sorted({*layers, model.cfg.n_layers})
+    task_section(report, model, pairs, measure_baseline(model, pairs), config)
+    lens = tuned_section(report, model, pairs, layers, config)
+    lens_sections(report, model, pairs, layers, lens, config)
+    direct_sections(report, model, pairs, layers[:-1], config)
+    _doubts(report, model)
+
+
+def _doubts(report: Report, model: Any) -> None:
+    report.doubt(
+        "A lens shows what the last norm and the unembedding would make of a stream, not what the "
+        "later layers take from it: an answer may be there long before it can be read this way, "
+        "and what is read early may be changed later. Patching tells what is used."
+    )
+    if model.cfg.norm != "none" and model.cfg.norm_position == "post":
+        report.doubt(
+            "In this model norms stand on the residual stream itself (post-norm): every block "
+            "rescales what the blocks before it wrote, so that streams of two layers are not in "
+            "one basis by construction. The plain lens says what the head makes of such a stream; "
+            "only the tuned lens accounts for the change."
+        )
+    if model.cfg.head == "mlm":
+        report.doubt(
+            "This model predicts masked tokens. At a token that is not masked its output mostly "
+            "repeats the token, so agreement with the output there says little."
+        )
+    if getattr(model.cfg, "final_softcap", None) is not None:
+        report.doubt("Logits are soft-capped at the end; parts are logits before the cap.")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.modules[__name__]))
