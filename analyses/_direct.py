@@ -7,7 +7,7 @@ of tokens is what parts come to when there is nothing to find.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -83,7 +83,8 @@ def direct_sections(
     )
     _draw(section, split, null, table, shown)
     section.table(
-        table, "All parts, with what they come to for a random pair of tokens",
+        table.reindex(table["value"].abs().sort_values(ascending=False, kind="stable").index),
+        "All parts, the largest first, with what they come to for a random pair of tokens",
         name="direct-parts", missing=("stderr", "low", "high", "random_low", "random_high"),
         rows=config.top,
     )  # fmt: skip
@@ -216,7 +217,8 @@ def _layers(split: Split) -> pd.DataFrame:
     """part layer value low high: attention with its bias, and the MLP, of each layer."""
     kinds = {"attn": "attention", "cross_attn": "cross-attention", "mlp": "MLP"}
     rows, sums = [], []
-    for (component, layer), own in split.parts.groupby(["component", "layer"], sort=True):
+    for key, own in split.parts.groupby(["component", "layer"], sort=True):
+        component, layer = cast(tuple, key)
         if component in kinds:
             rows.append({"part": kinds[component], "layer": layer})
             sums.append(split.values[own.index].sum(0))
@@ -233,7 +235,8 @@ def _tell(
     report: Report, split: Split, table: pd.DataFrame, shown: pd.DataFrame, config: Config
 ) -> None:
     heads = table[(table["component"] == "attn") & (table["head"] != NONE)]
-    report.finding(f"Parts that write the answer directly: {_both_ways(table)}.")
+    clear = "" if split.total.size == 1 else ", of parts whose 95 % interval leaves zero out"
+    report.finding(f"Written directly to the output (logits{clear}): {_both_ways(table)}.")
     if len(heads):
         report.finding(f"Of the {len(heads)} heads alone: {_both_ways(heads)}.")
     carried = split.values[shown.index].sum(0)
@@ -288,8 +291,7 @@ def _both_ways(table: pd.DataFrame, most: int = 3) -> str:
                for _, row in some.head(most).iterrows())
         for some in (towards, against)
     ]  # fmt: skip
-    clearly = "" if bool(table["stderr"].isna().all()) else "clearly (95 %) "
-    return f"{clearly}towards it {told[0]}, {clearly}against it {told[1]} logits"
+    return f"towards the answer {told[0]}; against it {told[1]}"
 
 
 def _logits(value: float, stderr: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -40,7 +40,7 @@ RANKS = {
     "wrong_rank": "rank of the wrong answer",
     "other_rank": "rank of another prompt's answer",
 }
-MEANS = {"logit_diff": "logit difference", "kl": "KL of the output", "entropy": "entropy"}
+MEANS = {"logit_diff": "logit difference", "kl": "KL(output ‖ lens)", "entropy": "entropy"}
 FIRST = "answer is the top token"
 LAYER_AXIS = "layer (what it reads; the last: the output)"
 
@@ -68,7 +68,7 @@ def lens_sections(
     section.table(
         summary, "All curves as numbers: ranks are medians with quartiles, shares have Wilson "
         "intervals, all else is a mean with its 95 % interval", name="lens-by-layer",
-        missing=("low", "high"), rows=20,
+        missing=("low", "high"), rows=14, formats=dict.fromkeys(("value", "low", "high"), ",.4g"),
     )  # fmt: skip
     section.table(
         arrived, "Per prompt, the layer at which the answer is first the top token, from which it "
@@ -114,10 +114,10 @@ def read_lenses(
 def by_layer(read: pd.DataFrame) -> pd.DataFrame:
     """lens layer what value low high n: medians and quartiles of ranks, shares, means."""
     rows = []
-    for (lens, layer), own in read.groupby(["lens", "layer"], sort=False):
-        n = len(own)
+    for key, own in read.groupby(["lens", "layer"], sort=False):
+        (lens, layer), n = cast(tuple, key), len(own)
         for column, what in RANKS.items():
-            if own[column].notna().all():
+            if bool(np.isfinite(own[column].to_numpy(float)).all()):
                 low, value, high = _quartiles(own[column].to_numpy())
                 rows.append((lens, layer, what, value, low, high, n))
         first = int((own["answer_rank"] == 1).sum())
@@ -134,8 +134,8 @@ def by_layer(read: pd.DataFrame) -> pd.DataFrame:
 def arrival(read: pd.DataFrame) -> pd.DataFrame:
     """Per lens and prompt the layers of `ARRIVAL`; missing where it never happens."""
     rows = []
-    for (lens, example), own in read.groupby(["lens", "example"], sort=False):
-        own = own.sort_values("layer")
+    for key, own in read.groupby(["lens", "example"], sort=False):
+        (lens, example), own = cast(tuple, key), own.sort_values("layer")
         layer, top = own["layer"].to_numpy(), (own["answer_rank"] == 1).to_numpy()
         ahead = (own["logit_diff"] > 0).to_numpy()
         reached = layer[top]
@@ -172,23 +172,28 @@ def _others(answer: Tensor, seed: int) -> Tensor | None:
 
 def _draw(section: Section, summary: pd.DataFrame) -> None:
     own = dict(iter(summary.groupby("what", sort=False)))
-    ranks = [(PLAIN, what, what.removeprefix("rank of ")) for what in RANKS.values()]
-    ranks += [(TURNED, RANKS["answer_rank"], "the answer, turned")]
-    ranks += [(TUNED, RANKS["answer_rank"], "the answer, tuned lens")]
+    ranks = [
+        (PLAIN, RANKS["answer_rank"], "answer"),
+        (PLAIN, RANKS["wrong_rank"], "wrong answer"),
+        (PLAIN, RANKS["other_rank"], "other prompt’s answer"),
+        (TURNED, RANKS["answer_rank"], "answer, turned"),
+        (TUNED, RANKS["answer_rank"], "answer, tuned lens"),
+    ]
     drawn = [
         _curve(own[what][own[what]["lens"] == lens], label) for lens, what, label in ranks
         if what in own
     ]  # fmt: skip
     frame = pd.concat(drawn, ignore_index=True)
     frame[["value", "low", "high"]] = np.log10(frame[["value", "low", "high"]])
-    last = frame[frame["curve"] == "the answer"].iloc[-1]
+    last = frame[frame["curve"] == "answer"].iloc[-1]
     figure = curves(
         frame, x="layer", value="value", low="low", high="high", group="curve", x_axis=LAYER_AXIS,
-        axis="log₁₀ rank: 0 is the top (median, quartiles)",
+        axis="log₁₀ rank (median, quartiles)",
         alt=f"Rank by layer of {', '.join(dict.fromkeys(frame['curve']))}. The answer ends at rank "
         f"{10 ** last['value']:.0f}.",
     )  # fmt: skip
-    section.figure(figure, "The answer's way to the top", name="rank-figure")
+    section.figure(figure, "The answer's way to the top: at 0 it is the likeliest token",
+                   name="rank-figure")  # fmt: skip
     captions = {
         "logit_diff": ("logit-diff-figure", "Answer against wrong answer", "logits"),
         "kl": ("kl-figure", "Distance from the output", "nats"),
@@ -225,15 +230,16 @@ def _tell(
     words = {PLAIN: "logit lens", TUNED: "tuned lens"}
     for lens in (one for one in words if one in set(read["lens"])):
         own = arrived[arrived["lens"] == lens]
+        first, stays = (_when(own[name]) for name in ("first_top", "top_for_good"))
         report.finding(
-            f"By the {words[lens]}, the answer is first the top token at {_when(own['first_top'])}"
-            f" and stays so from {_when(own['top_for_good'])}; it is ahead of the wrong answer for "
+            f"By the {words[lens]}, the answer is first the top token at {first} and stays so"
+            f"{'' if first == stays else f' from {stays}'}; it is ahead of the wrong answer for "
             f"good from {_when(own['ahead_for_good'])}{_clearly(summary, lens)} (layer l: what "
             f"layer l reads; {n_layers}: the output)."
         )
-    jumps = _jump(summary)
-    if jumps:
-        report.finding(jumps)
+        jump = _jump(summary, lens)
+        if jump:
+            report.finding(f"By the {words[lens]}, {jump}.")
     turned = summary[(summary["lens"] == TURNED) & (summary["what"] == FIRST)]
     rank = summary[(summary["lens"] == TURNED) & (summary["what"] == RANKS["answer_rank"])]
     report.sure(
@@ -273,7 +279,7 @@ def _when(layers: pd.Series) -> str:
 def _clearly(summary: pd.DataFrame, lens: str) -> str:
     """From which layer on the mean logit difference is above zero; single prompts are by chance."""
     own = summary[(summary["lens"] == lens) & (summary["what"] == MEANS["logit_diff"])]
-    if own["low"].isna().any():
+    if not np.isfinite(own["low"].to_numpy()).all():
         return ""
     own = own.sort_values("layer")
     found = _for_good(own["layer"].to_numpy(), (own["low"] > 0).to_numpy())
@@ -282,18 +288,18 @@ def _clearly(summary: pd.DataFrame, lens: str) -> str:
     return f", on average clearly so (95 %) from layer {found}"
 
 
-def _jump(summary: pd.DataFrame) -> str | None:
-    """Which layer the logit difference grows most across, by the plain lens."""
-    own = summary[(summary["lens"] == PLAIN) & (summary["what"] == MEANS["logit_diff"])]
-    if len(own) < 2:
+def _jump(summary: pd.DataFrame, lens: str) -> str | None:
+    """Across which layer the mean logit difference grows most."""
+    own = summary[(summary["lens"] == lens) & (summary["what"] == MEANS["logit_diff"])]
+    steps = own.sort_values("layer")["value"].diff().iloc[1:]
+    if steps.empty or steps.max() <= 0:
         return None
-    steps = own["value"].diff().iloc[1:]
     at = int(steps.to_numpy().argmax())
     before, after = own.iloc[at], own.iloc[at + 1]
     return (
-        "The logit difference of answer and wrong answer grows most between layer "
-        f"{int(before['layer'])} and {int(after['layer'])}: from {before['value']:.2f} to "
-        f"{after['value']:.2f} logits by the logit lens.".replace("-", "−")
+        "the logit difference of answer and wrong answer grows most between layer "
+        f"{int(before['layer'])} and {int(after['layer'])}, from {before['value']:.2f} to "
+        f"{after['value']:.2f}".replace("-", "−")
     )
 
 

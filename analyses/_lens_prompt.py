@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -71,7 +71,8 @@ def _likeliest(model: Any, one: Pairs, layers: list[int], lens: TunedLens | None
         read = top_tokens(model, one.clean, k, pos="end", lens=lens)
         frames.append(read.assign(lens="tuned"))
     rows = []
-    for (name, layer), own in pd.concat(frames).groupby(["lens", "layer"], sort=False):
+    for key, own in pd.concat(frames).groupby(["lens", "layer"], sort=False):
+        name, layer = cast(tuple, key)
         words = token_words(model, own["token"])
         row = {"lens": name, "layer": layer, "first": words[0], "probability": own["prob"].iloc[0]}
         rows.append(row | dict(zip(ORDINALS[1:], words[1:], strict=False)))

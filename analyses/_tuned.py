@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -30,15 +31,23 @@ LEAST = 8
 """Texts below which no lens is trained."""
 
 
-def tuned_section(
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A tuned lens, and what it was trained on in words."""
+
+    lens: TunedLens
+    source: str
+
+
+def train_lens(
     report: Report, model: Any, pairs: Pairs, layers: list[int], config: Config
-) -> TunedLens | None:
-    """Trains a lens and tells what it came to on text held out; None where there is none."""
-    own = layers[:-1]
+) -> Trained | None:
+    """Trains a lens on the user's text or other prompts of the task; None where there is none,
+    which is said."""
     if not config.tuned:
         report.skip("The tuned lens: tuned is off.")
         return None
-    if not own:
+    if not layers[:-1]:
         report.skip("The tuned lens: of the layers asked for only the last stream is left.")
         return None
     tokens, source = _text(report, model, pairs, config)
@@ -48,17 +57,22 @@ def tuned_section(
             f"{LEAST}; give a text file with --text."
         )
         return None
-    lens = fit_tuned_lens(model, tokens, layers=own, steps=config.steps, seed=config.seed)
+    lens = fit_tuned_lens(model, tokens, layers=layers[:-1], steps=config.steps, seed=config.seed)
+    return Trained(lens, source)
+
+
+def tuned_section(report: Report, trained: Trained) -> None:
+    """What the training came to, on text held out and on text seen."""
+    made_of = trained.lens.made_of
     section = report.section(
         "The tuned lens",
-        f"An affine map of each layer's stream (Belrose et al. 2023), trained on {source}: "
-        f"{lens.made_of['rows']} texts of {lens.made_of['positions']:,} tokens; another "
-        f"{lens.made_of['held_out_rows']} of {lens.made_of['held_out_positions']:,} were held out. "
+        "An affine map of each layer's stream, put before the final norm (Belrose et al. 2023), "
+        f"trained on {trained.source}: {made_of['rows']} texts of {made_of['positions']:,} tokens; "
+        f"another {made_of['held_out_rows']} of {made_of['held_out_positions']:,} were held out. "
         "Below: how far what is read lies from what the model says in the end, over all positions.",
     )
-    _show(section, lens)
-    _tell(report, lens, source)
-    return lens
+    _show(section, trained.lens)
+    _tell(report, trained.lens, trained.source)
 
 
 def _text(report: Report, model: Any, pairs: Pairs, config: Config) -> tuple[Tokens, str]:
@@ -122,7 +136,7 @@ def _show(section: Section, lens: TunedLens) -> None:
 
 def _tell(report: Report, lens: TunedLens, source: str) -> None:
     own = lens.table[lens.table["layer"] < lens.n_layers]
-    better = own["tuned"] < own["plain"]
+    better = (own["tuned"] < own["plain"]).to_numpy(bool)
     middle = own.iloc[len(own) // 2]
     report.finding(
         f"On text held out, the tuned lens is nearer to the output than the plain one at "
@@ -136,7 +150,7 @@ def _tell(report: Report, lens: TunedLens, source: str) -> None:
         f"plain lens, which learns nothing, has {own['train_plain'].mean():.2f} and "
         f"{own['plain'].mean():.2f}."
     )
-    if not better.all():
+    if not bool(better.all()):
         worse = own.loc[~better, "layer"].astype(int)
         report.warn(
             "The tuned lens is worse than the plain one on text held out at layer "

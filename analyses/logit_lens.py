@@ -17,7 +17,7 @@ from analyses import _task, main
 from analyses._direct import DIRECT_TABLES, direct_sections
 from analyses._lens import LENS_TABLES, lens_sections
 from analyses._task import TaskConfig, measure_baseline, task_pairs, task_section
-from analyses._tuned import TUNED_TABLES, tuned_section
+from analyses._tuned import TUNED_TABLES, train_lens, tuned_section
 from interp.lens.reading import check_layers, check_readable
 from interp.provenance import provenance
 from interp.report import Report
@@ -83,8 +83,11 @@ def examine(report: Report, model: Any, pairs: Pairs, config: Config) -> None:
     layers = check_layers(model, config.layers)
     layers = sorted({*layers, model.cfg.n_layers})
     task_section(report, model, pairs, measure_baseline(model, pairs), config)
-    lens = tuned_section(report, model, pairs, layers, config)
+    trained = train_lens(report, model, pairs, layers, config)
+    lens = None if trained is None else trained.lens
     lens_sections(report, model, pairs, layers, lens, config)
+    if trained is not None:
+        tuned_section(report, trained)
     direct_sections(report, model, pairs, layers[:-1], config)
     _doubts(report, model)
 

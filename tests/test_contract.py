@@ -45,7 +45,9 @@ from tests.vocabularies import known_words
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = analyses.names()
-SETTINGS: dict[str, list[str]] = {}
+SETTINGS: dict[str, list[str]] = {
+    "logit-lens": ["--n", "6", "--steps", "2", "--top", "3"],
+}
 """Options of an analysis for this battery, as on the command line."""
 COMMON = ("model", "device", "dtype", "seed", "out")
 TOKENS = (

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import interp
+from interp import metrics
 from interp.attribution import logit_attribution
 from interp.heads import LOOKS, composition, head_scores, random_repeats
 from interp.lens import logit_lens
@@ -123,17 +124,25 @@ def test_the_lens_is_the_unembedding_of_every_stream(cfg):
             entropy = -sum(float(x) * np.log2(float(x)) for x in p if x > 0)
             assert found["entropy"] == pytest.approx(entropy, abs=1e-9)
             assert found["prob"] == pytest.approx(float(p[answer[row]]))
-            assert found["rank"] == 1 + int((p > p[answer[row]]).sum())
+            assert found["rank"] == int((logits[row, pos] >= logits[row, pos, answer[row]]).sum())
             last = final[row, pos]
             kl = float((last.exp() * (last - own[row, pos])).sum())
             assert found["kl"] == pytest.approx(kl, abs=1e-9)
     assert (frame.xs(cfg.n_layers, level="layer")["kl"].abs() < 1e-9).all()
 
 
-def test_the_lens_follows_one_id_per_row(unchecked):
+def test_the_lens_follows_sets_of_ids_as_metrics_do():
     model = random_model(small_config())
-    with pytest.raises(ValueError, match="one id per row"):
-        logit_lens(model, [[1, 2]], torch.tensor([[1, 2]]))
+    tokens, answer = Tokens.from_rows(ROWS), torch.tensor([[4, 7, 1], [2, 3, 9]])
+    ends = logit_lens(model, tokens, answer, layers=[model.cfg.n_layers])
+    ends = ends.groupby("example").last()
+    for name, column in (("prob", "prob"), ("rank", "rank")):
+        bound = getattr(metrics, name)(answer).bind(model, tokens, lambda reads: None)
+        examples = torch.arange(2)
+        values = bound.measure(bound.pick(model(tokens), examples), examples)
+        assert np.allclose(ends[column], values.numpy()), name
+    logits = model(tokens)[torch.arange(2), torch.tensor([6, 4])].gather(1, answer)
+    assert np.allclose(ends["logit"], logits.mean(1).numpy())
 
 
 # Heads ---------------------------------------------------------------------------------------

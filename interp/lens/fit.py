@@ -51,12 +51,12 @@ def fit_tuned_lens(
     tokens: Any,
     *,
     layers: Sequence[int] | None = None,
-    steps: int = 200,
-    lr: float = 1e-3,
+    steps: int = 100,
+    lr: float = 2e-3,
     l2: float = 1e-3,
     seed: int = 0,
     held_out: float = 0.2,
-    positions: int = 512,
+    positions: int = 256,
     progress: bool = True,
 ) -> TunedLens:
     """A translator for each layer (0 to n_layers − 1), trained on every real position of `tokens`.

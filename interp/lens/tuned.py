@@ -115,7 +115,11 @@ class TunedLens:
         path = Path(path)
         tensors = {}
         for layer, (A, b) in self.translators.items():
-            tensors |= {f"{layer}.A": A.cpu().contiguous(), f"{layer}.b": b.cpu().contiguous()}
+            # A copy each: layers may share one, and a file holds no tensor twice.
+            own = (
+                one.detach().cpu().clone(memory_format=torch.contiguous_format) for one in (A, b)
+            )
+            tensors |= dict(zip((f"{layer}.A", f"{layer}.b"), own, strict=True))
         told = {
             "n_layers": self.n_layers,
             "weights": self.weights,
