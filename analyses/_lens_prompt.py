@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, cast
 
 import numpy as np
@@ -73,10 +72,10 @@ def _likeliest(model: Any, one: Pairs, layers: list[int], lens: TunedLens | None
     rows = []
     for key, own in pd.concat(frames).groupby(["lens", "layer"], sort=False):
         name, layer = cast(tuple, key)
-        words = token_words(model, own["token"])
+        words = token_words(model, own["token"]).tolist()
         row = {"lens": name, "layer": layer, "first": words[0], "probability": own["prob"].iloc[0]}
         rows.append(row | dict(zip(ORDINALS[1:], words[1:], strict=False)))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, dtype=object).astype({"layer": int, "probability": float})
 
 
 def _positions(model: Any, one: Pairs, layers: list[int], lens: TunedLens | None) -> pd.DataFrame:
@@ -86,7 +85,7 @@ def _positions(model: Any, one: Pairs, layers: list[int], lens: TunedLens | None
     frame = pd.concat([read.assign(lens=name) for name, read in readers.items()],
                       ignore_index=True)  # fmt: skip
     names = _names(model, one)
-    frame["token"] = [names[at] for at in frame["pos"]]
+    frame["token"] = as_objects([names[at] for at in frame["pos"]], frame.index)
     frame["top_token"] = token_words(model, frame["top"])
     return frame.rename(columns={"rank": "answer_rank"})[list(PLACES)]
 
@@ -113,11 +112,15 @@ def _fitting(frame: pd.DataFrame) -> pd.DataFrame:
 def _names(model: Any, one: Pairs) -> list[str]:
     if one.clean.strings:
         return list(one.clean.strings[0])
-    return token_words(model, one.clean.ids[0].tolist())
+    return token_words(model, pd.Series(one.clean.ids[0].tolist())).tolist()
 
 
-def token_words(model: Any, ids: Iterable[int]) -> list[str]:
+def token_words(model: Any, ids: pd.Series) -> pd.Series:
     """Each id as its piece of text."""
-    listed = [int(one) for one in ids]
-    known = {one: model.tokenizer.str_tokens([one])[0] for one in set(listed)}
-    return [known[one] for one in listed]
+    known = {one: model.tokenizer.str_tokens([int(one)])[0] for one in ids.unique()}
+    return as_objects([known[one] for one in ids], ids.index)
+
+
+def as_objects(words: list[str], index: pd.Index) -> pd.Series:
+    """As objects: half a character, as some vocabularies have it, is no text to pandas."""
+    return pd.Series(words, index=index, dtype=object)

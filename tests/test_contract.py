@@ -46,7 +46,7 @@ from tests.vocabularies import known_words
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = analyses.names()
 SETTINGS: dict[str, list[str]] = {
-    "logit-lens": ["--n", "6", "--steps", "2", "--top", "3"],
+    "logit-lens": ["--task", "capitals", "--n", "6", "--steps", "2", "--top", "3"],
 }
 """Options of an analysis for this battery, as on the command line."""
 COMMON = ("model", "device", "dtype", "seed", "out")
