@@ -25,10 +25,12 @@ QUICK = {"n": 8, "steps": 2, "top": 4}
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread():
-    """Matrices of this size lose time to a second thread."""
+    """Matrices of this size lose time to a second thread; and few prompts train a lens here."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("analyses._tuned.PROMPTS", 60)
+        yield
     torch.set_num_threads(before)
 
 
