@@ -152,9 +152,9 @@ def _series(report: Report, own: pd.DataFrame, m: Measured) -> None:
     if m.baseline.able and bool(sure.any()):
         row = own.loc[own["interaction"].where(sure).idxmax()]
         report.finding(
-            f"In series, or doing the same, by {m.kinds[0]} ablation: once {row['first']} is gone, "
-            f"removing {part_name(row)} costs {_number(-row['given'])} logits in place of "
-            f"{_number(-row['alone'])} (the largest such pair)."
+            f"Not additive, as in series or doing the same ({m.kinds[0]} ablation): once "
+            f"{row['first']} is gone, removing {part_name(row)} changes the logit difference by "
+            f"{_signed(row['given'])} in place of {_signed(row['alone'])} (the largest such pair)."
         )
 
 

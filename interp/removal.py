@@ -167,13 +167,11 @@ def cumulative_ablation(
     frame = as_frame(nodes)
     ranked = frame["row"].drop_duplicates().astype(int).tolist()
     n = len(ranked)
-    counts = default_counts(n) if counts is None else sorted(set(counts))
-    random_counts = (
-        default_counts(n, ends=0) if random_counts is None else sorted(set(random_counts))
-    )
-    for some in (counts, random_counts):
+    counts = sorted({*(default_counts(n) if counts is None else counts)})
+    rarer = sorted({*(default_counts(n, ends=0) if random_counts is None else random_counts)})
+    for some in (counts, rarer):
         if not some or some[0] < 0 or some[-1] > n:
-            raise ValueError(f"counts {list(some)}: expected numbers from 0 to {n}")
+            raise ValueError(f"counts {some}: expected numbers from 0 to {n}")
     if orders < 0:
         raise ValueError(f"orders={orders}: expected 0 (no random order) or more")
     rng = np.random.default_rng(seed)
