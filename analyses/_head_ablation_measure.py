@@ -275,16 +275,15 @@ def _seconds(
         numbers = frame.drop(columns=["first", "second", "n"])
         table = first.add_prefix("first_").join(second).join(numbers)
         table.insert(0, "kind", kind)
-        tables.append(table.assign(wakes=_wakes(table, found, config)))
+        tables.append(table.assign(wakes=_wakes(table, found)))
     return pd.concat(tables, ignore_index=True)
 
 
-def _wakes(table: pd.DataFrame, found: Baseline, config: Config) -> pd.Series:
-    """Whether the second steps in for the first: both removals cost something, the second surely
-    more than from the whole model, and of the two it is the weaker alone."""
-    bar = config.least * abs(found.clean.mean())
+def _wakes(table: pd.DataFrame, found: Baseline) -> pd.Series:
+    """Whether the second steps in for the first: both cost something, the second, once the first is
+    gone, surely, and surely more than from the whole model; of the two it is the weaker alone."""
     more = (table["p_corrected"] < ALPHA) & (table["interaction"] < 0)
-    costs = (table["first_alone"] < 0) & (table["given"] < -bar)
+    costs = (table["given_p_corrected"] < ALPHA) & (table["given"] < 0) & (table["first_alone"] < 0)
     weaker = table["alone"].abs() < table["first_alone"].abs()
     return more & costs & weaker & found.able
 

@@ -21,7 +21,10 @@ BARS = 12
 COLUMNS = 40
 """Second heads of a figure of pairs."""
 SHARES = dict.fromkeys(("lost", "lost_low", "lost_high"), ".1%")
-HOLES = ("stderr", "low", "high", "lost", "lost_low", "lost_high", "p", "p_corrected", "share")
+HOLES = (
+    *("stderr", "low", "high", "lost", "lost_low", "lost_high", "p", "p_corrected", "share"),
+    *("given_stderr", "given_p_corrected"),
+)
 
 
 def show(report: Report, m: Measured, config: Config) -> None:

@@ -47,7 +47,8 @@ TABLES = _task.TABLES | {
     "disagreement": ("layer", "head", "spread", ...),
     "second-removals": (
         *("kind", "first_layer", "first_head", "layer", "head", "first_alone", "alone", "given"),
-        *("interaction", "stderr?", "low?", "high?", "p?", "p_corrected?", "wakes"),
+        *("given_stderr?", "given_p_corrected?", "interaction", "stderr?", "low?", "high?", "p?"),
+        *("p_corrected?", "wakes"),
     ),
     "together": CURVE,
     "random-sets": (

@@ -85,10 +85,12 @@ def second_removals(
     """Every node removed once more, given that another is gone: one row per first and second.
 
     firsts: the `row`s of the nodes that go first. Columns: first second | first_alone alone given
-    interaction stderr low high p p_corrected n. alone and given are the effects of removing the
-    second, from the whole model and from the one without the first; interaction = given − alone =
+    given_stderr given_p_corrected interaction stderr low high p p_corrected n. alone and given are
+    the effects of removing the second, from the whole model and from the one without the first;
+    interaction = given − alone =
     joint − sum of singles, with its standard error, 95 % interval and `significance` (Holm over
-    all pairs, each counted once, since the interaction of a pair is the same either way round).
+    all pairs, each counted once, since the interaction of a pair is the same either way round);
+    given is tested in the same way, over all firsts and seconds.
     Effects are value − baseline: of a metric that falls with damage a backup has an interaction
     below zero, and parts in series, or of one kind, above. Raises ValueError on a first that is not
     among the nodes, and where there is no pair.
@@ -111,27 +113,26 @@ def second_removals(
     single = {row: effects[at[row,]] for row in rows}
     between = np.stack([effects[at[a, b]] - single[a] - single[b] for a, b in pairs])
     tested = significance(between, baseline, least=least)
+    ordered = [(a, b) for a in dict.fromkeys(firsts) for b in rows if a != b]
+    given = np.stack([effects[at[min(one), max(one)]] - single[one[0]] for one in ordered])
+    costs = significance(given, baseline, least=least)
     number = {pair: i for i, pair in enumerate(pairs)}
-    lines = []
-    for first in dict.fromkeys(firsts):
-        for second in rows:
-            if first == second:
-                continue
-            pair = (min(first, second), max(first, second))
-            alone, joint = single[second].mean(), effects[at[pair]].mean()
-            found = tested.loc[number[pair]]
-            lines.append(
-                {
-                    "first": first,
-                    "second": second,
-                    "first_alone": single[first].mean(),
-                    "alone": alone,
-                    "given": joint - single[first].mean(),
-                    "interaction": found["effect"],
-                    **found.drop("effect").to_dict(),
-                    "n": len(baseline),
-                }
-            )
+    lines = [
+        {
+            "first": first,
+            "second": second,
+            "first_alone": single[first].mean(),
+            "alone": single[second].mean(),
+            "given": costs["effect"][i],
+            "given_stderr": costs["stderr"][i],
+            "given_p_corrected": costs["p_corrected"][i],
+            **tested.loc[number[min(first, second), max(first, second)]]
+            .rename({"effect": "interaction"})
+            .to_dict(),
+            "n": len(baseline),
+        }
+        for i, (first, second) in enumerate(ordered)
+    ]
     result = pd.DataFrame(lines)
     result.attrs |= cost
     return result
