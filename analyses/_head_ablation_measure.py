@@ -297,6 +297,8 @@ def _together(
     rank, remove = (order, order) if n < SPLIT else (order[: n // 2], order[n // 2 :])
     held = pairs[sorted(remove.tolist())]
     curves, sets = [], []
+    if config.donors == "own" and "resample" in made:  # that edit counts in rows of its prompts
+        made = {**made, "resample": edits.patch(held.corrupted)}
     for kind, edit in made.items():
         size = np.abs(heads.effects[kind][:, rank].mean(1))
         ranked = heads.nodes.iloc[np.argsort(-size, kind="stable")]

@@ -87,10 +87,9 @@ def second_removals(
     firsts: the `row`s of the nodes that go first. Columns: first second | first_alone alone given
     given_stderr given_p_corrected interaction stderr low high p p_corrected n. alone and given are
     the effects of removing the second, from the whole model and from the one without the first;
-    interaction = given − alone =
-    joint − sum of singles, with its standard error, 95 % interval and `significance` (Holm over
-    all pairs, each counted once, since the interaction of a pair is the same either way round);
-    given is tested in the same way, over all firsts and seconds.
+    interaction = given − alone = joint − sum of singles, with its standard error, 95 % interval and
+    `significance` (Holm over all pairs, each counted once, since the interaction of a pair is the
+    same either way round); given is tested likewise, over all firsts and seconds.
     Effects are value − baseline: of a metric that falls with damage a backup has an interaction
     below zero, and parts in series, or of one kind, above. Raises ValueError on a first that is not
     among the nodes, and where there is no pair.

@@ -21,6 +21,8 @@ from interp.tokens import Tokens
 from tests.strategies import small_config
 from tests.vocabularies import masked, model_of, whole_words
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 CHEAP = {"n": 6, "top": 1, "random_sets": 1}
 
 

@@ -46,7 +46,9 @@ from tests.vocabularies import known_words
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = analyses.names()
 SETTINGS: dict[str, list[str]] = {
-    "head-ablation": "--n 4 --kinds mean --top 1 --random-sets 1".split(),
+    "head-ablation": (
+        ["--task", "agreement", "--n", "4", "--kinds", "mean", "--top", "1", "--random-sets", "1"]
+    ),
 }
 """Options of an analysis for this battery, as on the command line."""
 COMMON = ("model", "device", "dtype", "seed", "out")

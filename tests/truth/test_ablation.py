@@ -17,7 +17,7 @@ from interp.tasks import Pairs
 from interp.zoo import planted
 from tests.truth.by_hand import SINGLE_CAUSE, build, logit_diff, without, zero_effects
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "unchecked")
 
 N = 16
 CASES = [("induction", 1), ("induction", 2)]
