@@ -273,11 +273,11 @@ def test_faults_of_a_csv_file_are_named(model, tmp_path):
 def test_repetition_in_tinyworld_rests_on_few_heads(measured):
     """Whatever its weights: the task is done, few heads carry it, and their loss breaks it."""
     model = interp.load("tinyworld", device="cpu")
-    report, m = measured(model, task="induction", n=16, kinds=("mean",), top=2, random_sets=8)
+    report, m = measured(model, task="induction", n=12, kinds=("mean",), random_sets=2)
     assert not report.warnings
     table = m.heads.of("mean")
     assert 1 <= table["named"].sum() <= len(table) // 2
-    pairs = interp.tasks.induction(model, 16, 0)
+    pairs = interp.tasks.induction(model, 12, 0)
     accuracy = metrics.accuracy(pairs.answer, pos="end")
     worst = m.seconds.assign(joint=m.seconds["first_alone"] + m.seconds["given"]).nsmallest(
         1, "joint"
