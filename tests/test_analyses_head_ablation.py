@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import interp
-from analyses import head_ablation
+from analyses import _head_ablation_measure, head_ablation
 from analyses.head_ablation import Config, examine, run
 from interp import metrics
 from interp.model import HookedTransformer
@@ -293,7 +293,7 @@ def test_repetition_in_tinyworld_rests_on_few_heads():
     assert found.loc[("most", n // 2), "value"] < 0.5 * found["baseline"].min()
 
 
-def test_induction_small_costs_what_was_recorded(shared_data, measured, tmp_path):
+def test_induction_small_costs_what_was_recorded(shared_data, tmp_path):
     """Mean-ablating its heads 0.0 and 1.0 costs 3.90 and 3.20 nats."""
     folder = shared_data / "models" / "induction-small"
     model = interp.load(interp.convert(folder, tmp_path / "converted").folder)
@@ -304,10 +304,11 @@ def test_induction_small_costs_what_was_recorded(shared_data, measured, tmp_path
     other[:, 0] = (other[:, 0] + 1) % 26
     clean, corrupted = (Tokens(one, roles={"end": end}) for one in (ids, other))
     pairs = Pairs("induction-small", clean, corrupted, labels, (labels + 1) % 26)
-    report, m = measured(model, pairs, kinds=("mean",))
-    assert m.losses["answer"].round(2).tolist() == [3.9, 3.2]
-    assert m.heads.table["named"].tolist() == [True, True]
-    assert report.findings[0].startswith("2 of 2 heads surely cost")
+    config = Config(kinds=("mean",))
+    made = _head_ablation_measure.edits_of(clean, corrupted, clean, config)
+    nodes = {"head": interp.nodes(model, "z", by=("layer", "head")), "mlp": None}
+    losses = _head_ablation_measure._losses(model, pairs, nodes, made, None, {}, config)
+    assert losses["answer"].round(2).tolist() == [3.9, 3.2]
 
 
 def test_stories_needs_no_head_but_one(shared_data, measured, tmp_path):
