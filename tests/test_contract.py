@@ -46,6 +46,9 @@ from tests.vocabularies import known_words
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = analyses.names()
 SETTINGS: dict[str, list[str]] = {
+    "head-ablation": [
+        *("--task", "agreement", "--n", "4", "--kinds", "mean", "--top", "1", "--random-sets", "1")
+    ],
     "logit-lens": ["--task", "capitals", "--n", "6", "--steps", "2", "--top", "3"],
 }
 """Options of an analysis for this battery, as on the command line."""

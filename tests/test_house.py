@@ -31,6 +31,7 @@ FLOORS = (
         "heads",
         "lens",
         "attribution",
+        "removal",
         "paths",
         "probes",
         "directions",

@@ -1,0 +1,324 @@
+"""What head_ablation says: findings, how sure they are, and what would make them wrong."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from analyses._head_ablation_measure import ALPHA, KEPT, Measured, carriers, part_name
+from analyses._phrases import head_name, listed
+from interp.report import Report
+from interp.tasks import Pairs
+from interp.tokens import Tokens
+
+if TYPE_CHECKING:
+    from analyses.head_ablation import Config
+
+ORDER = ("resample", "mean", "zero")
+"""Kinds by the damage that is commonly found, the least first."""
+
+
+def tell(report: Report, m: Measured, pairs: Pairs, text: Tokens | None, config: Config) -> None:
+    """All sentences."""
+    _heads(report, m, pairs, config)
+    _other_parts(report, m, config)
+    _kinds(report, m)
+    _backups(report, m)
+    _together(report, m, config)
+    _losses(report, m, text is pairs.clean)
+    _certainty(report, m, pairs, config)
+    _doubts(report, m, config)
+
+
+def _heads(report: Report, m: Measured, pairs: Pairs, config: Config) -> None:
+    lead, n = m.kinds[0], len(m.heads.nodes)
+    table = m.heads.of(lead)
+    most = _strongest(table, 3)
+    if len(pairs) == 1:
+        report.finding(
+            f"By {lead} ablation the logit difference changes most without {_with_change(most, m)}."
+            " There is one prompt, so nothing is tested."
+        )
+        return
+    if not m.baseline.able:
+        report.finding(
+            "No head is named, since the unedited model does not do the task. The largest changes "
+            f"of answer − wrong by {lead} ablation: {_with_change(most, m)}."
+        )
+        return
+    bar = f"more than {config.least:.0%} of the logit difference"
+    helps, _ = _named(m, lead)
+    if len(helps):
+        report.finding(
+            f"{len(helps)} of {n} heads surely cost{'s' * (len(helps) == 1)} {bar} when removed "
+            f"(by {lead} ablation): {_with_change(helps, m)}."
+        )
+    else:
+        report.finding(
+            f"No head of {n} surely costs {bar} when removed (by {lead} ablation); most changes "
+            f"{_with_change(_strongest(table, 1), m)}."
+        )
+    for kind in m.kinds[1:]:
+        own, _ = _named(m, kind)
+        same = "the same heads: " if len(own) and {*own.index} == {*helps.index} else ""
+        report.finding(f"By {kind} ablation, {same}{_with_change(own, m)}.")
+    hinder = {kind: own for kind in m.kinds if len(own := _named(m, kind)[1])}
+    if hinder:
+        each = [f"{_with_change(own, m)} by {kind} ablation" for kind, own in hinder.items()]
+        report.finding(
+            "Negative heads, which work against the answer: the logit difference rises without "
+            f"{'; '.join(each)}."
+        )
+
+
+def _named(m: Measured, kind: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The heads that are named, strongest first: those that help and those that hinder."""
+    own = m.heads.of(kind)
+    named = _strongest(own[own["named"]])
+    return named[named["effect"] < 0], named[named["effect"] > 0]
+
+
+def _other_parts(report: Report, m: Measured, config: Config) -> None:
+    lead = m.kinds[0]
+    if m.mlps is not None:
+        most = _strongest(m.mlps.of(lead), 3)
+        report.finding(
+            f"MLPs by {lead} ablation: the logit difference changes most without "
+            f"{_with_change(most, m)}."
+        )
+    if m.neurons is not None:
+        table = m.neurons.of(lead)
+        told = int(table["named"].sum())
+        report.finding(
+            f"Neurons by {lead} ablation: {told} of {len(table)} change the logit difference at "
+            f"all (false discovery rate {ALPHA:.0%}), most {_with_change(_strongest(table, 3), m)}."
+        )
+
+
+def _kinds(report: Report, m: Measured) -> None:
+    if len(m.kinds) < 2 or m.disagreement is None:
+        return
+    damage = m.damage.set_index("kind")["damage"]
+    told = _minus(", ".join(f"{kind} {cost:.3f}" for kind, cost in damage.sort_values().items()))
+    usual = [kind for kind in ORDER if kind in damage.index]
+    holds = damage[usual].is_monotonic_increasing
+    ranks = m.kinds_table[m.kinds_table["part"] == "head"]
+    pairs = [f"{row['one']} and {row['other']} {_number(row['spearman'])}"
+             for _, row in ranks.iterrows()]  # fmt: skip
+    row = m.disagreement.iloc[0]
+    sides = listed(f"{kind} {_signed(row[kind])}" for kind in m.kinds)
+    report.finding(
+        f"The kinds of ablation: logits lost on average per head are {told}; the usual order "
+        f"{' < '.join(usual)} {'holds' if holds else 'does not hold here'}."
+        + (f" Rank correlations over heads: {listed(pairs)}." if pairs else "")
+        + f" They disagree most on {part_name(row)}: {sides} logits."
+    )
+
+
+def _backups(report: Report, m: Measured) -> None:
+    if m.seconds is None:
+        return
+    places = zip(m.seconds["first_layer"], m.seconds["first_head"], strict=True)
+    seconds = m.seconds.assign(first=[head_name(*place) for place in places])
+    quiet = []
+    for kind in m.kinds:
+        own = seconds[seconds["kind"] == kind]
+        woken = own[own["wakes"]]
+        quiet += [] if len(woken) else [kind]
+        for first in woken["first"].unique():
+            rows = woken[woken["first"] == first]
+            each = [
+                f"{part_name(row)} costs {_number(-row['given'])} logits where it cost "
+                f"{_number(-row['alone'])}"
+                for _, row in rows.sort_values("interaction").iterrows()
+            ]
+            report.finding(
+                f"Backups that wake once {first} is gone, by {kind} ablation: "
+                f"{listed(each)}. Single removal does not show that."
+            )
+    names = seconds["first"].unique()
+    if quiet and m.baseline.able and len(m.baseline.clean) > 1:
+        report.finding(
+            f"By {listed(quiet)} ablation no head surely costs more once one of {listed(names)} is "
+            "gone: no backup shows itself."
+        )
+    _series(report, seconds[seconds["kind"] == m.kinds[0]], m)
+
+
+def _series(report: Report, own: pd.DataFrame, m: Measured) -> None:
+    sure = (own["p_corrected"] < ALPHA) & (own["interaction"] > 0) & (own["alone"] < 0)
+    if m.baseline.able and bool(sure.any()):
+        row = own.loc[own["interaction"].where(sure).idxmax()]
+        report.finding(
+            f"Not additive, as in series or doing the same ({m.kinds[0]} ablation): once "
+            f"{row['first']} is gone, removing {part_name(row)} changes the logit difference by "
+            f"{_signed(row['given'])} in place of {_signed(row['alone'])} (the largest such pair)."
+        )
+
+
+def _together(report: Report, m: Measured, config: Config) -> None:
+    row = m.sets.iloc[0]
+    what = f"the {row['k']} strongest heads at once" if row["k"] > 1 else "the strongest head"
+    others = [f"{one['kind']} {_signed(one['effect'])}, p = {one['p']:.3f}"
+              for _, one in m.sets.iloc[1:].iterrows()]  # fmt: skip
+    report.finding(
+        f"Without {what} ({row['heads']}; by {row['kind']} ablation) the logit difference "
+        f"changes by {_plus_minus(row['effect'], row['stderr'])}. Random sets of {row['k']} change "
+        f"it by {_signed(row['random_mean'])} on average, 95 % of them from "
+        f"{_signed(row['random_low'])} to {_signed(row['random_high'])}; {row['as_much']} of "
+        f"{row['random_sets']} change it as much (p = {row['p']:.3f}), and "
+        f"{row['as_much_without']} of the {row['without']} that hold none of these heads."
+        + (f" The same by {'; '.join(others)}." if others else "")
+    )
+    told = []
+    for kind in m.kinds:
+        found = carriers(m.curve, kind) if m.shares else None
+        if found is not None:
+            told.append(f"{found[0]} by {kind} ablation ({found[1]['share']:.0%} kept)")
+    if told:
+        report.finding(
+            f"Heads that carry {KEPT:.0%} of the logit difference when all others are removed at "
+            f"once, of {len(m.heads.nodes)}: {listed(told)}."
+        )
+
+
+def _losses(report: Report, m: Measured, own: bool) -> None:
+    lead = m.kinds[0]
+    rows = m.losses[(m.losses["kind"] == lead) & (m.losses["part"] == "head")]
+    rows = rows.reset_index(drop=True)
+    best = rows.loc[rows["answer"].idxmax()]
+    told = (
+        f"The answer's loss rises most without {part_name(best)} ({_signed(best['answer'])} nats "
+        f"by {lead} ablation)"
+    )
+    if np.isfinite(rows["text"]).all():
+        top, where = rows.loc[rows["text"].idxmax()], "the clean prompts" if own else "the text"
+        change = _plus_minus(top["text"], top["text_stderr"], 3)
+        told += f"; the plain loss over {where} without {part_name(top)} ({change} nats per token)"
+        both = pd.DataFrame({"task": m.heads.of(lead)["effect"].abs(), "text": rows["text"]})
+        if bool(both.nunique().gt(1).all()):
+            rank = float(both.corr(method="spearman").loc["task", "text"])
+            told += (
+                ". Over heads, the size of the effect on the task and the rise of that loss have "
+                f"the rank correlation {_number(rank)}"
+            )
+    report.finding(told + ".")
+
+
+def _certainty(report: Report, m: Measured, pairs: Pairs, config: Config) -> None:
+    n, count = len(pairs), len(m.heads.nodes)
+    if n > 1:
+        report.sure(
+            f"± is a standard error, intervals are 95 %, both over {n} prompts; percentages are "
+            "ratios of means, change by unedited logit difference. A head is named where a paired "
+            f"t test says that its effect exceeds {config.least:.0%} of that difference, p < "
+            f"{ALPHA} after Holm's correction over the {count} heads of one kind of ablation; a "
+            "pair of heads likewise, over all pairs. Nothing is named on a model that cannot do "
+            "the task."
+        )
+    if n > 1 and m.halves[0] < n:
+        report.sure(
+            f"For removing heads together, they were ranked on {m.halves[0]} prompts and removed "
+            f"on the other {m.halves[1]}, so that chance does not choose them; random orders are "
+            f"drawn from seed {config.seed}."
+        )
+    elif n > 1:
+        report.sure(
+            f"Of {n} prompts no half can be spared, so heads were ranked and removed together on "
+            "the same ones, which flatters the strongest."
+        )
+    if "mean" in m.kinds:
+        report.sure(_mean_in_words(pairs, config))
+    if "resample" in m.kinds:
+        source = {
+            "corrupted": f"a random corrupted prompt, one donor per node and prompt (seed "
+            f"{config.seed})",
+            "own": "each prompt's own corrupted one, so that only what the corruption changes is "
+            "removed, and replaced by what speaks for the wrong answer",
+            "clean": f"a random clean prompt, now and then the prompt itself (seed {config.seed})",
+        }[config.donors]
+        report.sure(f"Resample ablation takes values from {source}.")
+
+
+def _mean_in_words(pairs: Pairs, config: Config) -> str:
+    even = bool(pairs.clean.real.all())
+    per = config.per or ("pos" if even and len(pairs) > 1 else "all")
+    start = f"Mean ablation puts in the mean over {len(pairs)} {config.reference} prompts"
+    if per == "all":
+        why = "" if config.per else (
+            ", since there is one prompt only" if len(pairs) == 1
+            else ", since they are not equally long"
+        )  # fmt: skip
+        return f"{start} and all their tokens{why}: what a head says of position goes, too."
+    fixed = all(bool((where == where[0]).all()) for where in pairs.clean.roles.values())
+    kept = f"{start}, for each position by itself, so that what a head says of position stays"
+    if fixed:
+        return f"{kept}; every role stands at one position."
+    return (
+        f"{kept}. Roles stand at other positions from prompt to prompt, so that the mean at a "
+        "position mixes them; --per all takes one mean over all."
+    )
+
+
+def _doubts(report: Report, m: Measured, config: Config) -> None:
+    report.doubt(
+        "The effect of one removal is a lower bound of what a part does: later parts make up for "
+        "it (backup heads; the Hydra effect, McGrath et al. 2023). The second removals show that "
+        f"for the {config.top} strongest heads only; two heads that stand in for each other "
+        "completely are both weak, and only --top as large as the number of heads tries all pairs."
+    )
+    report.doubt(
+        "A kind of ablation is part of the question. Zero puts later layers where no prompt puts "
+        "them; a mean keeps what all prompts have in common; resampled values bring in what the "
+        "donor was about. A head that only one of them names is not settled."
+    )
+    report.doubt(
+        "Heads are removed at all positions at once, with biases left in. Which position matters, "
+        "and by which path, needs patching."
+    )
+    report.doubt(
+        "Heads removed together go in the order of their single effects; another set of as many "
+        "may carry more, since backups and series are not in that order."
+    )
+    if not m.shares:
+        report.doubt(
+            "The unedited logit difference is not surely above zero, so no effect is a share of it."
+        )
+
+
+def _strongest(table: pd.DataFrame, k: int | None = None) -> pd.DataFrame:
+    order = np.argsort(-table["effect"].abs().to_numpy(), kind="stable")
+    return table.iloc[order[:k]]
+
+
+def _with_change(table: pd.DataFrame, m: Measured) -> str:
+    """L2 H1 (−3.21 ± 0.10 logits, −71%)."""
+    return listed(
+        f"{part_name(row)} ({_plus_minus(row['effect'], row['stderr'])} logits"
+        + (f", {_share(-row['lost'])})" if m.shares else ")")
+        for _, row in table.iterrows()
+    )
+
+
+def _share(value: float) -> str:
+    return _minus(f"{value:+.0%}")
+
+
+def _number(value: float) -> str:
+    return _minus(f"{value:.2f}")
+
+
+def _plus_minus(value: float, stderr: float, digits: int = 2) -> str:
+    """−3.21 ± 0.10; of one example without the latter."""
+    error = "" if np.isnan(stderr) else f" ± {stderr:.{digits}f}"
+    return _minus(f"{value:+.{digits}f}{error}")
+
+
+def _signed(value: float) -> str:
+    return _minus(f"{value:+.2f}")
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")

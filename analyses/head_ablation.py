@@ -1,0 +1,193 @@
+"""Head ablation: which heads, MLPs and neurons does a task need, and who steps in for them?
+
+Removes every part in three ways (zero, mean, resample) and measures the logit difference and the
+loss; removes every head once more after each of the strongest (backups); removes more and more
+heads together, beside random sets of as many.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from analyses import _task, main
+from analyses._head_ablation_measure import edits_of, measure
+from analyses._head_ablation_report import show
+from analyses._head_ablation_words import tell
+from analyses._task import TaskConfig, measure_baseline, task_pairs, task_section
+from analyses._text import read_windows
+from interp.provenance import provenance
+from interp.report import Report
+from interp.tasks import Pairs
+from interp.tokens import Tokens
+
+Kind = Literal["mean", "zero", "resample"]
+KINDS: tuple[Kind, ...] = ("mean", "zero", "resample")
+EFFECT = (
+    *("effect", "stderr?", "low?", "high?", "lost?", "lost_low?", "lost_high?", "p?"),
+    *("p_corrected?", "named"),
+)
+CURVE = (
+    *("kind", "order", "draw", "removed", "overlap", "value", "baseline", "effect", "stderr?"),
+    *("n", "share?", "low?", "high?"),
+)
+BAND = ("order", "removed", "value", "low", "high")
+TABLES = _task.TABLES | {
+    "heads": ("kind", "layer", "head", *EFFECT),
+    "mlps": ("kind", "layer", *EFFECT),
+    "neurons": ("kind", "layer", "neuron", *EFFECT),
+    "strongest": ("name", "kind", "effect", "low", "high"),
+    "losses": (
+        *("kind", "part", "layer", "head?", "answer", "answer_stderr?", "text?", "text_stderr?"),
+    ),
+    "kinds": ("part", "one", "other", "n", "spearman", "spearman_of_size"),
+    "damage": ("kind", "damage", "low?", "high?", "size"),
+    "disagreement": ("layer", "head", "spread", ...),
+    "second-removals": (
+        *("kind", "first_layer", "first_head", "layer", "head", "first_alone", "alone", "given"),
+        *("given_stderr?", "given_p_corrected?", "interaction", "stderr?", "low?", "high?", "p?"),
+        *("p_corrected?", "wakes"),
+    ),
+    "together": CURVE,
+    "random-sets": (
+        *("kind", "heads", "k", "effect", "stderr?", "random_mean", "random_low", "random_high"),
+        *("random_sets", "as_much", "as_much_without", "without", "p"),
+    ),
+}
+for _kind in KINDS:
+    TABLES |= {
+        f"heads-{_kind}": ("layer", "head", "effect"),
+        f"pairs-{_kind}": ("first", "second", "interaction"),
+        f"together-{_kind}": BAND,
+        **{f"{_kind}-against-{other}": ("part", _kind, other) for other in KINDS},
+    }
+
+
+@dataclass(frozen=True)
+class Config(TaskConfig):
+    """What is removed, how, and on which task."""
+
+    kinds: tuple[Kind, ...] = KINDS
+    """How parts are removed; the first leads where one must be chosen."""
+    layers: tuple[int, ...] = ()
+    """Layers whose heads and MLPs are removed; none given: all."""
+    heads: tuple[int, ...] = ()
+    """Heads that are removed in these layers; none given: all."""
+    neurons: tuple[int, ...] = ()
+    """Layers whose neurons are removed one by one."""
+    top: int = 5
+    """The strongest heads, after each of which every head is removed once more."""
+    least: float = 0.05
+    """Share of the unedited logit difference that an effect must surely exceed for its head, MLP or
+    pair to be named."""
+    random_sets: int = 30
+    """Random orders in which heads are removed together; the first k of each are a random set."""
+    reference: Literal["clean", "corrupted"] = "clean"
+    """Prompts over which the mean of mean ablation is taken."""
+    per: Literal["pos", "all"] | None = None
+    """That mean for each position, or over all; by default for each position where all prompts are
+    equally long."""
+    donors: Literal["corrupted", "own", "clean"] = "corrupted"
+    """Where resampled values come from: a random corrupted prompt, each prompt's own corrupted one,
+    or a random clean one."""
+    text: Path | None = None
+    """A text on which the loss is measured, in UTF-8, a text a line; by default the clean prompts
+    themselves."""
+    windows: int = 32
+    """Windows of --text that are read."""
+    width: int = 64
+    """Tokens of such a window."""
+    out: Path = Path("reports/head-ablation")
+    """Directory of the report; an older report there is replaced."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        unknown = [kind for kind in self.kinds if kind not in KINDS]
+        if unknown or not self.kinds or len(set(self.kinds)) < len(self.kinds):
+            raise ValueError(f"kinds={self.kinds}: expected some of {', '.join(KINDS)}, each once")
+        for name in ("top", "random_sets"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
+        if not 0 <= self.least < 1:
+            raise ValueError(f"least={self.least}: expected a share, from 0 to below 1")
+
+
+def run(model: Any, config: Config) -> Report:
+    """The report. Raises ValueError on a layer, head or layer of neurons that the model does not
+    have, on a model without logits or with two stacks, and on neurons where there are none."""
+    _check(model, config)
+    report = Report(
+        f"Head ablation in {model.name}",
+        "Which heads, MLPs and neurons does the task need, and who steps in for them?",
+        analysis="head_ablation",
+        provenance=provenance(config, model),
+    )
+    examine(report, model, task_pairs(model, config), config)
+    return report
+
+
+def examine(report: Report, model: Any, pairs: Pairs, config: Config) -> None:
+    """Everything, on pairs of whatever origin."""
+    _check(model, config)
+    found = measure_baseline(model, pairs)
+    task_section(report, model, pairs, found, config)
+    donors = pairs.clean if config.donors == "clean" else pairs.corrupted
+    mean_of = pairs.clean if config.reference == "clean" else pairs.corrupted
+    made = edits_of(pairs.clean, donors, mean_of, config)
+    if not made:
+        raise ValueError(f"kinds={config.kinds}: {_UNEVEN}")
+    if len(made) < len(config.kinds):
+        report.skip(f"Resample ablation: {_UNEVEN}.")
+    text = _text(report, model, pairs, config)
+    text_edits = made if text is pairs.clean or text is None else edits_of(text, text, text, config)
+    if len(text_edits) < len(made):
+        report.skip("Resample ablation on the text: its windows are not equally long.")
+    if not model.cfg.d_mlp:
+        report.skip("MLPs: this model has none.")
+    measured = measure(model, pairs, found, made, text, text_edits, config)
+    tell(report, measured, pairs, text, config)
+    show(report, measured, config)
+
+
+_UNEVEN = (
+    "the prompts are not equally long, and a donor of another length has nothing to give at some "
+    "positions; donors='own' takes each prompt's own corrupted one"
+)
+
+
+def _check(model: Any, config: Config) -> None:
+    cfg = model.cfg
+    if getattr(model, "encoder", None) is not None:
+        raise ValueError(
+            f"{model.name} has an encoder and a decoder; its sites are swept by "
+            "interp.ablate(model, tokens, 'decoder_blocks.attn.hook_z', …)"
+        )
+    for name, size in (("layers", cfg.n_layers), ("heads", cfg.n_heads), ("neurons", cfg.n_layers)):
+        wrong = [one for one in getattr(config, name) if not 0 <= one < size]
+        if wrong:
+            what = "heads" if name == "heads" else "layers"
+            raise ValueError(f"{name}={wrong}: {model.name} has {what} 0 to {size - 1}")
+    if config.neurons and (not cfg.d_mlp or cfg.n_experts):
+        why = "its MLPs are made of experts" if cfg.n_experts else "it has no MLP"
+        raise ValueError(f"neurons={config.neurons}: {model.name} has no neurons to remove; {why}")
+
+
+def _text(report: Report, model: Any, pairs: Pairs, config: Config) -> Tokens | None:
+    """What the plain loss is measured on."""
+    if model.cfg.head != "unembed" or not model.cfg.causal:
+        report.skip("The plain loss: this model predicts no next token.")
+        return None
+    if config.text is None:
+        return pairs.clean
+    text, left = read_windows(
+        model, config.text, width=config.width, windows=config.windows, bos=config.bos
+    )
+    if left:
+        report.skip(left)
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.modules[__name__]))
