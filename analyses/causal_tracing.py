@@ -306,8 +306,9 @@ def _show_maps(report: Report, trace: Trace) -> None:
         )  # fmt: skip
     for place, name in ((SUBJECT, "layers-subject"), (END, "layers-last")):
         _show_layers(section, trace, place, name)
+    ordered = trace.effects.sort_values(["metric", "effect"], ascending=False, kind="stable")
     section.table(
-        trace.effects, "Average indirect effects", name="effects", rows=40,
+        ordered, "Average indirect effects, the largest first", name="effects", rows=20,
         missing=("stderr", "low", "high", "share"),
     )  # fmt: skip
 
