@@ -46,7 +46,7 @@ TABLES = {
     "noised": ("clean", "subject", "other"),
     "total-effect": TOTALS,
     "effects": EFFECTS,
-    "positions": ("metric", "site", "layer", "pos", "place", "token", "n", "effect"),
+    "positions": ("metric", "site", "layer", "pos", "place", "token?", "n", "effect"),
     **{f"map-{short}": ("place", "layer", "effect") for short in SHORT.values()},
     **{f"first-prompt-{short}": ("pos", "layer", "effect") for short in SHORT.values()},
     "layers-subject": ("restored", "layer", "effect", "low", "high"),
@@ -371,7 +371,8 @@ def _show_first(report: Report, trace: Trace, pairs: Pairs) -> None:
         next(iter(same[pos])).strip() if len(same[pos]) == 1 else "" for pos in frame["pos"]
     ]
     caption = "By position, over prompts and draws; the token where all prompts have the same"
-    section.table(frame[list(TABLES["positions"])], caption, name="positions", rows=20)
+    columns = [column.removesuffix("?") for column in TABLES["positions"]]
+    section.table(frame[columns], caption, name="positions", rows=20)
 
 
 def _state(site: str) -> str:

@@ -46,7 +46,8 @@ from tests.vocabularies import known_words
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = analyses.names()
 SETTINGS: dict[str, list[str]] = {
-    "causal-tracing": ["--n", "4", "--draws", "2"],
+    "causal-tracing": ["--n", "4", "--draws", "1"],
+    "neurons": ["--n", "4", "--layers", "1", "--top", "2"],
 }
 """Options of an analysis for this battery, as on the command line."""
 COMMON = ("model", "device", "dtype", "seed", "out")

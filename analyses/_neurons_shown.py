@@ -1,0 +1,147 @@
+"""Neurons one by one: how they fire, what they say, what is lost without them, on which texts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analyses._neurons_parts import INTERVAL, edit_of, name_of, removed
+from analyses._phrases import listed
+from analyses._task import TaskConfig, metric_of
+from interp import metrics, stats
+from interp.neurons import SITE, NeuronId, neuron_nodes, promoted_tokens, top_activations
+from interp.report import Report
+from interp.tasks import Pairs
+from interp.tokens import Tokens
+
+MOST = 20
+"""Neurons that are shown one by one."""
+EXAMPLE = ("row", "pos", "token", "value (activation)?")
+FIRES = ("layer", "neuron", "n", "mean", "sd", "active", "kurtosis?", "min", "max")
+ABLATIONS = ("neuron", "edit", "metric", "n", "effect", *INTERVAL)
+PROMOTED = ("layer", "neuron", "side", "rank", "id", "token", "value")
+TOP = ("layer", "neuron", "rank", "example", "pos", "value", "token")
+TABLES = {
+    "firing": FIRES,
+    "chosen-firing": FIRES,
+    "ablations": ABLATIONS,
+    "promoted": PROMOTED,
+    "top-tokens": TOP,
+    **{f"examples-{i}": EXAMPLE for i in range(1, MOST + 1)},
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """The text on which neurons are watched."""
+
+    tokens: Tokens
+    name: str
+    stats: pd.DataFrame
+    """`FIRES`, of every neuron of the model."""
+
+
+def show_firing(report: Report, reading: Reading, shown: list[NeuronId]) -> None:
+    section = report.section(
+        "How they fire",
+        f"On {reading.name}: {int(reading.stats['n'].iloc[0]):,} tokens. active: share of tokens "
+        "above zero; kurtosis: excess over a Gaussian, large for a neuron that is rarely far from "
+        "its mean (none for one that never changes).",
+    )
+    index = reading.stats.set_index(["layer", "neuron"])
+    chosen = index.loc[shown].reset_index()
+    section.table(chosen, "The neurons shown", name="chosen-firing", missing=("kurtosis",))
+    ordered = reading.stats.sort_values("kurtosis", ascending=False, kind="stable")
+    caption = "All neurons, the sparsest first"
+    section.table(ordered, caption, name="firing", missing=("kurtosis",), rows=10)
+
+
+def show_writing(report: Report, model: Any, shown: list[NeuronId]) -> None:
+    try:
+        frame = promoted_tokens(model, shown, k=10)
+    except ValueError as error:
+        report.skip(f"Promoted tokens: {error}.")
+        return
+    section = report.section(
+        "What they say",
+        "Logits that a neuron adds directly, per unit of activation and before the final norm "
+        "divides by its scale; less the mean over the vocabulary.",
+    )
+    section.table(frame, "Tokens promoted and suppressed most", name="promoted", rows=20)
+    for neuron in shown[:3]:
+        own = frame[(frame["layer"] == neuron[0]) & (frame["neuron"] == neuron[1])]
+        words = {
+            side: listed([f"“{word.strip()}”" for word in rows["token"].head(5)])
+            for side, rows in own.groupby("side")
+        }
+        report.finding(
+            f"Neuron {name_of(neuron)}, where it is positive, promotes {words['promoted']} most "
+            f"and suppresses {words['suppressed']}."
+        )
+
+
+def show_removal(
+    report: Report,
+    model: Any,
+    pairs: Pairs,
+    reading: Reading,
+    shown: list[NeuronId],
+    config: TaskConfig,
+) -> None:
+    section = report.section(
+        "What is lost without them",
+        f"Each removed alone: zero, and its mean over all tokens. The task's logit difference, and "
+        f"the loss (nats per token) on {reading.name}.",
+    )
+    nodes, rows = neuron_nodes(model, [[neuron] for neuron in shown]), []
+    asked: list[tuple[str, Any, metrics.Metric]] = [("logit_diff", pairs, metric_of(pairs))]
+    if model.cfg.causal:
+        asked.append(("loss", reading.tokens, metrics.loss()))
+    else:
+        report.skip("The loss: this model attends both ways and predicts no next token.")
+    for metric, tokens, measure in asked:
+        reference = tokens.clean if isinstance(tokens, Pairs) else tokens
+        for kind in ("zero", "mean"):
+            edit, name = edit_of(kind, reference), f"{metric}-{kind}"
+            effects = removed(model, tokens, nodes, edit, measure, config, name)
+            for neuron, own in zip(shown, effects, strict=True):
+                found = dict(zip(("effect", "stderr", "low", "high"), stats.mean(own), strict=True))
+                numbers = {key: float(value) for key, value in found.items()}
+                about = {"neuron": name_of(neuron), "edit": kind, "metric": metric, "n": len(own)}
+                rows.append(about | numbers)
+    section.table(
+        pd.DataFrame(rows), "Zero and mean ablation, side by side", name="ablations",
+        missing=("stderr", "low", "high"),
+    )  # fmt: skip
+
+
+def show_examples(
+    report: Report, model: Any, reading: Reading, shown: list[NeuronId], examples: int
+) -> None:
+    section = report.section(
+        "On what they fire most",
+        f"The {examples} texts of {reading.name} on which each fires most; the shade is its "
+        "activation.",
+    )
+    tokens = reading.tokens
+    strings = tokens.strings or [[str(i) for i in row] for row in tokens.ids.tolist()]
+    found = top_activations(model, tokens, shown, examples)
+    for number, (layer, neuron) in enumerate(shown, start=1):
+        mine = found[(found["layer"] == layer) & (found["neuron"] == neuron)]
+        rows = mine["example"].tolist()
+        part = tokens[rows]
+        _, cache = model.run_with_cache(part, (SITE, layer), stop_at_layer=layer + 1)
+        fired = cache[SITE, layer][:, :, neuron].double().cpu()
+        words, values = [], []
+        for at, row in enumerate(rows):
+            real = part.real[at].cpu()
+            words.append([w for w, on in zip(strings[row], real.tolist(), strict=False) if on])
+            values.append(fired[at][real].tolist())
+        section.tokens(
+            words, values, f"Neuron {layer}.{neuron}", name=f"examples-{number}",
+            unit="activation", diverging=any(v < 0 for own in values for v in own),
+        )  # fmt: skip
+    found["token"] = [strings[row][pos] for row, pos in found[["example", "pos"]].to_numpy(int)]
+    section.table(found, "Where they fire most", name="top-tokens", rows=20)
