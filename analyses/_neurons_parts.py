@@ -17,7 +17,7 @@ from interp.metrics import Metric
 from interp.neurons import SITE, NeuronId, neuron_nodes
 from interp.tasks import Pairs
 
-SIZES = (1, 2, 5, 10, 20, 50)
+SIZES = (1, 5, 10, 20, 50)
 """How many neurons are removed together."""
 RANDOM = 10
 """Random sets of each size."""

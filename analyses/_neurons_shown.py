@@ -18,6 +18,8 @@ from interp.tokens import Tokens
 
 MOST = 20
 """Neurons that are shown one by one."""
+WORDS = 6
+"""Words of a neuron on one line."""
 EXAMPLE = ("row", "pos", "token", "value (activation)?")
 FIRES = ("layer", "neuron", "n", "mean", "sd", "active", "kurtosis?", "min", "max")
 ABLATIONS = ("neuron", "edit", "metric", "n", "effect", *INTERVAL)
@@ -28,6 +30,7 @@ TABLES = {
     "chosen-firing": FIRES,
     "ablations": ABLATIONS,
     "promoted": PROMOTED,
+    "words": ("neuron", "promoted", "suppressed"),
     "top-tokens": TOP,
     **{f"examples-{i}": EXAMPLE for i in range(1, MOST + 1)},
 }
@@ -69,17 +72,20 @@ def show_writing(report: Report, model: Any, shown: list[NeuronId]) -> None:
         "Logits that a neuron adds directly, per unit of activation and before the final norm "
         "divides by its scale; less the mean over the vocabulary.",
     )
-    section.table(frame, "Tokens promoted and suppressed most", name="promoted", rows=20)
-    for neuron in shown[:3]:
+    lines = []
+    for neuron in shown:
         own = frame[(frame["layer"] == neuron[0]) & (frame["neuron"] == neuron[1])]
         words = {
-            side: listed([f"“{word.strip()}”" for word in rows["token"].head(5)])
+            str(side): listed([f"“{word.strip()}”" for word in rows["token"].head(WORDS)])
             for side, rows in own.groupby("side")
         }
-        report.finding(
-            f"Neuron {name_of(neuron)}, where it is positive, promotes {words['promoted']} most "
-            f"and suppresses {words['suppressed']}."
-        )
+        lines.append({"neuron": name_of(neuron), **words})
+    section.table(pd.DataFrame(lines), "Promoted and suppressed most, in words", name="words")
+    section.table(frame, "With their logits", name="promoted", rows=10)
+    report.finding(
+        f"Where it is positive, neuron {lines[0]['neuron']} promotes {lines[0]['promoted']} most, "
+        f"and suppresses {lines[0]['suppressed']}."
+    )
 
 
 def show_removal(
@@ -111,10 +117,30 @@ def show_removal(
                 numbers = {key: float(value) for key, value in found.items()}
                 about = {"neuron": name_of(neuron), "edit": kind, "metric": metric, "n": len(own)}
                 rows.append(about | numbers)
+    frame = pd.DataFrame(rows)
+    _kinds_finding(report, frame[frame["metric"] == "logit_diff"])
     section.table(
-        pd.DataFrame(rows), "Zero and mean ablation, side by side", name="ablations",
+        frame, "Zero and mean ablation, side by side", name="ablations",
         missing=("stderr", "low", "high"),
     )  # fmt: skip
+
+
+def _kinds_finding(report: Report, frame: pd.DataFrame) -> None:
+    """Neurons that zero and mean ablation judge differently."""
+    wide = frame.pivot(index="neuron", columns="edit", values="effect")
+    error = frame.pivot(index="neuron", columns="edit", values="stderr").max(axis=1).fillna(0)
+    apart = wide[(wide["zero"] - wide["mean"]).abs() > (2 * error).clip(lower=1e-6)]
+    told = [
+        f"{name} ({row['zero']:+.2f} and {row['mean']:+.2f})".replace("-", "−")
+        for name, row in apart.iterrows()
+    ]
+    if told:
+        report.finding(
+            "Zero and mean ablation differ by more than two standard errors for "
+            f"{listed(told)}: what is lost there is mostly the neuron's mean, or its silence."
+        )
+    else:
+        report.sure("Zero and mean ablation agree on the neurons shown, to two standard errors.")
 
 
 def show_examples(

@@ -162,9 +162,9 @@ def _findings(
     row = table.loc[first]
     report.finding(
         f"Of {len(table):,} neurons, each removed alone ({config.kind} ablation), neuron "
-        f"{name_of(first)} costs the task most: {_signed(row['effect'])}"
-        f"{_bounds(row['low'], row['high'])} of {clean:.2f} logits; {ranking.beyond} have an "
-        "effect that is beyond chance among so many."
+        f"{name_of(first)} costs the task most on average: {_signed(row['effect'])}"
+        f"{_bounds(row['low'], row['high'])} of {clean:.2f} logits; {ranking.beyond or 'none'} of "
+        "them beyond chance among so many."
     )
     if sets is None:
         report.skip("Sets of neurons: too few prompts to rank on one half and measure the other.")
@@ -225,7 +225,8 @@ def _show_ranking(
     missing = ("stderr", "low", "high", "attribution", "by_attribution")
     section.table(layers, "All neurons of a layer removed", name="layers", missing=missing)
     caption = "Neurons removed one by one, the largest effect first"
-    section.table(ranking.table, caption, name="ranking", rows=20, missing=missing)
+    section.table(ranking.table, caption, name="ranking", rows=20, missing=missing,
+                  formats={"by_attribution": ".0f"})  # fmt: skip
     table = ranking.table
     if ranking.correlation == ranking.correlation:
         most = (table["rank"] <= POINTS // 2) | (table["by_attribution"] <= POINTS // 2)
@@ -235,9 +236,9 @@ def _show_ranking(
                 "neuron": [name_of((a, b)) for a, b in own[["layer", "neuron"]].to_numpy(int)],
                 "removal": -own["effect"],
                 "writes": own["attribution"],
-                "layer": own["layer"],
+                "layer": [f"layer {layer}" for layer in own["layer"]],
             }
-        )
+        ).sort_values("layer", kind="stable", ignore_index=True)
         shown = "all" if len(own) == len(table) else f"the first {POINTS // 2} by either"
         group = "layer" if len(set(own["layer"])) < 6 else None
         figure = scatter(
