@@ -80,7 +80,10 @@ def show_writing(report: Report, model: Any, shown: list[NeuronId]) -> None:
             for side, rows in own.groupby("side")
         }
         lines.append({"neuron": name_of(neuron), **words})
-    section.table(pd.DataFrame(lines), "Promoted and suppressed most, in words", name="words")
+    # As objects: a token may be half a character, which no string column holds.
+    section.table(
+        pd.DataFrame(lines, dtype=object), "Promoted and suppressed most, in words", name="words"
+    )
     section.table(frame, "With their logits", name="promoted", rows=10)
     report.finding(
         f"Where it is positive, neuron {lines[0]['neuron']} promotes {lines[0]['promoted']} most, "
@@ -169,5 +172,6 @@ def show_examples(
             words, values, f"Neuron {layer}.{neuron}", name=f"examples-{number}",
             unit="activation", diverging=any(v < 0 for own in values for v in own),
         )  # fmt: skip
-    found["token"] = [strings[row][pos] for row, pos in found[["example", "pos"]].to_numpy(int)]
+    words = [strings[row][pos] for row, pos in found[["example", "pos"]].to_numpy(int)]
+    found["token"] = pd.Series(words, dtype=object)
     section.table(found, "Where they fire most", name="top-tokens", rows=20)

@@ -271,7 +271,8 @@ def _show_noise(
         for name, marks in (("subject", mask), ("other", none if other is None else other))
     }
     texts = list(pairs.clean_texts) or ["".join(row) for row in strings]
-    frame = pd.DataFrame({"clean": texts, **words})
+    # As objects: a token may be half a character, which no string column holds.
+    frame = pd.DataFrame({"clean": texts, **words}, dtype=object)
     section.table(frame, "The words that are noised", name="noised", rows=10)
 
 
@@ -367,9 +368,8 @@ def _show_first(report: Report, trace: Trace, pairs: Pairs) -> None:
     )
     same = {pos: {line[pos] for line in strings or [] if pos < len(line)} for pos in range(
         pairs.clean.shape[1])}  # fmt: skip
-    frame["token"] = [
-        next(iter(same[pos])).strip() if len(same[pos]) == 1 else "" for pos in frame["pos"]
-    ]
+    words = [next(iter(same[at])).strip() if len(same[at]) == 1 else "" for at in frame["pos"]]
+    frame["token"] = pd.Series(words, dtype=object)
     caption = "By position, over prompts and draws; the token where all prompts have the same"
     columns = [column.removesuffix("?") for column in TABLES["positions"]]
     section.table(frame[columns], caption, name="positions", rows=20)

@@ -114,6 +114,9 @@ def run(model: Any, config: Config) -> Report:
             f"neurons need a native model of one stack: {model.opaque or 'this has an encoder'}"
         )
     named = neuron_ids(model, config.neurons) if config.neurons else []
+    n = model.cfg.n_layers
+    if not all(0 <= layer < n for layer in config.layers):
+        raise ValueError(f"layers={config.layers}: this model has layers 0 to {n - 1}")
     report = Report(
         f"Neurons of {model.name}",
         "Which MLP neurons does the task need, when do they fire, and what do they say?",

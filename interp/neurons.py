@@ -137,7 +137,8 @@ def promoted_tokens(model: Any, neurons: Sequence[NeuronId], k: int = 10) -> pd.
             for rank, (i, word) in enumerate(zip(ids, words, strict=True), start=1):
                 rows.append((layer, neuron, side, rank, i, word, float(own[i])))
     columns = ["layer", "neuron", "side", "rank", "id", "token", "value"]
-    return pd.DataFrame(rows, columns=columns)
+    frame = pd.DataFrame(rows, columns=columns, dtype=object)  # a piece may be half a character
+    return frame.astype(dict.fromkeys(("layer", "neuron", "rank", "id"), int) | {"value": float})
 
 
 def neuron_nodes(model: Any, sets: Iterable[Sequence[NeuronId]]) -> pd.DataFrame:
