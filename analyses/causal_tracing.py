@@ -48,7 +48,7 @@ TABLES = {
     "effects": EFFECTS,
     "positions": ("metric", "site", "layer", "pos", "place", "token?", "n", "effect"),
     **{f"map-{short}": ("place", "layer", "effect") for short in SHORT.values()},
-    **{f"first-prompt-{short}": ("pos", "layer", "effect") for short in SHORT.values()},
+    "first-prompt": ("pos", "layer", "effect"),
     "layers-subject": ("restored", "layer", "effect", "low", "high"),
     "layers-last": ("restored", "layer", "effect", "low", "high"),
 }
@@ -153,11 +153,11 @@ def _findings(report: Report, trace: Trace, sigma: float, config: Config) -> Non
 def _compared(trace: Trace, place: str) -> str:
     """What MLPs and attention bring back at a place."""
     best = [trace.best(site, place) for site in ("hook_mlp_out", "hook_attn_out")]
-    told = [f"{NAMES[cell.site]} of layer {cell.layer} {cell.told}" for cell in best if cell]
+    told = [f"{NAMES[cell.site]} of layer {cell.layer}: {cell.told}" for cell in best if cell]
     found = trace.difference(place)
     text = (
         f"Of the probability that was lost, at the {place} the best single output of its kind "
-        f"brings back: {', '.join(told)}"
+        f"brings back – {', '.join(told)}"
     )
     if found is None:
         return f"{text}."
@@ -211,8 +211,8 @@ def _certainty(report: Report, trace: Trace, model: Any, config: Config) -> None
     agreement = trace.agreement()
     if agreement == agreement:
         report.sure(
-            "Probability and logit difference rank the states alike: Spearman's correlation is "
-            f"{agreement:.2f}."
+            "Ranked by probability and by logit difference, the states have a rank correlation of "
+            f"{agreement:.2f} (Spearman's)."
         )
 
 
@@ -346,20 +346,17 @@ def _show_first(report: Report, trace: Trace, pairs: Pairs) -> None:
         "One prompt, and every position",
         "The first prompt token by token, averaged over draws of noise; * marks what is noised.",
     )
-    for site, short in SHORT.items():
-        frame = mine[mine["site"] == site]
-        if frame.empty:
-            continue
-        frame = frame.groupby(["pos", "layer"])["effect"].mean().reset_index()
-        top = frame.loc[frame["effect"].idxmax()]
-        figure = heatmap(
-            frame, rows="pos", columns="layer", value="effect", names={"pos": names},
-            axis=f"Probability that returns when {_state(site)} is restored",
-            alt=f"First prompt, {_state(site)}: most returns at {names[int(top['pos'])]!r} in "
-            f"layer {int(top['layer'])}, {top['effect']:.2f}.",
-            titles={"pos": ""},
-        )  # fmt: skip
-        section.figure(figure, f"First prompt: {NAMES[site]}", name=f"first-prompt-{short}")
+    site = "hook_resid_post"
+    frame = mine[mine["site"] == site].groupby(["pos", "layer"])["effect"].mean().reset_index()
+    top = frame.loc[frame["effect"].idxmax()]
+    figure = heatmap(
+        frame, rows="pos", columns="layer", value="effect", names={"pos": names},
+        axis=f"Probability that returns when {_state(site)} is restored",
+        alt=f"First prompt, {_state(site)}: most returns at {names[int(top['pos'])]!r} in "
+        f"layer {int(top['layer'])}, {top['effect']:.2f}.",
+        titles={"pos": ""},
+    )  # fmt: skip
+    section.figure(figure, f"First prompt: {NAMES[site]}", name="first-prompt")
     frame = (
         states.groupby(["metric", "site", "layer", "pos", "place"], sort=False)["effect"]
         .agg(["mean", "size"])
