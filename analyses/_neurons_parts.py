@@ -84,7 +84,7 @@ def whole_layers(model: Any, pairs: Pairs, kind: Kind, config: TaskConfig) -> pd
         reduce="none", allow_noop=True, journal=config.kept("layers"),
     )  # fmt: skip
     rows = [
-        {"layer": int(str(layer)), **_numbers(own["effect"].to_numpy())}
+        {"layer": int(str(layer)), **numbers(own["effect"].to_numpy())}
         for layer, own in frame.groupby("layer", sort=True)
     ]
     return pd.DataFrame(rows)
@@ -160,7 +160,7 @@ def sets_against_random(
                   if (kind, s) == ("costliest", size))  # fmt: skip
         others = np.array([e.mean() for e, (kind, s, _) in zip(effects, sets, strict=True)
                            if (kind, s) == ("random", size)])  # fmt: skip
-        own = _numbers(top)
+        own = numbers(top)
         lines.append(("costliest", size, 1, len(held), own["effect"], own["low"], own["high"]))
         spread = (others.mean(), others.min(), others.max())
         lines.append(("random", size, len(others), len(held), *map(float, spread)))
@@ -191,7 +191,8 @@ def removed(
     return frame["effect"].to_numpy().reshape(-1, len(tokens))
 
 
-def _numbers(values: np.ndarray) -> dict[str, float]:
+def numbers(values: np.ndarray) -> dict[str, float]:
+    """n effect stderr low high, over prompts."""
     found = stats.mean(values)
     names = ("effect", "stderr", "low", "high")
     return {"n": len(values)} | dict(zip(names, map(float, found), strict=True))

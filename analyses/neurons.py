@@ -166,8 +166,8 @@ def _findings(
     report.finding(
         f"Of {len(table):,} neurons, each removed alone ({config.kind} ablation), neuron "
         f"{name_of(first)} costs the task most on average: {_signed(row['effect'])}"
-        f"{_bounds(row['low'], row['high'])} of {clean:.2f} logits; {ranking.beyond or 'none'} of "
-        "them beyond chance among so many."
+        f"{_bounds(row['low'], row['high'])} of {clean:.2f} logits; "
+        f"{ranking.beyond or 'none'} of the {len(table):,} have an effect beyond chance."
     )
     if sets is None:
         report.skip("Sets of neurons: too few prompts to rank on one half and measure the other.")
@@ -274,9 +274,8 @@ def _certainty(
     table = ranking.table
     report.sure(
         f"{len(pairs)} prompts; numbers in brackets are 95 % intervals over prompts, of one neuron "
-        f"at a time. Among {len(table):,} neurons some lie beyond theirs by chance: “beyond chance "
-        "among so many” are those whose interval leaves zero out even when widened for all of them "
-        "(Bonferroni)."
+        f"at a time. Among {len(table):,} neurons some lie beyond theirs by chance: “beyond chance” "
+        "are those whose interval leaves zero out even when widened for all of them (Bonferroni)."
     )
     report.sure(
         f"Control: {RANDOM} sets of random neurons of the same layers for each size (seed "
