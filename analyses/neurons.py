@@ -274,8 +274,9 @@ def _certainty(
     table = ranking.table
     report.sure(
         f"{len(pairs)} prompts; numbers in brackets are 95 % intervals over prompts, of one neuron "
-        f"at a time. Among {len(table):,} neurons some lie beyond theirs by chance: “beyond chance” "
-        "are those whose interval leaves zero out even when widened for all of them (Bonferroni)."
+        f"at a time. Among {len(table):,} neurons some lie beyond theirs by chance: “beyond "
+        "chance” are those whose interval leaves zero out even when widened for all of them "
+        "(Bonferroni)."
     )
     report.sure(
         f"Control: {RANDOM} sets of random neurons of the same layers for each size (seed "
