@@ -50,6 +50,8 @@ SETTINGS: dict[str, list[str]] = {
         *("--task", "agreement", "--n", "4", "--kinds", "mean", "--top", "1", "--random-sets", "1")
     ],
     "logit-lens": ["--task", "capitals", "--n", "6", "--steps", "2", "--top", "3"],
+    "causal-tracing": ["--n", "4", "--draws", "1"],
+    "neurons": ["--n", "4", "--layers", "1", "--top", "2"],
 }
 """Options of an analysis for this battery, as on the command line."""
 COMMON = ("model", "device", "dtype", "seed", "out")
