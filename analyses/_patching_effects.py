@@ -76,7 +76,7 @@ class Study:
             attrs[way] = frame.attrs
             found[way] = _by_node(frame, nodes, len(self.pairs))
         first = nodes.drop_duplicates("row").reset_index(drop=True)
-        keys = [key for key in KEYS if first[key].notna().all()]
+        keys = [key for key in KEYS if bool(first[key].notna().to_numpy().all())]
         first = first[keys].astype({key: int for key in keys if key != "site"})
         first["site"] = first["site"].map(short)
         return Effects(first, found, {"engine": attrs["denoise"]["engine"], **attrs})

@@ -361,9 +361,9 @@ class Dress:
         ]  # fmt: skip
         if "named heads" in names:
             one = rows.loc["named heads"]
-            left = 1 - one["denoise_share"]
+            left, count = 1 - one["denoise_share"], int(one["count"])
             self.report.finding(
-                f"The named heads ({one['count']:.0f}) patched together restore {self.amount(one)} of "
+                f"The named heads ({count}) patched together restore {self.amount(one)} of "
                 f"the gap and lose {one['noise_share']:.0%} when noised; "
                 + (f"{left:.0%} remains unexplained by them" if left > 0
                    else f"that is {-left:.0%} too much, which other parts hold back")
@@ -453,8 +453,10 @@ class Dress:
     def _between(self, between: pd.DataFrame) -> figures.Figure:
         drawn = pd.DataFrame({
             "sender": [head_name(r.from_layer, r.from_head) for r in between.itertuples()],
-            "receiver": [f"{head_name(r.to_layer, r.to_head)} {r.to}"
-                         for r in between.itertuples()],
+            "receiver": [
+                f"{self._receiver(r.to, r.to_layer, r.to_head)} {r.to}"
+                for r in between.itertuples()
+            ],
             "share": self.drawn(between, "denoise"),
         })  # fmt: skip
         return figures.heatmap(
@@ -463,16 +465,22 @@ class Dress:
             alt="Senders by receivers and their inputs: what passes by this path alone.",
         )  # fmt: skip
 
+    def _receiver(self, kind: str, layer: object, head: object) -> str:
+        """Keys and values that several heads share are named as such."""
+        cfg = self.study.model.cfg
+        shared = kind in ("k", "v") and cfg.n_kv_heads != cfg.n_heads
+        return f"L{layer} KV{head}" if shared else head_name(layer, head)
+
     def _path_words(self, direct: pd.DataFrame, between: pd.DataFrame, least: float) -> str:
         speak = [
             f"{head_name(row['from_layer'], row['from_head'])} ({self.amount(row)}"
             + (f"; {row['held_share']:.0%} with norms held)" if row["held"] == row["held"] else ")")
-            for _, row in self._sure(direct, least).iterrows()
+            for row in self._sure(direct, least).to_dict("records")
         ]
         read = [
-            f"{head_name(row['to_layer'], row['to_head'])} reads "
+            f"{self._receiver(row['to'], row['to_layer'], row['to_head'])} reads "
             f"{head_name(row['from_layer'], row['from_head'])} by {row['to']} ({self.amount(row)})"
-            for _, row in self._sure(between, least).iterrows()
+            for row in self._sure(between, least).to_dict("records")
         ]
         return (
             f"Paths of at least {least:.0%} of the gap. To the logits without any other head: "
