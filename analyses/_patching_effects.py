@@ -29,7 +29,7 @@ EFFECTS = tuple(f"{way}{what}" for way in WAYS for what in MEASURES)
 deviation), the share of the gap and its 95 % interval; of noising the share is what is lost."""
 HOLES = tuple(name[:-1] for name in EFFECTS if name.endswith("?"))
 """Columns that stay empty where there is one prompt, or no gap to state shares of."""
-KEYS = ("site", "layer", "pos", "head", "neuron")
+KEYS = ("site", "layer", "head", "pos", "neuron")
 
 
 @dataclass(frozen=True, eq=False)

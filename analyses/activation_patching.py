@@ -16,9 +16,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from analyses import _patching_words as words
 from analyses import main
 from analyses._patching_effects import EFFECTS, Effects, Study, short, stacked, together
+from analyses._patching_heads import HeadDress, named_heads, strongest_heads
 from analyses._patching_paths import PATHS, measure_paths
 from analyses._task import TABLES as TASK_TABLES
 from analyses._task import (
@@ -126,22 +126,21 @@ def examine(
     _check(model, config)
     found = measure_baseline(model, pairs) if found is None else found
     study = Study(model, pairs, config, found)
-    dress = words.Dress(report, study)
+    dress = HeadDress(report, study)
     runs = study.runs(_sites(report, study, config))
     heads = _heads(study, config, runs) if "heads" in config.parts else None
-    level = None
+    controls = level = None
     if "control" in config.parts and heads is not None:
-        level = _control(study, config, runs, heads, dress)
-    named = [] if heads is None else words.named_heads(study, heads, config.least, level)
+        controls = _control(study, config, runs, heads)
+        level = float(np.abs(controls[0]["effect"]).max())
+    named = [] if heads is None else named_heads(study, heads, config.least, level)
     if "stream" in config.parts:
         dress.stream(_by_position(study, config, runs, "stream", ("resid_pre",)))
-    outputs = None
     if "outputs" in config.parts:
         sites = [site for site in OUTPUTS if site != "mlp_out" or study.has("mlp_out")]
-        outputs = _by_position(study, config, runs, "outputs", sites)
-        dress.outputs(outputs)
+        dress.outputs(_by_position(study, config, runs, "outputs", sites))
     if heads is not None:
-        strongest = words.strongest_heads(heads, config.top)
+        strongest = strongest_heads(heads, config.top)
         dress.heads(heads, named, strongest, config.least, level)
         dress.together(*_together(study, config, named))
         if "positions" in config.parts:
@@ -151,6 +150,8 @@ def examine(
         dress.neurons(study.both("neurons", nodes))
     if heads is not None and "paths" in config.parts:
         dress.paths(measure_paths(report, study, config, strongest), config.least)
+    if controls is not None:
+        dress.control(*controls)
     dress.doubts()
 
 
@@ -227,13 +228,15 @@ def _together(
     return study.both("together", nodes.reset_index(drop=True)), told
 
 
-def _control(study: Study, config: Config, runs: Any, heads: Effects, dress: words.Dress) -> float:
-    """The largest effect on words that have nothing to do with the pair, in logits."""
+def _control(
+    study: Study, config: Config, runs: Any, heads: Effects
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Effects on words that have nothing to do with the pair, and those of a run on itself."""
     chosen = [study.nodes("z", ("layer", "head"), config.heads, layers=config.layers)]
     if "stream" in config.parts:
         chosen.append(study.nodes("resid_pre", ("layer", "pos"), layers=config.layers))
     chance = study.chance("control", stacked(chosen), runs)
-    best = words.strongest_heads(heads, 2)
+    best = strongest_heads(heads, 2)
     itself = stacked(
         study.nodes("z", ("layer", "head"), [int(one.head)], layers=[int(one.layer)])
         for one in best.itertuples()
@@ -246,8 +249,7 @@ def _control(study: Study, config: Config, runs: Any, heads: Effects, dress: wor
         metric=metric_of(study.pairs), engine="naive", allow_noop=True, progress=False,
     )  # fmt: skip
     frame["site"] = frame["site"].map(short)
-    dress.control(chance, frame[["site", "layer", "pos", "head", "effect"]])
-    return float(np.abs(chance["effect"]).max())
+    return chance, frame[["site", "layer", "pos", "head", "effect"]].drop_duplicates()
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ from tests.vocabularies import known_words
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = analyses.names()
 SETTINGS: dict[str, list[str]] = {
-    "activation-patching": ["--n", "4", "--top", "2", "--neurons", "1"],
+    "activation-patching": ["--task", "agreement", "--n", "4", "--top", "2", "--neurons", "1"],
 }
 """Options of an analysis for this battery, as on the command line."""
 COMMON = ("model", "device", "dtype", "seed", "out")
