@@ -52,6 +52,7 @@ SETTINGS: dict[str, list[str]] = {
     "logit-lens": ["--task", "capitals", "--n", "6", "--steps", "2", "--top", "3"],
     "causal-tracing": ["--n", "4", "--draws", "1"],
     "neurons": ["--n", "4", "--layers", "1", "--top", "2"],
+    "activation-patching": ["--task", "agreement", "--n", "4", "--top", "2", "--neurons", "1"],
 }
 """Options of an analysis for this battery, as on the command line."""
 COMMON = ("model", "device", "dtype", "seed", "out")

@@ -1,0 +1,185 @@
+"""Patching both ways, side by side: what every node restores, and what it costs.
+
+Denoising puts the clean value into the corrupted run, noising the corrupted value into the clean
+one. Effects are kept per node and example, so that a share of the gap is a ratio of means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from analyses._task import Baseline, TaskConfig, metric_of
+from interp import edits, metrics, stats
+from interp.engine import sweep
+from interp.selection import nodes as make_nodes
+from interp.sites import UnknownSite
+from interp.tap import ActivationCache
+from interp.tasks import Pairs
+
+WAYS = ("denoise", "noise")
+MEASURES = ("", "_stderr?", "_sd?", "_share?", "_low?", "_high?")
+EFFECTS = tuple(f"{way}{what}" for way in WAYS for what in MEASURES)
+"""Per way: the mean effect in logits, its standard error, the spread over examples (standard
+deviation), the share of the gap and its 95 % interval; of noising the share is what is lost."""
+HOLES = tuple(name[:-1] for name in EFFECTS if name.endswith("?"))
+"""Columns that stay empty where there is one prompt, or no gap to state shares of."""
+KEYS = ("site", "layer", "head", "pos", "neuron")
+
+
+@dataclass(frozen=True, eq=False)
+class Effects:
+    """What was measured of some nodes."""
+
+    nodes: pd.DataFrame
+    """One row per node: those of `KEYS` that tell them apart."""
+    ways: Mapping[str, np.ndarray]
+    """Way → effect [node example], in logits."""
+    attrs: dict[str, Any]
+    """How the sweeps ran."""
+
+    def of(self, chosen: np.ndarray) -> Effects:
+        """Those of some nodes."""
+        nodes = self.nodes[chosen].reset_index(drop=True)
+        return Effects(nodes, {way: one[chosen] for way, one in self.ways.items()}, self.attrs)
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """A model, its pairs, and both unedited runs."""
+
+    model: Any
+    pairs: Pairs
+    config: TaskConfig
+    found: Baseline
+
+    def both(
+        self, name: str, nodes: pd.DataFrame, runs: Mapping[str, ActivationCache] | None = None
+    ) -> Effects:
+        """The effects of these nodes; `runs` are caches of the runs that values come from, by way,
+        where they are at hand. `name` is that of the journals."""
+        metric, found, attrs = metric_of(self.pairs), {}, {}
+        for way in WAYS:
+            tokens, other = self.pairs.corrupted, self.pairs.clean
+            if way == "noise":
+                tokens, other = other, tokens
+            frame = sweep(
+                self.model, tokens, nodes, edit=edits.patch(runs[way] if runs else other),
+                metric=metric, reduce="none", allow_noop=True,
+                journal=self.config.kept(f"{name}-{way}"),
+            )  # fmt: skip
+            attrs[way] = frame.attrs
+            found[way] = _by_node(frame, nodes, len(self.pairs))
+        first = nodes.drop_duplicates("row").reset_index(drop=True)
+        keys = [key for key in KEYS if bool(first[key].notna().to_numpy().all())]
+        first = first[keys].astype({key: int for key in keys if key != "site"})
+        first["site"] = first["site"].map(short)
+        return Effects(first, found, {"engine": attrs["denoise"]["engine"], **attrs})
+
+    def runs(self, sites: Iterable[str]) -> dict[str, ActivationCache]:
+        """By way, the run that values are taken from, read once for several sweeps."""
+        names, model = list(sites), self.model
+        sources = {"denoise": self.pairs.clean, "noise": self.pairs.corrupted}
+        return {way: model.run_with_cache(one, names)[1] for way, one in sources.items()}
+
+    def has(self, site: str) -> bool:
+        """Whether the model has a site of this name."""
+        try:
+            return bool(self.model.sites.select(site))
+        except UnknownSite:
+            return False
+
+    def nodes(
+        self, site: str, by: Sequence[str], heads: Iterable[int] | None = None, **options: Any
+    ) -> pd.DataFrame:
+        """As `interp.nodes`, for these pairs; heads that share keys and values count once."""
+        if heads is not None and site in ("k", "v"):
+            heads = sorted({self.group(head) for head in heads})
+        return make_nodes(
+            self.model, site, by, heads=heads, tokens=self.model.accept(self.pairs.clean), **options
+        )
+
+    def group(self, head: int) -> int:
+        """The key-value head that a head reads by."""
+        return head // (self.model.cfg.n_heads // self.model.cfg.n_kv_heads)
+
+    def table(self, effects: Effects) -> pd.DataFrame:
+        """The nodes with `EFFECTS`."""
+        columns: dict[str, np.ndarray] = {}
+        for way, values in effects.ways.items():
+            columns |= self.columns(way, values)
+        frame = effects.nodes.assign(**columns)
+        frame.attrs |= effects.attrs
+        return frame
+
+    def columns(self, way: str, values: np.ndarray) -> dict[str, np.ndarray]:
+        """`EFFECTS` of one way, from effects [node example]."""
+        raw, n = stats.mean(values), values.shape[1]
+        share = np.full((3, len(values)), np.nan)
+        if self.found.normal and len(values):
+            told = stats.ratio_of_means(values if way == "denoise" else -values, self.found.gap)
+            share = np.stack([told.value, told.low, told.high])
+        spread = values.std(1, ddof=1) if n > 1 else np.full(len(values), np.nan)
+        found = (raw.value, raw.stderr, spread, *share)
+        return {f"{way}{what.rstrip('?')}": one for what, one in zip(MEASURES, found, strict=True)}
+
+    def chance(self, name: str, nodes: pd.DataFrame, runs: Any) -> pd.DataFrame:
+        """Denoising measured on words that the pair has nothing to do with: the nodes with
+        effect and stderr?, in logits."""
+        answer, wrong = unrelated(self.model, self.pairs, self.config.seed)
+        frame = sweep(
+            self.model, self.pairs.corrupted, nodes, edit=edits.patch(runs["denoise"]),
+            metric=metrics.logit_diff(answer, wrong, pos="end"), reduce="none", allow_noop=True,
+            journal=self.config.kept(name),
+        )  # fmt: skip
+        told = stats.mean(_by_node(frame, nodes, len(self.pairs)))
+        keys = nodes[["site", "layer", "pos", "head"]]
+        found = keys.assign(site=keys["site"].map(short), effect=told.value, stderr=told.stderr)
+        found.attrs |= frame.attrs
+        return found
+
+
+def short(site: str) -> str:
+    """A site as reports name it: z, mlp_out."""
+    return site.rpartition(".")[2].removeprefix("hook_")
+
+
+def stacked(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Nodes of several frames, each still a node of its own."""
+    parts, start = [], 0
+    for frame in frames:
+        parts.append(frame.assign(row=frame["row"] + start))
+        start = int(parts[-1]["row"].max()) + 1
+    return pd.concat(parts, ignore_index=True)
+
+
+def together(frames: Iterable[pd.DataFrame], row: int) -> pd.DataFrame:
+    """All nodes of some frames as one."""
+    return pd.concat(list(frames), ignore_index=True).assign(row=row)
+
+
+def unrelated(model: Any, pairs: Pairs, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each pair two words of the other pairs that are none of its own; where the task has too
+    few, two ids of the vocabulary."""
+    rng = np.random.default_rng(seed)
+    own = torch.cat([ids.reshape(len(pairs), -1) for ids in (pairs.answer, pairs.wrong)], 1).cpu()
+    special = [] if model.tokenizer is None else list(model.tokenizer.special_ids)
+    words, every = np.unique(own.numpy()), np.setdiff1d(np.arange(model.cfg.d_vocab), special)
+    drawn = np.empty((len(pairs), 2), dtype=np.int64)
+    for i, mine in enumerate(own.numpy()):
+        others = np.setdiff1d(words, mine)
+        others = others if len(others) > 1 else np.setdiff1d(every, mine)
+        drawn[i] = rng.choice(others, 2, replace=False)
+    first, second = torch.from_numpy(drawn).to(pairs.answer.device).T
+    return first, second
+
+
+def _by_node(frame: pd.DataFrame, nodes: pd.DataFrame, n: int) -> np.ndarray:
+    """Effects [node example]; the lines of one node all have its effect."""
+    first = ~nodes["row"].duplicated().to_numpy()
+    return frame["effect"].to_numpy().reshape(len(nodes), n)[first]
