@@ -45,7 +45,9 @@ from tests.vocabularies import known_words
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = analyses.names()
-SETTINGS: dict[str, list[str]] = {}
+SETTINGS: dict[str, list[str]] = {
+    "attention-heads": ["--n", "6", "--null", "10", "--shown", "1", "--repeats", "4"],
+}
 """Options of an analysis for this battery, as on the command line."""
 COMMON = ("model", "device", "dtype", "seed", "out")
 TOKENS = (

@@ -97,7 +97,9 @@ def targets(tokens: Tokens, causal: bool) -> dict[str, Bool[Tensor, "batch q k"]
     before = torch.zeros_like(same)
     before[:, :, 1:] = same[:, :, :-1] & real[:, None, :-1]
     masks["induction"] = both & before
-    masks["same_distance"] = _as_far(masks["induction"], both & ~same, behind, place)
+    rest = place > 0 if tokens.bos is not False else real  # heads rest on a first token of its own
+    allowed = both & ~same & rest[:, None, :]
+    masks["same_distance"] = _as_far(masks["induction"], allowed, behind)
     return {name: masks[name] for name in MEASURED}
 
 
@@ -113,17 +115,14 @@ def pairs_seen(
     return both, behind
 
 
-def _as_far(
-    found: Tensor, allowed: Tensor, behind: Tensor, place: Tensor
-) -> Bool[Tensor, "batch q k"]:
-    """Pairs as far apart as those found in the same row, of queries for which there are none; the
-    first token, where heads rest, is no key of theirs."""
+def _as_far(found: Tensor, allowed: Tensor, behind: Tensor) -> Bool[Tensor, "batch q k"]:
+    """Pairs as far apart as those found in the same row, of queries for which there are none."""
     width = behind.shape[1]
     index = behind + width
     at = torch.zeros(len(found), 2 * width + 1, device=found.device)
     at.scatter_add_(1, index.flatten(1), found.flatten(1).float())
     near = at.gather(1, index.flatten(1)).view_as(index) > 0
-    return allowed & near & ~found.any(-1, keepdim=True) & (place > 0)[:, None, :]
+    return allowed & near & ~found.any(-1, keepdim=True)
 
 
 def weighed(name: str, mask: Tensor) -> Float[Tensor, "batch q k"]:

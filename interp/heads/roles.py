@@ -98,7 +98,8 @@ def head_roles(
     (movers: `p` is of this alone, since at one place on one kind of prompt many a random head looks
     at the answer). Where heads' outputs are no logits, `copying` stands in its place. NaN: not
     asked. `q` is p corrected over all heads and roles (Benjamini–Hochberg). `named`: q ≤ alpha,
-    excess ≥ `LEAST`, and but for movers a score above the head's own null_high.
+    excess ≥ `LEAST`, and but for movers a score above the head's own null_high; a previous-token
+    head is not named local as well.
 
     "backup name mover" (only where a name mover was named): what becomes a name mover when those
     found write nothing; corrected by itself. Roles that tokens, pairs or the model do not show are
@@ -126,14 +127,11 @@ def head_roles(
 def head_labels(roles: pd.DataFrame) -> pd.DataFrame:
     """One row per head of `head_roles`: layer head label roles, "mixed" where nothing is named.
 
-    `label` is the first of `ROLES`, `roles` names all. "local" is not said of a head that looks at
-    the previous token.
+    `label` is the first of `ROLES`, `roles` names all.
     """
     rows = []
     for (layer, head), own in roles.groupby(["layer", "head"]):
         names = own.loc[own["named"], "role"].tolist()
-        if "previous token" in names and "local" in names:
-            names.remove("local")
         label = names[0] if names else MIXED
         rows.append((layer, head, label, ", ".join(names) or MIXED))
     return pd.DataFrame(rows, columns=["layer", "head", "label", "roles"])
@@ -325,7 +323,11 @@ def _exceeded(score: np.ndarray, null: np.ndarray) -> np.ndarray:
 def _decided(frame: pd.DataFrame, alpha: float) -> pd.DataFrame:
     q = stats.false_discovery_control(frame["p"].to_numpy().clip(0, 1))
     beyond = (frame["score"] > frame["null_high"]) | frame["role"].isin([*MOVERS, BACKUP])
-    return frame.assign(q=q, named=(q <= alpha) & (frame["excess"] >= LEAST) & beyond)
+    named = (q <= alpha) & (frame["excess"] >= LEAST) & beyond
+    # The previous token is near: that alone does not make a head local.
+    back = frame[named & (frame["role"] == "previous token")].set_index(["layer", "head"]).index
+    own = pd.MultiIndex.from_frame(frame[["layer", "head"]])
+    return frame.assign(q=q, named=named & ~((frame["role"] == "local") & own.isin(back)))
 
 
 def _backups(
