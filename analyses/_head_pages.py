@@ -1,4 +1,4 @@
-"""A page per head: its numbers, what it may be called, what it writes, who feeds it, its pattern."""
+"""A page per head: its pattern, what it writes, what it may be called, who feeds it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from interp.report.attention import Attention
 PARTNERS = 4
 """Heads that feed it, and that it feeds, of each kind."""
 OF_THE_MEAN = "(mean)"
+CHANCES = {"p": ".2g", "q": ".2g"}
+"""How p-values are shown."""
 
 
 def tokens_frame(model: Any, told: pd.DataFrame) -> pd.DataFrame:
@@ -47,7 +49,7 @@ def head_page(
     mine = roles[(roles["layer"] == head[0]) & (roles["head"] == head[1])]
     for line in _sentences(own, mine):
         page.finding(line)
-    page.section("Where it looks").one_head(shown, *head)
+    page.section("Where it looks").one_head(shown, *head, f"Attention of {name}")
     if written is not None:
         lines = written[(written["layer"] == head[0]) & (written["head"] == head[1])]
         page.section(
@@ -56,7 +58,10 @@ def head_page(
             f"the vocabulary; {OF_THE_MEAN} is all that it writes.",
         ).table(_compact(lines), "Tokens raised and lowered", name="head-tokens")
     section = page.section("In numbers")
-    section.table(_roles(mine), "What it may be called", name="head-roles", missing=("writes",))
+    section.table(
+        _roles(mine), "What it may be called", name="head-roles", missing=("writes",),
+        formats=CHANCES,
+    )  # fmt: skip
     section.table(_numbers(own), "All its scores", name="heads", rows=40)
     for title, side, other in (("Who feeds it", "to", "from"), ("Whom it feeds", "from", "to")):
         partners = _partners(fed, head, side, other)
@@ -93,11 +98,12 @@ def _sentences(own: pd.Series, roles: pd.DataFrame) -> list[str]:
 
 def _compact(lines: pd.DataFrame) -> pd.DataFrame:
     """One row per source and kind, with its tokens side by side."""
-    groups = lines.groupby(["source", "share", "kind"], sort=False)
-    rows = [
-        (*key, " · ".join(f"{one.token.strip() or one.token} {one.logit:+.2f}" for one in group.itertuples()))
-        for key, group in groups
-    ]  # fmt: skip
+    rows = []
+    for _, group in lines.groupby(["source", "share", "kind"], sort=False):
+        pairs = zip(group["token"], group["logit"], strict=True)
+        texts = [f"{word.strip() or word} {by:+.2f}" for word, by in pairs]
+        first = group.iloc[0]
+        rows.append((first["source"], first["share"], first["kind"], " · ".join(texts)))
     return pd.DataFrame(rows, columns=["source", "share", "kind", "tokens"])
 
 
@@ -116,7 +122,8 @@ def _partners(fed: pd.DataFrame, head: tuple[int, int], side: str, other: str) -
     best = here.groupby("kind", sort=False).head(PARTNERS).sort_values(
         ["kind", "times"], ascending=[True, False]
     )  # fmt: skip
-    names = [head_name(*pair) for pair in zip(best[f"{other}_layer"], best[f"{other}_head"], strict=True)]  # fmt: skip
+    others = zip(best[f"{other}_layer"], best[f"{other}_head"], strict=True)
+    names = [head_name(*pair) for pair in others]
     frame = best[["kind", "value", "baseline", "times"]].reset_index(drop=True)
     frame.insert(1, "head", names)
     return frame

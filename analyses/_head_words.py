@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from analyses._phrases import head_name, listed, plus_minus
@@ -16,9 +15,7 @@ from interp.tokens import Tokens
 STRONGEST = 3
 
 
-def findings(
-    report: Report, table: pd.DataFrame, roles: pd.DataFrame, fed: pd.DataFrame
-) -> None:
+def findings(report: Report, table: pd.DataFrame, roles: pd.DataFrame, fed: pd.DataFrame) -> None:
     """What was found, the names first."""
     named = roles[roles["named"]]
     tested = [role for role in heads.ROLES if role in set(roles["role"])]
@@ -100,10 +97,10 @@ def certainty(
     tests, named = len(roles), int(roles["named"].sum())
     report.sure(
         f"A name needs three things: q ≤ .05, with all {tests} p-values (heads × names) corrected "
-        "together (Benjamini–Hochberg; backup movers by themselves), so that of "
-        f"the {named} names about {0.05 * named:.1f} are expected to be chance; at least "
-        f"{LEAST:.0%} of what a head that looks everywhere alike leaves; and, but for movers, more "
-        "than 95 % of the head's own null."
+        "together (Benjamini–Hochberg; backup movers by themselves), so that at most about 5 % of "
+        f"the {named} names are expected to be chance; a share of attention at least {LEAST:.0%} "
+        "of the way from that of a head that looks everywhere alike to all; and, but for movers, a "
+        "score above 95 % of the head's own null."
     )
     report.sure(
         f"The null of attention: {config.null} random rotations of each head's queries against its "

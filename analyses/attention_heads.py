@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from analyses import _task, main
-from analyses._head_pages import head_page, tokens_frame
+from analyses._head_pages import CHANCES, head_page, tokens_frame
 from analyses._head_words import certainty, doubts, findings
 from analyses._task import TaskConfig, measure_baseline, metric_of, task_pairs, task_section
 from analyses._text import read_windows
@@ -224,9 +224,7 @@ def _composition(model: Any) -> pd.DataFrame:
     return frame.sort_values("times", ascending=False, kind="stable", ignore_index=True)
 
 
-def _skips(
-    report: Report, model: Any, roles: pd.DataFrame, told: pd.DataFrame | None
-) -> None:
+def _skips(report: Report, model: Any, roles: pd.DataFrame, told: pd.DataFrame | None) -> None:
     left = [role for role in heads.ROLES if role not in set(roles["role"])]
     why = {
         False: "this model attends both ways, and predicts nothing from what stood before",
@@ -259,7 +257,7 @@ def _show(
     )
     holes = ("copying", *MOVING, *EFFECTS)
     section.table(table, "The heads", name="heads", missing=holes, rows=40)
-    if table["task_effect"].notna().any():
+    if bool(table["task_effect"].notna().any()):
         frame = table[[*KEYS, "task_effect"]].dropna()
         drawn = figures.heatmap(
             frame, rows="layer", columns="head", value="task_effect",
@@ -275,7 +273,10 @@ def _show(
         "correction (q)."
     )
     section = report.section("What they may be called", text)
-    section.table(named, "Roles and their nulls", name="head-roles", missing=("writes",), rows=30)
+    section.table(
+        named, "Roles and their nulls", name="head-roles", missing=("writes",), rows=30,
+        formats=CHANCES,
+    )  # fmt: skip
     if len(fed):
         text = (
             "How much of what a later head reads as query, key or value lies where an earlier one "

@@ -46,7 +46,7 @@ from tests.vocabularies import known_words
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = analyses.names()
 SETTINGS: dict[str, list[str]] = {
-    "attention-heads": ["--n", "6", "--null", "10", "--shown", "1", "--repeats", "4"],
+    "attention-heads": ["--task", "induction", "--n", "6", "--null", "10", "--shown", "1"],
 }
 """Options of an analysis for this battery, as on the command line."""
 COMMON = ("model", "device", "dtype", "seed", "out")

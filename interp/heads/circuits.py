@@ -1,4 +1,4 @@
-"""What the weights of heads say: what their OV circuit copies, how large they are, who feeds whom."""
+"""What the weights of heads say: what they copy, how large they are, who feeds whom."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def head_scores(
     """
     given = random_repeats(model, n, length, seed) if tokens is None else model.accept(tokens)
     frame = attention_scores(model, given)
-    empty = [name for name in LOOKS if frame[name].isna().any()]
+    empty = [name for name in LOOKS if bool(frame[name].isna().any())]
     if empty:
         raise ValueError(
             f"no position of these tokens has a token to score {', '.join(empty)} by; give longer "

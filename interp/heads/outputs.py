@@ -93,10 +93,8 @@ def promoted_tokens(model: Any, tokens: Any, *, k: int = 5, sources: int = 3) ->
         directions.append(_onward(model.ln_final, vectors, cache, tokens).flatten(0, 1))
     written = torch.cat(directions) * (cfg.logit_scale or 1.0)
     index = pd.concat(frames, ignore_index=True)
-    parts = [
-        _ranked(index, *found, kind, k)
-        for kind, found in zip(("promoted", "suppressed"), _extremes(model, written, k), strict=True)
-    ]
+    up, down = _extremes(model, written, k)
+    parts = [_ranked(index, *up, "promoted", k), _ranked(index, *down, "suppressed", k)]
     columns = ["layer", "head", "source", "share", "kind", "rank", "token", "logit"]
     order = ["layer", "head", "at", "kind", "rank"]
     return pd.concat(parts).sort_values(order, ignore_index=True)[columns]

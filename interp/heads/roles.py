@@ -130,10 +130,11 @@ def head_labels(roles: pd.DataFrame) -> pd.DataFrame:
     `label` is the first of `ROLES`, `roles` names all.
     """
     rows = []
-    for (layer, head), own in roles.groupby(["layer", "head"]):
+    for _, own in roles.groupby(["layer", "head"]):
         names = own.loc[own["named"], "role"].tolist()
+        first = own.iloc[0]
         label = names[0] if names else MIXED
-        rows.append((layer, head, label, ", ".join(names) or MIXED))
+        rows.append((first["layer"], first["head"], label, ", ".join(names) or MIXED))
     return pd.DataFrame(rows, columns=["layer", "head", "label", "roles"])
 
 

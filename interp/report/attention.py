@@ -130,11 +130,12 @@ class Attention:
             for layer in self.layers
         }
 
-    def one(self, layer: int, head: int) -> Attention:
+    def one(self, layer: int, head: int, caption: str) -> Attention:
         """The same of one head, for a page of its own."""
         table = self._table_of(layer)
         own = table.frame[table.frame["head"] == head].reset_index(drop=True)
-        return replace(self, layers=(layer,), heads=(head,), table=replace(table, frame=own))
+        table = replace(table, frame=own, caption=caption)
+        return replace(self, layers=(layer,), heads=(head,), table=table)
 
     def _table_of(self, layer: int) -> Table:
         frame = self.table.frame

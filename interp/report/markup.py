@@ -20,8 +20,10 @@ def page(template: str, sheets: Sequence[str], scripts: Sequence[str] = (), **va
     """A template filled with `values`, the style sheets and scripts of `static/`, and their hashes,
     which are all that its policy lets through."""
     css, script = ("".join(map(_static, names)) for names in (sheets, scripts))
-    return _environment().get_template(template).render(
-        css=css, css_hash=_hash(css), script=script, script_hash=_hash(script), **values
+    return (
+        _environment()
+        .get_template(template)
+        .render(css=css, css_hash=_hash(css), script=script, script_hash=_hash(script), **values)
     )
 
 

@@ -123,12 +123,13 @@ class Section:
         arrays, words = check_patterns(patterns, tokens)
         frame = heads_table(arrays, scores)
         table = Table(frame, caption, self._unique(name or caption))
-        self.items.append(Attention(encode(arrays, words), table, tuple(range(len(arrays[0])))))
-        return self.items[-1]
+        made = Attention(encode(arrays, words), table, tuple(range(len(arrays[0]))))
+        self.items.append(made)
+        return made
 
-    def one_head(self, attention: Attention, layer: int, head: int) -> None:
+    def one_head(self, attention: Attention, layer: int, head: int, caption: str) -> None:
         """Add one head of a viewer that stands in the report; for a page of its own."""
-        self.items.append(attention.one(layer, head))
+        self.items.append(attention.one(layer, head, caption))
 
     def tokens(
         self,
@@ -326,8 +327,8 @@ class Report:
 
     def _check_pages(self, files: Mapping[str, bytes]) -> None:
         """Raise ValueError where a page of the report shows what has no file."""
-        for path, page in self.pages.items():
-            for item in (item for section in page.sections for item in section.items):
+        for path, own in self.pages.items():
+            for item in (item for section in own.sections for item in section.items):
                 table = getattr(item, "table", item)
                 if isinstance(item, Picture) or (
                     isinstance(table, Table) and f"{table.name}.csv" not in files
