@@ -232,7 +232,8 @@ def _prompts(model: Any, pairs: Pairs, found: Baseline) -> pd.DataFrame:
 
     def named(ids: Tensor) -> list[str]:
         rows = ids.reshape(len(pairs), -1).tolist()
-        pieces = model.tokenizer.str_tokens
+        known = model.tokenizer
+        pieces = (lambda ids: map(str, ids)) if known is None else known.str_tokens
         more = " …" if rows[0][SHOWN:] else ""
         return [" ".join(one.strip() for one in pieces(row[:SHOWN])) + more for row in rows]
 
