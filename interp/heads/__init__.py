@@ -6,13 +6,12 @@ ask `ablate` or `patch` whether a head matters.
 """
 
 from .circuits import COMPOSITIONS, composition, copying, head_scores
-from .looks import ELEMENTS, LOOKS, attention_scores, random_repeats
+from .looks import LOOKS, attention_scores, random_repeats
 from .outputs import promoted_tokens
 from .roles import ROLES, head_labels, head_roles
 
 __all__ = [
     "COMPOSITIONS",
-    "ELEMENTS",
     "LOOKS",
     "ROLES",
     "attention_scores",

@@ -255,7 +255,10 @@ def _movers(model: Any, pairs: Any) -> dict[str, Asked]:
         return {}
     answer = pairs.answer.reshape(len(pairs), -1).to(tokens.device)
     wrong = pairs.wrong.reshape(len(pairs), -1).to(tokens.device)
-    end, rows = tokens.roles["end"].to(tokens.device), torch.arange(len(pairs))
+    end, rows = (
+        tokens.roles["end"].to(tokens.device),
+        torch.arange(len(pairs), device=tokens.device),
+    )
     stands = (tokens.ids[:, :, None] == answer[:, None, :]).any(-1) & tokens.real
     stands &= torch.arange(tokens.shape[1], device=tokens.device) < end[:, None]
     has = stands.any(1)
