@@ -4,8 +4,7 @@
     .venv/bin/python -m benchmarks.analyses attention-heads --no-sweeps
 
 Run as a module: as a script it would hide the package of its own name. Random weights in the shape
-of GPT-2 small. Seconds are those of the processor, so that a busy
-machine does not count.
+of GPT-2 small. Seconds are those of the processor, so that a busy machine counts for less.
 """
 
 from __future__ import annotations

@@ -79,13 +79,19 @@ def copying(model: Any) -> Copying:
     circuit = FactoredMatrix(words @ model.OV.A.double(), model.OV.B.double())
     values = circuit.eigenvalues
     score = values.real.sum(-1) / values.abs().sum(-1).clamp_min(1e-30)
-    return Copying(score.cpu(), rotation_z(circuit.B @ circuit.A).cpu())
+    return Copying(score.cpu(), rotation_z(circuit.B, circuit.A, model.dtype).cpu())
 
 
-def rotation_z(M: Float[Tensor, "*batch d d"]) -> Float[Tensor, " *batch"]:
-    """tr M in standard deviations of tr(M R) over random rotations R."""
-    trace = M.diagonal(dim1=-2, dim2=-1).sum(-1)
-    return trace * M.shape[-1] ** 0.5 / M.flatten(-2).norm(dim=-1).clamp_min(1e-30)
+def rotation_z(
+    A: Float[Tensor, "*batch d m"], B: Float[Tensor, "*batch m d"], dtype: torch.dtype
+) -> Float[Tensor, " *batch"]:
+    """tr(A B) in standard deviations of tr(A B R) over random rotations R; 0 where A B is nothing
+    but the rounding of `dtype`."""
+    M = (A @ B).double()
+    trace, size = M.diagonal(dim1=-2, dim2=-1).sum(-1), M.flatten(-2).norm(dim=-1)
+    rounding = 16 * torch.finfo(dtype).eps * A.flatten(-2).norm(dim=-1) * B.flatten(-2).norm(dim=-1)
+    z = trace * M.shape[-1] ** 0.5 / size.clamp_min(1e-300)
+    return torch.where(size > rounding, z, 0.0)
 
 
 @torch.no_grad()

@@ -63,9 +63,9 @@ def direct_writes(
         own = _back(block.ln1_post, read, cache) * (block.scale or 1.0)
         z = cache["attn.hook_z", layer]
         asked = torch.einsum("bphd,bpm->hdm", z.to(own), own)
-        M = (block.attn.W_O.to(own) @ asked.mT).double()  # tr(M R): as if R stood between V and O
-        values.append(M.diagonal(dim1=-2, dim2=-1).sum(-1))
-        scores.append(rotation_z(M))
+        W_O = block.attn.W_O.to(own)
+        values.append((W_O * asked).sum((-2, -1)).double())  # tr(W_O askedᵀ)
+        scores.append(rotation_z(W_O, asked.mT, own.dtype))  # R stands between V and O
     return Writes(torch.stack(values).cpu(), torch.stack(scores).cpu())
 
 

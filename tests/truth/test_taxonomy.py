@@ -59,6 +59,8 @@ def test_the_planted_heads_have_their_names_and_no_other_has_one(name, seed):
 @pytest.fixture(scope="module")
 def null_frames():
     """Random models in the likeness of planted ones."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # this runs before one_thread does
     known = [build("induction"), build("copy_suppression"), build("rotary_previous_token")]
     frames = []
     for draw in range(DRAWS):
@@ -66,6 +68,7 @@ def null_frames():
         frames.append(
             heads.head_roles(control.model, pairs=control.prompts(10), n=4, draws=25, seed=draw)
         )
+    torch.set_num_threads(before)
     return frames
 
 
