@@ -79,7 +79,8 @@ def copying(model: Any) -> Copying:
     circuit = FactoredMatrix(words @ model.OV.A.double(), model.OV.B.double())
     values = circuit.eigenvalues
     score = values.real.sum(-1) / values.abs().sum(-1).clamp_min(1e-30)
-    return Copying(score.cpu(), rotation_z(circuit.B, circuit.A, model.dtype).cpu())
+    z = rotation_z(circuit.B, circuit.A, model.dtype)
+    return Copying(torch.where(z == 0, 0.0, score).cpu(), z.cpu())
 
 
 def rotation_z(
@@ -89,7 +90,7 @@ def rotation_z(
     but the rounding of `dtype`."""
     M = (A @ B).double()
     trace, size = M.diagonal(dim1=-2, dim2=-1).sum(-1), M.flatten(-2).norm(dim=-1)
-    rounding = 16 * torch.finfo(dtype).eps * A.flatten(-2).norm(dim=-1) * B.flatten(-2).norm(dim=-1)
+    rounding = 64 * torch.finfo(dtype).eps * A.flatten(-2).norm(dim=-1) * B.flatten(-2).norm(dim=-1)
     z = trace * M.shape[-1] ** 0.5 / size.clamp_min(1e-300)
     return torch.where(size > rounding, z, 0.0)
 
@@ -107,12 +108,12 @@ def composition(model: Any) -> pd.DataFrame:
     OV, QK = model.OV, model.QK
     readers = {"q": QK, "k": QK.T, "v": OV}
     # ‖A B‖ = ‖R_A B‖ where A = Q R with orthonormal columns Q: all products stay d_head wide.
-    written = torch.linalg.qr(OV.A)[1] @ OV.B
+    written, ours = torch.linalg.qr(OV.A)[1] @ OV.B, OV.norm()
     frames = []
     for kind in COMPOSITIONS:
         read = readers[kind]
         reading = read.A @ torch.linalg.qr(read.B.mT)[1].mT
-        ours, theirs = OV.norm(), read.norm()
+        theirs = read.norm()
         for to in range(1, model.cfg.n_layers):
             products = torch.einsum("lhrd,gds->lhgrs", written[:to], reading[to])
             sizes = ours[:to, :, None] * theirs[to][None, None]

@@ -4,9 +4,11 @@ The null of attention: a random rotation R between a head's queries and its keys
 keeps all that the head reads, its weights' sizes, and the layers before it, and leaves nothing of
 how queries and keys meet. If W_Q was drawn from any distribution that does not favour a direction
 inside the head (such as a Gaussian), the head and its rotations are exchangeable, so that its rank
-among them is an exact test (Phipson & Smyth 2010). No forward pass is run for it. The null of what
-a head writes is such a rotation between its values and its outputs, of which mean and variance are
-known (`copying`). All p-values of a model are corrected together (Benjamini & Hochberg 1995).
+among them is an exact test (Phipson & Smyth 2010). The rotations of all heads are pooled, since a
+p-value that survives correction needs thousands; a head that is sharper than the others must
+exceed 95 % of its own as well. No forward pass is run for them. The null of what a head writes is
+such a rotation between its values and its outputs, of which mean and variance are known
+(`copying`). All p-values of a model are corrected together (Benjamini & Hochberg 1995).
 """
 
 from __future__ import annotations
@@ -196,8 +198,13 @@ def _rotated(
 ) -> Float[Tensor, "batch head draw q k"]:
     """Patterns at some columns; the draws stand side by side, as if they were more queries."""
     rows = torch.arange(len(columns), device=columns.device)[:, None]
-    placed = [attn.place(q @ turn, k, layout) for turn in turns]
-    queries = torch.cat([one[rows, columns] for one, _ in placed], dim=1)
+    if attn.rotary:  # queries are turned to their positions, all of them
+        placed = [attn.place(q @ turn, k, layout) for turn in turns]
+        queries = torch.cat([one[rows, columns] for one, _ in placed], dim=1)
+    else:
+        asked = q[rows, columns]
+        placed = [attn.place(asked @ turn, k, layout) for turn in turns]
+        queries = torch.cat([one for one, _ in placed], dim=1)
     fewer = layout.only(columns.repeat(1, len(turns)))
     pattern = attn.pattern(queries.transpose(1, 2), placed[0][1].transpose(1, 2), fewer)
     return pattern.unflatten(2, (len(turns), -1))
