@@ -83,6 +83,11 @@ def _sentences(own: pd.Series, roles: pd.DataFrame) -> list[str]:
             f"No name fits it beyond chance; it comes closest to {best['role']} "
             f"({best['score']:.2f}, chance {best['chance']:.2f}, q = {best['q']:.2g})."
         )
+    if not np.isnan(own["end_share"]):
+        lines.append(
+            f"Where the answer is expected, it puts {own['end_share']:.2f} on “{own['end_role']}”, "
+            "most of all named places."
+        )
     if not np.isnan(own["task_effect"]):
         lines.append(
             "Replaced by its mean, it changes logit(answer) − logit(wrong) by "
@@ -113,7 +118,7 @@ def _roles(mine: pd.DataFrame) -> pd.DataFrame:
 
 
 def _numbers(own: pd.Series) -> pd.DataFrame:
-    values = own.drop(["layer", "head", "label", "roles"]).dropna()
+    values = own.drop(["layer", "head", "label", "roles", "end_role"]).dropna()
     return pd.DataFrame({"score": values.index, "value": values.to_numpy(dtype=float)})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analyses._phrases import head_name, listed, plus_minus
@@ -60,7 +61,7 @@ def _effects(report: Report, table: pd.DataFrame) -> None:
         effect = rows[f"{name}_effect"].abs()
         best = rows.loc[effect.nlargest(STRONGEST).index]
         texts = [
-            f"{head_name(row['layer'], row['head'])} ({row['label']}) "
+            f"{head_name(row['layer'], row['head'])} ({row['label']}{_at_the_end(row, name)}) "
             f"{plus_minus(row[f'{name}_effect'], row[f'{name}_stderr'], form).replace('± +', '± ')}"
             for _, row in best.iterrows()
         ]
@@ -70,6 +71,13 @@ def _effects(report: Report, table: pd.DataFrame) -> None:
             f"Heads without a name make up {share:.0%} of all such changes (sum of amounts): so "
             "much the names leave unexplained."
         )
+
+
+def _at_the_end(row: pd.Series, name: str) -> str:
+    """Where the head looks from where the answer is expected: it may tell what the names do not."""
+    if name != "task" or np.isnan(row["end_share"]):
+        return ""
+    return f"; “end” puts {row['end_share']:.2f} on “{row['end_role']}”"
 
 
 def _feeding(report: Report, table: pd.DataFrame, fed: pd.DataFrame) -> None:

@@ -34,6 +34,8 @@ KEYS = ["layer", "head"]
 LOOKS = ("previous_token", "duplicate_token", "induction", "induction_stderr", "same_distance")
 ON_TEXT = ("first_token", "itself", "local", "offset", "offset_share", "entropy_bits")
 WEIGHTS = ("copying", "qk_norm", "ov_norm")
+NOWHERE = "–"
+"""The role that "end" looks at, where there is no task."""
 MOVING = ("answer_attention", "writes_answer", "mover_score")
 EFFECTS = ("task_effect", "task_stderr", "loss_effect", "loss_stderr")
 SHOWN_SCORES = ("duplicate_token", "induction", "same_distance", "local", "copying", "ov_norm",
@@ -44,6 +46,7 @@ COMPOSITION = ("kind", "from_layer", "from_head", "to_layer", "to_head", "value"
                "times")  # fmt: skip
 TABLES = _task.TABLES | {
     "heads": ("layer", "head", "label", "roles", *LOOKS, *ON_TEXT, "copying?", "qk_norm", "ov_norm",
+              "end_role", "end_share?",
               *(f"{name}?" for name in (*MOVING, *EFFECTS))),
     "head-roles": tuple("writes?" if name == "writes" else name for name in ROLE_COLUMNS),
     "head-tokens": TOKENS,
@@ -125,7 +128,7 @@ def examine(report: Report, model: Any, pairs: Pairs | None, config: Config) -> 
     texts = _texts(report, model, pairs, config)
     rows = heads.random_repeats(model, config.repeats, config.length, config.seed)
     roles = heads.head_roles(model, rows, pairs, draws=config.null, seed=config.seed)
-    table = _table(model, rows, texts, roles)
+    table = _table(model, rows, texts, roles, pairs)
     table = table.join(_effects(report, model, pairs, texts, config))
     fed = _composition(model)
     told = None if unreadable(model) else heads.promoted_tokens(model, texts)
@@ -169,7 +172,9 @@ def _texts(report: Report, model: Any, pairs: Pairs | None, config: Config) -> T
     return heads.random_repeats(model, config.repeats, config.length, config.seed + 1)
 
 
-def _table(model: Any, rows: Tokens, texts: Tokens, roles: pd.DataFrame) -> pd.DataFrame:
+def _table(
+    model: Any, rows: Tokens, texts: Tokens, roles: pd.DataFrame, pairs: Pairs | None
+) -> pd.DataFrame:
     """One row per head, in order of layers; no effects yet."""
     scores = heads.head_scores(model, rows)
     on_text = heads.attention_scores(model, texts).rename(
@@ -180,7 +185,11 @@ def _table(model: Any, rows: Tokens, texts: Tokens, roles: pd.DataFrame) -> pd.D
     scores["same_distance"] = scores["same_distance"].fillna(0.0)
     scores["induction_stderr"] = scores["induction_stderr"].fillna(0.0)
     table = table.join(scores[list(LOOKS)]).join(on_text[list(ON_TEXT)])
-    table = table.join(scores[list(WEIGHTS)])
+    table = table.join(scores[list(WEIGHTS)]).assign(end_role=NOWHERE, end_share=np.nan)
+    if pairs is not None:
+        looked = heads.role_attention(model, pairs.clean)
+        best = looked.loc[looked.groupby(KEYS)["share"].idxmax()].reset_index(drop=True)
+        table = table.assign(end_role=best["role"], end_share=best["share"])
     moves = roles[roles["role"] == "name mover"].reset_index(drop=True)
     table[list(MOVING)] = np.nan
     if len(moves):
@@ -250,12 +259,12 @@ def _show(
     section = report.section(
         "Every head",
         "previous_token to same_distance are shares of attention on random tokens that are partly "
-        "said twice, first_token to entropy_bits on the texts; answer_attention is what “end” puts "
-        "on the answer, writes_answer what the head adds to answer − wrong, mover_score its "
-        "attention × copying; task_effect and loss_effect are what changes when its z is replaced "
-        "by its mean.",
+        "said twice, first_token to entropy_bits on the texts; end_role is the named place of the "
+        "task's prompts that “end” puts most on, answer_attention what it puts on the answer, "
+        "writes_answer what the head adds to answer − wrong, mover_score its attention × copying; "
+        "task_effect and loss_effect are what changes when its z is replaced by its mean.",
     )
-    holes = ("copying", *MOVING, *EFFECTS)
+    holes = ("copying", "end_share", *MOVING, *EFFECTS)
     section.table(table, "The heads", name="heads", missing=holes, rows=40)
     if bool(table["task_effect"].notna().any()):
         frame = table[[*KEYS, "task_effect"]].dropna()

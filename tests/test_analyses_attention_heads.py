@@ -51,6 +51,8 @@ def test_planted_heads_are_named_and_matter(induction):
     (previous,), (inductive,) = (known.truth.roles[one] for one in ("previous_token", "induction"))
     assert frame.loc[previous, "label"] == "previous token"
     assert frame.loc[inductive, "roles"] == "induction, name mover"
+    assert frame.loc[inductive, "end_role"] == "answer"
+    assert frame.loc[inductive, "end_share"] > 0.99
     assert (frame["label"].drop([previous, inductive]) == "mixed").all()
     effect = frame["task_effect"].abs()
     assert set(effect.nlargest(2).index) == {previous, inductive}

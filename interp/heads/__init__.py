@@ -6,7 +6,7 @@ ask `ablate` or `patch` whether a head matters.
 """
 
 from .circuits import COMPOSITIONS, composition, copying, head_scores
-from .looks import LOOKS, attention_scores, random_repeats
+from .looks import LOOKS, attention_scores, random_repeats, role_attention
 from .outputs import promoted_tokens
 from .roles import ROLES, head_labels, head_roles
 
@@ -22,4 +22,5 @@ __all__ = [
     "head_scores",
     "promoted_tokens",
     "random_repeats",
+    "role_attention",
 ]

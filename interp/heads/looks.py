@@ -49,6 +49,28 @@ def attention_scores(model: Any, tokens: Any) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+@torch.no_grad()
+def role_attention(model: Any, tokens: Tokens, query: str = "end") -> pd.DataFrame:
+    """What one named position of a prompt puts on the others: layer head role share, averaged over
+    rows. Raises ValueError where the tokens do not name the query."""
+    tokens, cfg = model.accept(tokens), model.cfg
+    if query not in tokens.roles:
+        raise ValueError(f"query={query!r}: these tokens have the roles {', '.join(tokens.roles)}")
+    total = torch.zeros(cfg.n_layers, cfg.n_heads, len(tokens.roles), dtype=torch.float64)
+    for rows in chunks(model, tokens):
+        part = tokens[rows]
+        cache = model.run_with_cache(part, "attn.pattern")[1]
+        at = {role: where.to(tokens.device) for role, where in part.roles.items()}
+        row = torch.arange(len(part), device=tokens.device)
+        for layer in range(cfg.n_layers):
+            line = cache["attn.pattern", layer][row, :, at[query]]  # row, head, key
+            shares = torch.stack([line[row, :, where].sum(0) for where in at.values()], dim=1)
+            total[layer] += shares.double().cpu()
+    layer, head, role = np.indices(total.shape).reshape(3, -1)
+    frame = pd.DataFrame({"layer": layer, "head": head, "role": np.array([*tokens.roles])[role]})
+    return frame.assign(share=(total / len(tokens)).flatten().numpy())
+
+
 def random_repeats(model: Any, n: int, length: int, seed: int = 0) -> Tokens:
     """n rows of 2 · `length` random tokens, behind the beginning-of-sequence token where the
     tokenizer has one; the last length / 2 to `length` of them, balanced, are those before again.
