@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyses._phrases import head_name, plus_minus
+from analyses._head_words import signed
+from analyses._phrases import head_name
 from interp.heads.outputs import MEAN
 from interp.report import Report
 from interp.report.attention import Attention
@@ -91,12 +92,12 @@ def _sentences(own: pd.Series, roles: pd.DataFrame) -> list[str]:
     if not np.isnan(own["task_effect"]):
         lines.append(
             "Replaced by its mean, it changes logit(answer) − logit(wrong) by "
-            f"{plus_minus(own['task_effect'], own['task_stderr'], '+.3f')}."
+            f"{signed(own['task_effect'], own['task_stderr'], '+.3f')}."
         )
     if not np.isnan(own["loss_effect"]):
         lines.append(
             "The loss changes by "
-            f"{plus_minus(own['loss_effect'], own['loss_stderr'], '+.4f')} nats per token."
+            f"{signed(own['loss_effect'], own['loss_stderr'], '+.4f')} nats per token."
         )
     return lines
 
