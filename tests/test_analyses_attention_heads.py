@@ -88,7 +88,8 @@ def test_effects_are_those_of_a_mean_in_place_of_z(induction):
 
 
 def test_nothing_is_named_in_a_control(tmp_path):
-    report, folder = examined(planted.random_control(planted.induction(), seed=5), tmp_path)
+    control = planted.random_control(planted.induction(), seed=5)
+    report, folder = examined(control, tmp_path, null=25)
     assert (table(folder)["label"] == "mixed").all()
     assert "0 of 8 heads have a name: none" in report.findings[0]
     assert any("cannot do the task" in one for one in report.warnings)
