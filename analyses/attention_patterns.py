@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from analyses import main
-from interp import tasks
+from interp import heads, tasks
 from interp.provenance import provenance
 from interp.report import Report
 from interp.report.attention import MEASURES, heads_table
@@ -154,21 +154,8 @@ def _induction(model: Any, config: Config) -> tuple[Reading, pd.DataFrame]:
     behind the earlier occurrence), its standard error, and the control at the same distance where
     nothing is repeated."""
     length = min(config.repeated, (model.cfg.n_ctx - 2) // 2)
-    pairs = tasks.induction(model, ROWS, config.seed, bos=config.bos, length=length)
-    readings = [_read(model, pairs.clean[row]) for row in range(ROWS)]
-    scores, controls = [], []
-    for reading, span, second in zip(
-        readings, pairs.table["span"], pairs.clean.roles["second"].tolist(), strict=True
-    ):
-        # `second` ends the span where it first stands; behind it the span's beginning stands again.
-        back, first = span - 1, second - (2 * length - span) + 1
-        again, fresh = np.arange(second + 1, second + span), np.arange(first + back, second + 1)
-        scores.append(reading.pattern[:, :, again, again - back].mean(-1))
-        controls.append(reading.pattern[:, :, fresh, fresh - back].mean(-1))
-    scores, controls = (np.stack(one).reshape(ROWS, -1).astype(float) for one in (scores, controls))
-    stderr = scores.std(0, ddof=1) / np.sqrt(ROWS)
-    columns = (scores.mean(0), stderr, controls.mean(0))
-    return readings[0], pd.DataFrame(dict(zip(INDUCTION, columns, strict=True)))
+    rows = tasks.induction(model, ROWS, config.seed, bos=config.bos, length=length).clean
+    return _read(model, rows[0]), heads.attention_scores(model, rows)[list(INDUCTION)]
 
 
 def _labels(frame: pd.DataFrame, found: pd.DataFrame | None) -> list[str]:

@@ -53,6 +53,7 @@ SETTINGS: dict[str, list[str]] = {
     "causal-tracing": ["--n", "4", "--draws", "1"],
     "neurons": ["--n", "4", "--layers", "1", "--top", "2"],
     "activation-patching": ["--task", "agreement", "--n", "4", "--top", "2", "--neurons", "1"],
+    "attention-heads": ["--task", "induction", "--n", "6", "--null", "10", "--shown", "1"],
 }
 """Options of an analysis for this battery, as on the command line."""
 COMMON = ("model", "device", "dtype", "seed", "out")

@@ -178,7 +178,7 @@ def looks_by_hand(pattern, ids, real, causal):
 def test_looks_are_shares_of_attention(causal, side, monkeypatch):
     model = random_model(small_config(causal=causal))
     tokens = Tokens.from_rows(ROWS, side=side)
-    monkeypatch.setattr("interp.heads.ELEMENTS", 1)  # row by row
+    monkeypatch.setattr("interp.heads.looks.ELEMENTS", 1)  # row by row
     frame = head_scores(model, tokens).set_index(["layer", "head"])
     _, cache = model.run_with_cache(tokens, "pattern")
     for (layer, head), row in frame.iterrows():
@@ -238,13 +238,17 @@ def test_the_baseline_of_composition_is_what_random_directions_give():
 
 def test_random_repeats_are_repeated_and_seeded():
     model = random_model(small_config())
-    tokens = random_repeats(model, 3, 50, seed=1)
-    half = model.cfg.n_ctx // 2
-    assert tokens.ids.shape == (3, 2 * half)  # as long as the context allows
-    assert torch.equal(tokens.ids[:, :half], tokens.ids[:, half:])
-    assert all(len(set(row.tolist())) == half for row in tokens.ids[:, :half])
-    assert torch.equal(tokens.ids, random_repeats(model, 3, 50, seed=1).ids)
-    assert not torch.equal(tokens.ids, random_repeats(model, 3, 50, seed=2).ids)
+    tokens = random_repeats(model, 9, 50, seed=1)
+    width = tokens.shape[1]
+    assert width == model.cfg.n_ctx // 2 * 2  # as long as the context allows
+    spans = []
+    for row in tokens.ids.tolist():
+        span = next(n for n in range(width // 2, 0, -1) if row[-n:] == row[-2 * n : -n])
+        spans.append(span)
+        assert len(set(row)) == width - span  # nothing else stands twice
+    assert set(spans) == set(range((width // 2 + 1) // 2, width // 2 + 1))
+    assert torch.equal(tokens.ids, random_repeats(model, 9, 50, seed=1).ids)
+    assert not torch.equal(tokens.ids, random_repeats(model, 9, 50, seed=2).ids)
 
 
 def test_tokens_that_show_nothing_are_refused():

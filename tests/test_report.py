@@ -508,3 +508,35 @@ def test_markdown_shows_hostile_text_and_nothing_else(text):
     shown = ["".join(leaf.content for leaf in one.children) for one in tokens if one.children]
     assert visible(text) in shown  # the cell
     assert not one_line(text) or shown.count(one_line(text)) == 3  # the finding, the section too
+
+
+# Pages beside it --------------------------------------------------------------------------------
+
+
+def test_a_page_shows_parts_of_the_reports_tables_and_links_to_its_neighbours(tmp_path):
+    report = Report("Whole", "What?", analysis="test")
+    frame = pd.DataFrame({"n": [1, 2, 3]})
+    report.section("All").table(frame, "Numbers", name="numbers")
+    for at in range(3):
+        page = report.page(f"parts/p{at}.html", f"Part {at}", "Which?")
+        page.section("One").table(frame[at : at + 1], "One of them", name="numbers")
+        page.section("Again").table(frame[:0], "None of them", name="numbers")
+    folder = report.write(tmp_path / "r").parent
+    index, middle = ((folder / name).read_text() for name in ("index.html", "parts/p1.html"))
+    assert '<a href="parts/p1.html">Part 1</a>' in index
+    for address in ("../index.html", "../parts/p0.html", "../parts/p2.html", "../numbers.csv",
+                    "../manifest.json"):  # fmt: skip
+        assert f'href="{address}"' in middle
+    assert sorted(path.name for path in folder.glob("*.csv")) == ["numbers.csv"]
+    assert "parts/p2.html" in json.loads((folder / "manifest.json").read_text())["files"]
+
+
+def test_a_page_with_a_table_of_its_own_is_refused(tmp_path):
+    report = Report("Whole", "What?", analysis="test")
+    page = report.page("p.html", "Part", "Which?")
+    page.section("One").table(pd.DataFrame({"n": [1]}), "Own", name="own")
+    with pytest.raises(ValueError, match=r"p\.html: 'own' is not in the report itself"):
+        report.write(tmp_path / "r")
+    with pytest.raises(ValueError, match=r"there is a page 'p\.html' already"):
+        report.page("p.html", "Part", "Which?")
+    assert not (tmp_path / "r").exists()

@@ -47,7 +47,11 @@ def test_what_the_page_carries_is_the_pattern(tmp_path, causal):
     arrays = [patterns(2, 3, n, seed=n, causal=causal) for n in (5, 9)]
     folder = written(tmp_path, arrays, [words(5), words(9)])
     content = data(folder / "index.html")
-    assert (content["layers"], content["heads"], content["name"]) == ([0, 1], 3, "attention")
+    assert (content["layers"], content["heads"], content["name"]) == (
+        [0, 1],
+        [0, 1, 2],
+        "attention",
+    )
     for array, prompt in zip(arrays, content["prompts"], strict=True):
         assert prompt["causal"] is causal
         assert prompt["size"] == array.shape[-1] == len(prompt["tokens"])

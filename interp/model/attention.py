@@ -199,6 +199,16 @@ class Attention(nn.Module):
     def _stepwise(
         self, q: Tensor, k: Tensor, v: Tensor, layout: Layout | Memory, tap: Silent | Tap
     ) -> Tensor:
+        return self.pattern(q, k, layout, tap) @ self._expand(v)
+
+    def pattern(
+        self,
+        q: Float[Tensor, "batch head q_pos d_head"],
+        k: Float[Tensor, "batch kv_head k_pos d_head"],
+        layout: Layout | Memory,
+        tap: Silent | Tap = SILENT,
+    ) -> Float[Tensor, "batch head q_pos k_pos"]:
+        """What each query attends to, from queries and keys that `place` gave."""
         scores = (q * self.scale) @ self._expand(k).mT
         if self.softcap:
             scores = self.softcap * torch.tanh(scores / self.softcap)
@@ -211,9 +221,9 @@ class Attention(nn.Module):
         if self.sinks is not None:
             sink = self.sinks[:, None, None].expand(*scores.shape[:-1], 1)
             scores = torch.cat([scores, sink.to(scores)], -1)
-        pattern = scores.softmax(-1, dtype=wide).to(v.dtype)
+        pattern = scores.softmax(-1, dtype=wide).to(q.dtype)
         pattern = pattern if self.sinks is None else pattern[..., :-1]
-        return tap(self.hook_pattern, pattern) @ self._expand(v)
+        return tap(self.hook_pattern, pattern)
 
     def sink_share(
         self, scores: Float[Tensor, "batch head q_pos k_pos"], layout: Layout

@@ -42,12 +42,13 @@ class Prompt:
         """Whether nothing is attended to that comes later."""
         return not np.triu(self.codes.max(axis=(0, 1)), 1).any()
 
-    def pieces(self, layers: Sequence[int]) -> list[list[str]]:
+    def pieces(self, layers: Sequence[int], heads: Sequence[int]) -> list[list[str]]:
         """Per layer and head: the bytes row by row (causal: up to the diagonal), gzip, base64."""
         size = self.codes.shape[-1]
         kept = np.tril_indices(size) if self.causal else np.indices((size, size)).reshape(2, -1)
         return [
-            [_packed(one[*kept].tobytes()) for one in heads] for heads in self.codes[list(layers)]
+            [_packed(self.codes[layer, head][*kept].tobytes()) for head in heads]
+            for layer in layers
         ]
 
     def small(self) -> Prompt:
@@ -75,6 +76,8 @@ class Attention:
     """Where each layer has a page of its own: its file."""
     index: str = ""
     """The page that a layer's page belongs to."""
+    heads: tuple[int, ...] = ()
+    """Those whose patterns this page holds; none named: all."""
 
     @property
     def name(self) -> str:
@@ -88,7 +91,8 @@ class Attention:
     def data(self) -> Markup:
         """What viewer.js reads: names, tokens, scores and packed patterns, as harmless JSON."""
         frame = self.table.frame
-        rows = frame[frame["layer"].isin(self.layers)]
+        heads = self.heads or tuple(range(int(frame["head"].max()) + 1))
+        rows = frame[frame["layer"].isin(self.layers) & frame["head"].isin(heads)]
         scores = {
             str(name).replace("_", " "): [float(f"{value:.4g}") for value in rows[name]]
             for name in rows
@@ -97,22 +101,22 @@ class Attention:
         content = {
             "name": self.name,
             "layers": list(self.layers),
-            "heads": int(frame["head"].max()) + 1,
+            "heads": list(heads),
             "scores": scores,
             "labels": [token_text(str(one)) for one in rows["label"]] if "label" in rows else None,
             "pages": {str(layer): page for layer, page in self.pages.items()},
             "index": self.index,
-            "prompts": [self._prompt(prompt) for prompt in self.prompts],
+            "prompts": [self._prompt(prompt, heads) for prompt in self.prompts],
         }
         return Markup(json_block(content))
 
-    def _prompt(self, prompt: Prompt) -> dict[str, Any]:
+    def _prompt(self, prompt: Prompt, heads: Sequence[int]) -> dict[str, Any]:
         shown = prompt.small() if self.pages and not self.index else prompt
         return {
             "tokens": [token_text(str(token)) for token in prompt.tokens],
             "size": shown.codes.shape[-1],
             "causal": prompt.causal,
-            "pieces": shown.pieces(self.layers),
+            "pieces": shown.pieces(self.layers, heads),
         }
 
     def split(self, index: str) -> dict[str, Attention]:
@@ -125,6 +129,13 @@ class Attention:
             pages[layer]: replace(whole, layers=(layer,), index=index, table=self._table_of(layer))
             for layer in self.layers
         }
+
+    def one(self, layer: int, head: int, caption: str) -> Attention:
+        """The same of one head, for a page of its own."""
+        table = self._table_of(layer)
+        own = table.frame[table.frame["head"] == head].reset_index(drop=True)
+        table = replace(table, frame=own, caption=caption)
+        return replace(self, layers=(layer,), heads=(head,), table=table)
 
     def _table_of(self, layer: int) -> Table:
         frame = self.table.frame

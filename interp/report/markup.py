@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,16 @@ def page(template: str, sheets: Sequence[str], scripts: Sequence[str] = (), **va
     """A template filled with `values`, the style sheets and scripts of `static/`, and their hashes,
     which are all that its policy lets through."""
     css, script = ("".join(map(_static, names)) for names in (sheets, scripts))
-    environment = jinja2.Environment(
+    return (
+        _environment()
+        .get_template(template)
+        .render(css=css, css_hash=_hash(css), script=script, script_hash=_hash(script), **values)
+    )
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -27,11 +37,9 @@ def page(template: str, sheets: Sequence[str], scripts: Sequence[str] = (), **va
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template).render(
-        css=css, css_hash=_hash(css), script=script, script_hash=_hash(script), **values
-    )
 
 
+@cache
 def _static(name: str) -> str:
     return (HERE / "static" / name).read_text(encoding="utf-8")
 

@@ -1,4 +1,5 @@
-"""The pages of a report: one, or where it would be too large for a browser, one more per layer.
+"""The pages of a report: one, those that it was given (`Report.page`), and where the one would be
+too large for a browser, one more per layer.
 
 A page opened from disk cannot fetch files, so every page holds all that it shows.
 """
@@ -20,6 +21,10 @@ PAGE_BYTES = 20_000_000
 
 def pages(report: Report) -> dict[str, str]:
     """The text of each page by file name."""
+    return _own(report) | {name: page.html() for name, page in report.pages.items()}
+
+
+def _own(report: Report) -> dict[str, str]:
     whole = report.html()
     items = [item for section in report.sections for item in section.items]
     if len(whole) <= PAGE_BYTES or not any(isinstance(item, Attention) for item in items):
@@ -47,6 +52,7 @@ def _split(report: Report) -> dict[str, Report]:
 
 def _page(report: Report, part: Attention) -> Report:
     page = copy.copy(report)
+    page.pages = {}
     page.title = f"{report.title}: layer {part.layers[0]}"
     page.warnings, page.findings, page.certainty, page.doubts, page.skipped = [], [], [], [], []
     page.sections = []

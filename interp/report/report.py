@@ -69,7 +69,7 @@ class Note:
 class Section:
     """A heading, a paragraph, and what stands below them in the order in which it was added."""
 
-    def __init__(self, title: str, text: str, taken: set[str]) -> None:
+    def __init__(self, title: str, text: str, taken: set[str] | None) -> None:
         self.title = title
         self.text = text
         self.items: list[Table | Picture | Note | Attention | TokenText] = []
@@ -112,17 +112,24 @@ class Section:
         *,
         scores: pd.DataFrame | None = None,
         name: str | None = None,
-    ) -> None:
+    ) -> Attention:
         """Add the viewer of all heads: per prompt an array [layer head q_pos k_pos] and its tokens.
 
         `scores` has one row per `layer` and `head`; its numeric columns sort and filter the heads,
         a text column `label` names them. Behind it stands a table of the heads (`heads_table`).
-        The page shows weights rounded to 1/255. Raises ValueError on what are no patterns.
+        The page shows weights rounded to 1/255. Returns what `one_head` takes. Raises ValueError
+        on what are no patterns.
         """
         arrays, words = check_patterns(patterns, tokens)
         frame = heads_table(arrays, scores)
         table = Table(frame, caption, self._unique(name or caption))
-        self.items.append(Attention(encode(arrays, words), table, tuple(range(len(arrays[0])))))
+        made = Attention(encode(arrays, words), table, tuple(range(len(arrays[0]))))
+        self.items.append(made)
+        return made
+
+    def one_head(self, attention: Attention, layer: int, head: int, caption: str) -> None:
+        """Add one head of a viewer that stands in the report; for a page of its own."""
+        self.items.append(attention.one(layer, head, caption))
 
     def tokens(
         self,
@@ -149,6 +156,8 @@ class Section:
 
     def _unique(self, text: str) -> str:
         base = name = slug(text)
+        if self._taken is None:  # a page of its own: its tables are those of the report
+            return name
         for count in itertools.count(2):
             if name not in self._taken:
                 break
@@ -177,8 +186,11 @@ class Report:
         self.doubts: list[str] = []
         self.skipped: list[str] = []
         self.sections: list[Section] = []
+        self.pages: dict[str, Report] = {}
+        self.links: list[tuple[str, str]] = []
+        self.root = ""
         self.provenance = dict(provenance or {})
-        self._taken: set[str] = set()
+        self._taken: set[str] | None = set()
         self._started = time.perf_counter()
 
     def warn(self, text: str) -> None:
@@ -205,6 +217,23 @@ class Report:
         """Open a section at the end of the report."""
         self.sections.append(Section(title, text, self._taken))
         return self.sections[-1]
+
+    def page(self, path: str, title: str, question: str) -> Report:
+        """Open a page beside this one, linked from it and to its neighbours in the order in which
+        they were opened: "heads/L0H3.html". Its tables are parts of tables of the report and bear
+        their names; what it finds, skips and shows is its own.
+        """
+        if path in self.pages or slug(path.removesuffix(".html")) == "index":
+            raise ValueError(f"there is a page {path!r} already")
+        page = Report(title, question, analysis=self.analysis)
+        page.root, page._taken = "../" * path.count("/"), None
+        page.links = [("The whole report", f"{page.root}index.html")]
+        if self.pages:
+            before, last = list(self.pages.items())[-1]
+            page.links.append((f"Previous: {last.title}", f"{page.root}{before}"))
+            last.links.append((f"Next: {title}", f"{last.root}{path}"))
+        self.pages[path] = page
+        return page
 
     def write(self, directory: str | Path) -> Path:
         """Write the directory, all or nothing, and return the path of its index.html.
@@ -292,8 +321,22 @@ class Report:
                 files[f"figures/{item.name}.png"] = item.figure.png
             elif isinstance(item, (Attention, TokenText)):
                 files[f"{item.table.name}.csv"] = item.table.csv()
+        self._check_pages(files)
         manifest = json.dumps(self.manifest([*files]), indent=2, allow_nan=False)
         return files | {MANIFEST: manifest.encode("ascii") + b"\n"}
+
+    def _check_pages(self, files: Mapping[str, bytes]) -> None:
+        """Raise ValueError where a page of the report shows what has no file."""
+        for path, own in self.pages.items():
+            for item in (item for section in own.sections for item in section.items):
+                table = getattr(item, "table", item)
+                if isinstance(item, Picture) or (
+                    isinstance(table, Table) and f"{table.name}.csv" not in files
+                ):
+                    raise ValueError(
+                        f"{path}: {item.name!r} is not in the report itself; a page shows parts of "
+                        "its tables, under their names, and no figures"
+                    )
 
 
 def _kind(item: object) -> str:

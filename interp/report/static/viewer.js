@@ -46,10 +46,11 @@ class Viewer {
     this.data = JSON.parse(box.querySelector("script").textContent);
     const { layers, heads, labels, pages, index } = this.data;
     this.apart = !index && Object.keys(pages).length > 0; // the patterns are on other pages
-    this.heads = layers.flatMap((layer, row) => range(heads).map((head) => {
-      const at = row * heads + head;
-      return { layer, head, row, at, name: `L${layer} H${head}`, label: labels?.[at] ?? "" };
+    this.heads = layers.flatMap((layer, row) => heads.map((head, column) => {
+      const at = row * heads.length + column;
+      return { layer, head, row, column, at, name: `L${layer} H${head}`, label: labels?.[at] ?? "" };
     }));
+    this.alone = this.heads.length === 1; // a page of one head: it is open, and stays so
     this.prompt = 0; // which, from 0
     this.open = this.held = null; // the head that is shown, the token that is locked
     this.graph = new Graph(this.data.name);
@@ -64,8 +65,8 @@ class Viewer {
     return this.data.prompts[this.prompt];
   }
 
-  piece({ row, head }) {
-    return unpack(this.text.pieces[row][head], this.text.size, this.text.causal);
+  piece({ row, column }) {
+    return unpack(this.text.pieces[row][column], this.text.size, this.text.causal);
   }
 
   // The wall of small pictures
@@ -81,14 +82,15 @@ class Viewer {
     least.addEventListener("input", () => this.arrange());
     Object.assign(this, { chooser, sort, score, least, count: make("output") });
     const bound = make("span", {}, measure, " ", make("label", {}, "of at least ", least));
-    const parts = prompts.length > 1 ? [prompt, order] : [order];
-    return make("p", { className: "controls" }, ...parts, bound, this.count);
+    const parts = prompts.length > 1 ? [prompt] : [];
+    if (!this.alone) parts.push(order, bound, this.count);
+    return make("p", { className: "controls" }, ...parts);
   }
 
   wall() {
-    const wall = make("div", { className: "wall", role: "group" });
+    const wall = make("div", { className: "wall", role: "group", hidden: this.alone });
     wall.ariaLabel = "Heads; arrow keys move, Enter opens one";
-    wall.style.setProperty("--heads", this.data.heads);
+    wall.style.setProperty("--heads", this.data.heads.length);
     for (const head of this.heads) {
       head.canvas = make("canvas", { ariaHidden: "true", width: 1, height: 1 });
       head.value = make("span", { className: "value" });
@@ -165,7 +167,8 @@ class Viewer {
     const next = button("Next head", () => this.step(1));
     const link = make("a", {}, "Link to this head");
     const close = button("Close", () => this.close());
-    const bar = make("div", { className: "bar" }, title, back, next, link, close);
+    const bar = make("div", { className: "bar" }, title);
+    if (!this.alone) bar.append(back, next, link, close);
     const about = make("p", { className: "source" });
     const matrix = make("canvas", { className: "matrix", role: "img" });
     const [row, column] = [make("i"), make("i")]; // through the token that is looked at
@@ -228,7 +231,7 @@ class Viewer {
     this.point(this.held ?? Math.min(this.at ?? Infinity, text.tokens.length - 1));
     this.graph.show(text, weights);
     this.link.href = this.address(head);
-    history.replaceState(null, "", this.link.href);
+    if (!this.alone) history.replaceState(null, "", this.link.href);
     this.stop(this.order.includes(head) ? head.tile : this.order[0]?.tile);
     if (!enter) return;
     this.title.focus({ preventScroll: true });
@@ -236,6 +239,7 @@ class Viewer {
   }
 
   close() {
+    if (this.alone) return;
     const { tile } = this.open;
     this.one.hidden = true;
     this.open = this.held = this.weights = null;
@@ -341,4 +345,5 @@ const follow = () => {
 };
 addEventListener("hashchange", follow);
 follow();
+for (const viewer of viewers) if (viewer.alone && !viewer.open) viewer.show(viewer.heads[0]);
 document.documentElement.dataset.ready = "";
