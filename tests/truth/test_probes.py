@@ -69,7 +69,7 @@ def test_a_position_that_sees_nothing_of_a_feature_is_at_chance():
     assert found.null_low[1] - 0.02 < found.accuracy[1] < found.null_high[1] + 0.02
 
 
-DRAWS, PER_CALL = 2000, 200
+DRAWS, PER_CALL = 2000, 100
 
 
 def test_the_shuffle_test_is_false_as_often_as_it_says():
