@@ -26,6 +26,7 @@ from interp.probes import (
     fitting,
     probe_sweep,
     random_copy,
+    solver,
     splits,
 )
 
@@ -344,14 +345,26 @@ def test_lda_over_folds_and_labellings():
             assert np.allclose(z.softmax(0).numpy().T, theirs.predict_proba(X), atol=1e-9)
 
 
-def test_labellings_in_parts_as_all_at_once(monkeypatch):
-    X, y = data(n=80, d=6)
-    prepared = fitting.prepare(torch.from_numpy(X[None]), torch.ones(1, 80, dtype=torch.bool))
-    labels = torch.from_numpy(np.stack([np.roll(y, i) for i in range(5)]))
-    whole = fitting.fit(prepared, labels, tol=1e-9)
+@pytest.mark.parametrize("width", [6, 100])
+def test_in_parts_as_all_at_once(width, monkeypatch):
+    """Labellings and places that the memory, or the cache, does not hold together."""
+    X, y = data(n=80, d=width, classes=3)
+    x = torch.from_numpy(np.stack([X, X[::-1], X + 1]))
+    prepared = fitting.prepare(x, torch.arange(80) % 4 != torch.arange(4)[:, None])
+    y[:40] %= 2
+    labels = torch.from_numpy(np.stack([np.roll(y, 11 * i) for i in range(5)]))
+    options = {"n_classes": 3, "tol": 1e-9, "class_weight": "balanced", "C": 0.01}
+    whole = fitting.fit(prepared, labels, **options)
     monkeypatch.setattr(fitting, "NUMBERS", 2000)
-    parts = fitting.fit(prepared, labels, tol=1e-9)
+    monkeypatch.setattr(solver, "CACHED", 2)
+    parts = fitting.fit(prepared, labels, **options)
     assert apart(parts.coef.numpy(), whole.coef.numpy()) < 1e-6
+    assert parts.coef.shape == (3, 4, 5, 3, prepared.x.shape[2])
+
+
+def test_the_gram_matrix_is_whole_below_its_diagonal():
+    x = torch.randn(2, 30, 11, dtype=torch.float64)
+    assert torch.allclose(solver._gram(x).tril(), (x.mT @ x).tril())
 
 
 def test_a_class_that_a_labelling_never_shows_gets_no_probability():

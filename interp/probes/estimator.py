@@ -30,11 +30,7 @@ class _Linear(BaseEstimator):
     def _read(self, X: Any, **options: Any) -> Tensor:
         """X as a floating tensor; sets or checks n_features_in_."""
         if not isinstance(X, Tensor):
-            return torch.from_numpy(
-                np.ascontiguousarray(
-                    validate_data(self, X, dtype=[np.float64, np.float32], **options)
-                )
-            )
+            return _writable(validate_data(self, X, dtype=[np.float64, np.float32], **options))
         if X.ndim != 2 or not X.is_floating_point():
             raise ValueError(
                 f"X must be a floating-point tensor [n, d], got {X.dtype} {list(X.shape)}"
@@ -71,7 +67,7 @@ class _Linear(BaseEstimator):
         check_is_fitted(self)
         x = self._read(X, reset=False)
         coef, intercept = (_tensor(a).to(x) for a in (self.coef_, self.intercept_))
-        return x @ coef.T + intercept, isinstance(X, Tensor)
+        return x @ (coef.T if coef.ndim == 2 else coef) + intercept, isinstance(X, Tensor)
 
     @staticmethod
     def _out(a: Tensor, like: Any) -> Array:
@@ -122,7 +118,7 @@ class LinearProbe(ClassifierMixin, _Linear):
         else:
             X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
             check_classification_targets(y)
-            x = torch.from_numpy(np.ascontiguousarray(X))
+            x = _writable(X)
             self.classes_, found = np.unique(y, return_inverse=True)
             codes = torch.from_numpy(found)
         if len(self.classes_) < 2:
@@ -180,7 +176,7 @@ class LinearProbeRegressor(RegressorMixin, _Linear):
             X, y = validate_data(
                 self, X, y, dtype=[np.float64, np.float32], y_numeric=True, ensure_min_samples=2
             )
-            x = torch.from_numpy(np.ascontiguousarray(X))
+            x = _writable(X)
             target = torch.from_numpy(np.asarray(y)).to(x)
         self._fit(x, target, X, kind="ridge")
         self.coef_, self.intercept_ = self.coef_[0], self.intercept_[0]
@@ -218,6 +214,11 @@ def class_weights(given: Any, classes: list) -> ClassWeight:
     if not all(weight > 0 and np.isfinite(weight) for weight in weights):
         raise ValueError(f"class_weight={given!r}: expected positive numbers")
     return torch.tensor(weights, dtype=torch.float64)
+
+
+def _writable(X: np.ndarray) -> Tensor:
+    """Without a copy where torch can do without one."""
+    return torch.from_numpy(np.require(X, requirements=["C", "W"]))
 
 
 def _tensor(a: Any) -> Tensor:

@@ -107,19 +107,27 @@ def prepare(
     if x.shape[2] > x.shape[1] if by_rows is None else by_rows:
         return _prepared_by_fold(x, train, standardise, strict, _by_rows)
     rows = train.to(x.dtype)
-    centre, deviation = moments(x, torch.ones_like(rows[:1]))
+    wide = x.new_ones(len(x), x.shape[1], x.shape[2] + 1)
+    scaled = wide[..., :-1]
+    share = torch.full_like(rows[:1], 1 / x.shape[1])
+    centre = share @ x
+    torch.sub(x, centre, out=scaled)
+    deviation = _without_rounding((share @ scaled.square()).sqrt(), centre, x.dtype)
     _check_varies(deviation, strict)
     scale = _units(deviation)
-    scaled = (x - centre) / scale
-    share = rows / rows.sum(1, keepdim=True)
-    means = share @ scaled
-    units = (share @ scaled.square() - means.square()).clamp_min(0).sqrt()
-    units = units.masked_fill(deviation == 0, 1)
-    alike = (means.abs() <= 1) & (units <= ALIKE) & (units >= 1 / ALIKE)
-    if not bool(alike.all()):
-        return _prepared_by_fold(x, train, standardise, strict, _by_features)
+    scaled /= scale
+    units = torch.ones_like(scale)
+    if not bool(train.all()):
+        share = rows / rows.sum(1, keepdim=True)
+        means = share @ scaled
+        units = (share @ scaled.square() - means.square()).clamp_min(0).sqrt()
+        units = units.masked_fill(deviation == 0, 1)
+        alike = (means.abs() <= 1) & (units <= ALIKE) & (units >= 1 / ALIKE)
+        if not bool(alike.all()):
+            return _prepared_by_fold(x, train, standardise, strict, _by_features)
     penalty = units.square() if standardise else (scale**-2).expand_as(units)
-    return Prepared(_and_ones(scaled), rows[None], _and_ones(penalty, 0), len(train), centre, scale)
+    penalty = penalty.expand(-1, len(train), -1)
+    return Prepared(wide, rows[None], _and_ones(penalty, 0), len(train), centre, scale)
 
 
 def _and_ones(x: Float[Tensor, "b n d"], fill: int = 1) -> Float[Tensor, "b n d1"]:
@@ -137,8 +145,11 @@ def moments(
     share = rows / rows.sum()
     centre = share @ x
     deviation = (share @ (x - centre).square()).sqrt()
-    flat = deviation <= 10 * torch.finfo(x.dtype).eps * centre.abs()
-    return centre, deviation.masked_fill(flat, 0)
+    return centre, _without_rounding(deviation, centre, x.dtype)
+
+
+def _without_rounding(deviation: Tensor, centre: Tensor, dtype: torch.dtype) -> Tensor:
+    return deviation.masked_fill(deviation <= 10 * torch.finfo(dtype).eps * centre.abs(), 0)
 
 
 def _units(deviation: Tensor) -> Tensor:

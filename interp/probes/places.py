@@ -149,7 +149,10 @@ def _chosen(places: list[Place], sites: Any) -> set[Place]:
 
 
 def _tensor(value: Any, place: Place) -> Tensor:
-    x = value.detach() if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+    if isinstance(value, Tensor):
+        x = value.detach()
+    else:
+        x = torch.as_tensor(np.require(value, requirements="W"))
     if x.is_complex() or x.dtype == torch.bool:
         raise ValueError(f"the activations of {place} are {x.dtype}, not numbers")
     return x if x.dtype in (torch.float32, torch.float64) else x.float()

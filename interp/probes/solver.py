@@ -11,7 +11,8 @@ with x: it follows the exact derivative along the direction.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,10 +24,14 @@ SEARCHES = 20
 """Most steps of one line search."""
 SLOPE = 0.1
 """A line search ends where the slope is this part of what it was."""
+CACHED = 2**20
+"""Numbers of x that a CPU works on at a time."""
 NEVER = -1e4
 """The intercept of a class that a problem has never seen."""
 PATIENCE = 30
-"""Steps without a shorter one, after which a problem has met its rounding."""
+"""Steps without a shorter one, after which a problem is given up."""
+NEAR, SOON = 20.0, 8
+"""Within NEAR × tol it takes only so many: there it has met the rounding of its dtype."""
 
 
 class Solution(NamedTuple):
@@ -66,7 +71,7 @@ def factor(
 
     scale: C × the mean weight of a row.
     """
-    hessian = (scale / n_classes * (1 - 1 / n_classes)) * (x.mT @ x)
+    hessian = _gram(x).mul_(scale / n_classes * (1 - 1 / n_classes))
     diagonal = hessian.diagonal(dim1=1, dim2=2)
     diagonal += penalty
     jitter = torch.finfo(x.dtype).eps * diagonal.amax(1)
@@ -79,7 +84,42 @@ def factor(
     raise ValueError("the Gram matrix of the features has no Cholesky factor: are they finite?")
 
 
-def solve(
+def _gram(x: Float[Tensor, "b n d"], parts: int = 4) -> Float[Tensor, "b d d"]:
+    """xᵀx, of which Cholesky reads the lower triangle only; above it some blocks stay zero."""
+    d = x.shape[2]
+    ends = [d * i // parts for i in range(parts + 1)]
+    gram = x.new_zeros(len(x), d, d)
+    for start, end in pairwise(ends):
+        gram[:, start:end, :end] = x[..., start:end].mT @ x[..., :end]
+    return gram
+
+
+def solve(x: Float[Tensor, "b n d"], given: Task, penalty: Tensor, C: float,
+          inverse: Float[Tensor, "b d d"], *, start: Float[Tensor, "b t k d"] | None = None,
+          **options: Any) -> Solution:  # fmt: skip
+    """Every problem (b, t) to its optimum; the last column of x is ones, and its penalty 0.
+
+    On a CPU as many b at once as its cache holds, each of them until it is done: large ones gain
+    nothing from each other. `options`: tol and max_iter of `_solve`.
+    """
+    size = max(1, CACHED // x[0].numel()) if x.device.type == "cpu" else len(x)
+    parts = []
+    for i in range(0, len(x), size):
+        own = slice(i, i + size)
+        absent = None if given.absent is None else _own(given.absent, own, len(x))
+        part = Task(given.target, _own(given.weights, own, len(x)), absent)
+        begin = None if start is None else start[own]
+        pull = _own(penalty, own, len(x))
+        parts.append(_solve(x[own], part, pull, C, inverse[own], start=begin, **options))
+    return Solution(*(torch.cat(each) for each in zip(*parts, strict=True)))
+
+
+def _own(each: Tensor, own: slice, b: int) -> Tensor:
+    """Of some problems, unless it is the same for all."""
+    return each[own] if len(each) == b else each
+
+
+def _solve(
     x: Float[Tensor, "b n d"],
     given: Task,
     penalty: Float[Tensor, "p t one d"],
@@ -90,10 +130,11 @@ def solve(
     tol: float = 1e-5,
     max_iter: int = 500,
 ) -> Solution:
-    """Every problem (b, t) to its optimum; the last column of x is ones, and its penalty 0.
+    """All at once.
 
     A problem has converged when two quasi-Newton steps in a row, estimates of the way to the
-    optimum, are shorter than tol × its coefficients; tol is raised to 20 roundings of the dtype.
+    optimum, are shorter than tol × its coefficients, or where those within 20 × tol of it get no
+    shorter for rounding. tol is raised to 20 roundings of the dtype.
     """
     tol = max(tol, 20 * torch.finfo(x.dtype).eps)
     slopes = _Slopes(x, given, penalty, C)
@@ -110,11 +151,13 @@ def solve(
     for _ in range(max_iter):
         way = memory.direction(g, solved)
         length = _length(way)
-        before, short = short, length <= tol * torch.maximum(_length(w), 1e-3 * first)
-        converged = converged | (before & short) | (length == 0)
+        size = torch.maximum(_length(w), 1e-3 * first)
+        before, short = short, length <= tol * size
         since = torch.where(length < shortest, 0, since + 1)
         shortest = torch.minimum(length, shortest)
-        done = done | converged | (since > PATIENCE)
+        rounded = (since >= SOON) & (shortest <= NEAR * tol * size)
+        converged = converged | (before & short) | (length == 0) | rounded
+        done = done | converged | (since >= PATIENCE)
         if bool(done.all()):
             break
         iterations += ~done
