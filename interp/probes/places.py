@@ -152,7 +152,7 @@ def _tensor(value: Any, place: Place) -> Tensor:
     if isinstance(value, Tensor):
         x = value.detach()
     else:
-        x = torch.as_tensor(np.require(value, requirements="W"))
+        x = torch.as_tensor(np.require(np.asarray(value), requirements="W"))
     if x.is_complex() or x.dtype == torch.bool:
         raise ValueError(f"the activations of {place} are {x.dtype}, not numbers")
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
