@@ -23,7 +23,7 @@ FLOORS = (
     {"tap", "analogies", "axes"},
     {"model"},
     {"loading", "selection", "fingerprint"},
-    {"edits", "metrics", "provenance", "tasks", "training"},
+    {"edits", "metrics", "provenance", "tasks", "training", "windows", "shards"},
     {"rerun", "naive", "journal"},
     {"engine"},
     {
