@@ -176,13 +176,13 @@ def test_positions_last_roles_and_sampled(model, texts, tmp_path):
     last = harvest(model, texts, SITES, tmp_path / "last", positions="last", **SMALL)
     ends = rows.groupby(["text", "window"]).tail(1)
     assert last.rows.equals(ends.reset_index(drop=True))
-    assert torch.allclose(last.read(SITES[0]), values[ends.index.to_numpy()], atol=1e-12)
+    assert torch.allclose(last.read(SITES[0]), values[ends.index.to_numpy().copy()], atol=1e-12)
 
     some = harvest(model, texts, SITES, tmp_path / "some", sample=2, seed=3, **SMALL)
     sizes = rows.groupby(["text", "window"]).size().clip(upper=2)
     assert some.rows.groupby(["text", "window"]).size().equals(sizes)
     own = rows.reset_index().merge(some.rows, on=["text", "window", "pos", "token"])["index"]
-    assert torch.allclose(some.read(SITES[0]), values[own.to_numpy()], atol=1e-12)
+    assert torch.allclose(some.read(SITES[0]), values[own.to_numpy().copy()], atol=1e-12)
     other = harvest(model, texts, SITES, tmp_path / "other", sample=2, seed=4, **SMALL)
     assert not other.rows.equals(some.rows)
 
