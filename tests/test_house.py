@@ -24,7 +24,7 @@ FLOORS = (
     {"model"},
     {"loading", "selection", "fingerprint"},
     {"edits", "metrics", "provenance", "tasks", "training", "windows", "shards"},
-    {"rerun", "naive", "journal"},
+    {"rerun", "naive", "journal", "reading"},
     {"engine"},
     {
         "geometry",
