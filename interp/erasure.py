@@ -22,7 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from .edits import Edit, Replace, Rows
+from .edits import Edit, Replace, Rows, each
 from .engine import sweep
 from .metrics import Metric, Where
 from .moments import Moments
@@ -236,20 +236,22 @@ def amnesic_check(
         own = random_eraser(moments, leace.rank, seed=seed + draw, site=found.name)
         erasers.append(("random", draw, own))
     acting, node = node_at(model, tokens, site, "all" if everywhere else pos)
+    acts = {i: eraser.edit() for i, (_, _, eraser) in enumerate(erasers) if eraser is not None}
+    nodes = pd.concat([node.assign(row=i) for i in acts], ignore_index=True)
+    swept = sweep(
+        model, acting, nodes, edit=each(acts, "erase"), metric=metric, progress=progress
+    ).set_index("row")
     rows = []
-    for name, draw, eraser in erasers:
+    for i, (name, draw, eraser) in enumerate(erasers):
         erased = x if eraser is None else eraser(x)
         line = {"erased": name, "draw": draw, "rank": 0 if eraser is None else eraser.rank}
         line |= _probed(erased * size, labels, train, test)
         line["moved"] = float((erased - x).square().sum() / (x - x.mean(0)).square().sum())
-        if eraser is not None:
-            swept = sweep(
-                model, acting, node, edit=eraser.edit(), metric=metric, progress=progress
-            ).iloc[0]
-            line |= {name: swept[name] for name in ("value", "baseline", "effect", "stderr", "n")}
+        own = swept.iloc[0] if eraser is None else swept.loc[i]
+        line |= {column: own[column] for column in ("value", "baseline", "effect", "stderr", "n")}
+        if eraser is None:
+            line |= {"value": own["baseline"], "effect": 0.0, "stderr": 0.0}
         rows.append(line)
-    base = rows[1]["baseline"]
-    rows[0] |= {"value": base, "baseline": base, "effect": 0.0, "stderr": 0.0, "n": rows[1]["n"]}
     frame = pd.DataFrame(rows)
     frame["p"] = _share_as_large(frame)
     return frame

@@ -34,6 +34,7 @@ FLOORS = (
         "paths",
         "probes",
         "directions",
+        "steering",
         "erasure",
         "harvest",
     },
