@@ -103,7 +103,9 @@ def harvest(
         finish(folder, sink.shards)
     found = Harvest.load(folder)
     if found.cut:
-        log.warning("%d texts are longer than %d tokens and were cut into windows", found.cut, windows.width)
+        log.warning(
+            "%d texts are longer than %d tokens and were cut into windows", found.cut, windows.width
+        )
     return found
 
 
