@@ -7,7 +7,7 @@ one node. Whatever is random is drawn from (seed, node, example), so that order 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -32,6 +32,17 @@ class Rows(NamedTuple):
     """A number per row that names its node, for what is random."""
     start: int = 0
     """The position at which the tensor begins."""
+    numbers: Sequence[int] = ()
+    """The `row` of each node, as its frame counts them."""
+
+    def of(self, at: Sequence[int]) -> Rows:
+        """Some of them."""
+        index = torch.as_tensor(at, device=self.examples.device)
+        return self._replace(
+            examples=self.examples[index],
+            nodes=[self.nodes[int(i)] for i in at],
+            numbers=[self.numbers[int(i)] for i in at],
+        )
 
 
 Replace = Callable[[Tensor, Rows], Tensor]
@@ -167,6 +178,33 @@ def resample(reference: ActivationCache | Tokens, seed: int = 0) -> Edit:
         return replace
 
     return Edit("resample", "ablate", bind, (_tokens(reference), seed))
+
+
+def each(by_row: Mapping[int, Edit], name: str = "each") -> Edit:
+    """Every node its own edit, by the `row` of the node: one sweep, and one base run, where there
+    would be one for each. Raises ValueError at a node without one."""
+    kinds = {one.direction for one in by_row.values()}
+
+    def bind(model: Any, tokens: Tokens, sites: Iterable[str]) -> Replace:
+        names = list(sites)
+        bound = {row: one.bind(model, tokens, names) for row, one in by_row.items()}
+
+        def replace(x: Tensor, rows: Rows) -> Tensor:
+            places: dict[int, list[int]] = {}
+            for i, number in enumerate(rows.numbers):
+                places.setdefault(number, []).append(i)
+            lost = sorted(places.keys() - bound.keys())
+            if lost:
+                raise ValueError(f"row {lost[0]} has no edit: there are some for {sorted(bound)}")
+            new = x.clone()
+            for number, at in places.items():
+                new[at] = bound[number](x[at], rows.of(at))
+            return new
+
+        return replace
+
+    made_of = tuple((row, one.name, one.made_of) for row, one in by_row.items())
+    return Edit(name, kinds.pop() if len(kinds) == 1 else "steer", bind, made_of)
 
 
 def _plain(name: str, direction: Direction, replace: Replace, *made_of: Any) -> Edit:

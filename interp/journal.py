@@ -231,13 +231,13 @@ def manifest(
         )
     return {
         "interp": interp.__version__,
-        "code": _code(),
+        "code": code_hash(),
         "torch": str(torch.__version__),
         "model": model.name,
         "config": digest(model.cfg.to_dict()),
         "weights": weights_hash(model)[:SIZE],
         "dtype": str(model.dtype).removeprefix("torch."),
-        "device": _device(model.device),
+        "device": device_kind(model.device),
         "threads": torch.get_num_threads(),
         "precision": torch.get_float32_matmul_precision(),
         "engine": engine,
@@ -258,7 +258,7 @@ def _made_of(what: Edit | Metric) -> str:
 
 
 @cache
-def _code() -> str:
+def code_hash() -> str:
     """A hash of this library's source, as it was when first asked for."""
     folder, found = Path(interp.__file__).parent, hashlib.sha256()
     for file in sorted(folder.rglob("*.py")):
@@ -266,7 +266,7 @@ def _code() -> str:
     return found.hexdigest()[:SIZE]
 
 
-def _device(device: torch.device) -> str:
+def device_kind(device: torch.device) -> str:
     """The kind of machine: others round differently."""
     if device.type == "cuda":
         return f"{device.type} {torch.cuda.get_device_name(device)}"

@@ -39,7 +39,8 @@ class Naive:
         site, tokens = self.model.sites[part.site], self.tokens
         examples = torch.arange(len(tokens), device=tokens.device)
         selection = Selection.of(site, [(example, part) for example in range(len(tokens))], tokens)
-        rows = Rows(site, examples, [node.key] * len(tokens))
+        n = len(tokens)
+        rows = Rows(site, examples, [node.key] * n, numbers=[node.row] * n)
 
         def hook(x: Tensor, hook: Hook) -> Tensor:
             new = torch.where(selection.mask(site, x), self.replace(x, rows), x)

@@ -505,3 +505,29 @@ def test_a_metric_that_fails_on_edited_runs_names_the_node(unchecked, engine):
         with pytest.raises(ValueError, match=message) as error:
             interp.sweep(model, ids, frame, metric=metrics.function(fn), **options)
         assert "node blocks.1.hook_resid_pre" in str(error.value)
+
+
+@pytest.mark.parametrize("engine", ["rerun", "naive"])
+def test_every_node_can_have_its_own_edit(model, engine, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    direction = torch.randn(32, generator=generator, dtype=torch.float64)
+    own = {7: edits.add(direction, 2.0), 3: edits.project_out(direction), 5: edits.noise(0.5)}
+    rows = [{"row": row, "site": "hook_resid_post", "layer": 1} for row in own]
+    rows.append({"row": 9, "site": "hook_resid_mid", "layer": 0, "pos": 2})
+    rows.append({"row": 9, "site": "hook_resid_post", "layer": 1, "pos": 3})
+    own[9] = edits.mean(model.accept(CORRUPTED))
+    options = {"metric": DIFF, "engine": engine, "progress": False, "reduce": "none"}
+    together = interp.sweep(model, CLEAN, rows, edit=edits.each(own), **options,
+                            journal=tmp_path / "each")  # fmt: skip
+    for row, edit in own.items():
+        alone = interp.sweep(model, CLEAN, [r for r in rows if r["row"] == row], edit=edit,
+                             **options)  # fmt: skip
+        ours = together[together["row"] == row]["value"].to_numpy()
+        assert np.allclose(ours, alone["value"], rtol=1e-9)
+    again = interp.sweep(model, CLEAN, rows, edit=edits.each(own), **options,
+                         journal=tmp_path / "each")  # fmt: skip
+    assert again.equals(together)
+    with pytest.raises(ValueError, match=r"row 9 has no edit: there are some for \[7\]"):
+        interp.sweep(model, CLEAN, rows[:1] + rows[3:], edit=edits.each({7: own[7]}), **options)
+    assert edits.each({1: own[7]}).direction == "steer"
+    assert edits.each({1: own[3], 2: edits.zero()}).direction == "ablate"

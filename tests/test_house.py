@@ -18,13 +18,13 @@ ROOT = Path(interp.__file__).parents[1]
 
 # Lowest first. A module may import from its own floor's package and from floors below it.
 FLOORS = (
-    {"config", "untrusted", "memory", "stats"},
+    {"config", "untrusted", "memory", "stats", "moments"},
     {"sites", "tokens", "tokenizer"},
     {"tap", "analogies", "axes"},
     {"model"},
     {"loading", "selection", "fingerprint"},
-    {"edits", "metrics", "provenance", "tasks", "training"},
-    {"rerun", "naive", "journal"},
+    {"edits", "metrics", "provenance", "tasks", "training", "windows", "shards"},
+    {"rerun", "naive", "journal", "reading"},
     {"engine"},
     {
         "geometry",
@@ -36,6 +36,7 @@ FLOORS = (
         "paths",
         "probes",
         "directions",
+        "steering",
         "erasure",
         "harvest",
         "tracing",

@@ -225,8 +225,8 @@ def test_another_machine_code_or_packing_is_refused(model, path, monkeypatch):
     expected = {
         "threads": (torch, "get_num_threads", lambda: 64),
         "precision": (torch, "get_float32_matmul_precision", lambda: "medium"),
-        "device": (journal, "_device", lambda device: "cuda"),
-        "code": (journal, "_code", lambda: "0"),
+        "device": (journal, "device_kind", lambda device: "cuda"),
+        "code": (journal, "code_hash", lambda: "0"),
         "format": (journal, "FORMAT", 0),
         "torch": (torch, "__version__", "2.0"),
         "packing": (rerun, "passes", lambda rows, *given: [[row] for row in rows]),

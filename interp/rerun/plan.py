@@ -365,4 +365,5 @@ def edited_rows(site: Site, rows: Sequence[tuple[Node, int, Part]], tokens: Toke
     """What an edit is told of these rows."""
     examples = torch.tensor([example for _, example, _ in rows], device=tokens.device)
     keys = {node.row: node.key for node in {id(node): node for node, _, _ in rows}.values()}
-    return Rows(site, examples, [keys[node.row] for node, _, _ in rows])
+    numbers = [node.row for node, _, _ in rows]
+    return Rows(site, examples, [keys[number] for number in numbers], numbers=numbers)

@@ -133,8 +133,5 @@ class RowTap(Tap):
 
 def _some(edit: RowEdit, here: np.ndarray) -> RowEdit:
     at = torch.as_tensor(here, device=edit.rows.examples.device)
-    rows = edit.rows._replace(
-        examples=edit.rows.examples[at], nodes=[edit.rows.nodes[int(i)] for i in here]
-    )
     selection = Selection(*(s[at] for s in edit.selection))
-    return RowEdit(edit.row[here], selection, rows, edit.start)
+    return RowEdit(edit.row[here], selection, edit.rows.of(here.tolist()), edit.start)

@@ -1,0 +1,259 @@
+"""A large text as a stream of batches that fit into a model's context.
+
+A file is read line by line and never held; each line is a text. What is longer than the context is
+cut into windows, each with the special tokens of the tokenizer's template. A stream can be taken up
+again at any batch: `Place` says where it stands.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from .fingerprint import SIZE, digest
+from .tokens import Tokens
+
+LONGEST = 1 << 20
+"""Bytes of a line that are held at once; a longer one is cut at a space."""
+BOM = b"\xef\xbb\xbf"
+
+
+class Place(NamedTuple):
+    """Where a stream stands."""
+
+    offset: int = 0
+    """The byte of the file, or the number in the list, at which the current piece begins."""
+    text: int = 0
+    """Which text it is of."""
+    window: int = 0
+    """How many windows of that text lie before the piece."""
+    skip: int = 0
+    """How many windows of the piece have been given."""
+
+
+class Batch(NamedTuple):
+    """Some windows, and where the stream stands behind them."""
+
+    tokens: Tokens
+    text: Int[Tensor, " batch"]
+    """Which line of the file, or entry of the list."""
+    window: Int[Tensor, " batch"]
+    """Which window of it."""
+    after: Place
+
+
+class Windows:
+    """What `source` holds, in batches of windows of at most `width` tokens (default: the context).
+
+    source: a file (a Path) of UTF-8 text, one text per line, blank lines left out; texts; lists of
+    ids; or Tokens, whose rows, where they carry more than ids and a mask, are taken as they are.
+    bos as in `model.to_tokens`; of ids nothing is added. Raises ValueError on a source that holds
+    nothing, and one that can be read only once.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        source: Any,
+        *,
+        width: int | None = None,
+        bos: bool | None = None,
+        batch_size: int = 32,
+    ) -> None:
+        n_ctx = model.cfg.n_ctx
+        self.model, self.bos, self.batch_size = model, bos, batch_size
+        self.width = n_ctx if width is None else width
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: expected 1 or more")
+        if not 1 <= self.width <= n_ctx:
+            raise ValueError(f"width={width}: this model reads 1 to {n_ctx} tokens")
+        self.source = _read(model, source)
+        self._around: tuple[list[int], list[int]] | None = None
+        self._stat = self._file_state()
+
+    @property
+    def size(self) -> int:
+        """Of the whole, in the units of `Place.offset`."""
+        return self._stat[0] if isinstance(self.source, Path) else len(self.source)
+
+    def fingerprint(self) -> str:
+        """What tells sources apart: their kind, size and a hash. Reads a file once through."""
+        if isinstance(self.source, Path):
+            with self.source.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()[:SIZE]
+            return f"file of {self.size} bytes {found}"
+        kind = "tokens" if isinstance(self.source, Tokens) else type(self.source[0]).__name__
+        return f"{len(self.source)} of {kind} {digest(self.source)}"
+
+    def check_unchanged(self) -> None:
+        """Raise ValueError where the file was written to since the stream was made."""
+        if self._file_state() != self._stat:
+            raise ValueError(f"{self.source} was changed while it was read")
+
+    def batches(self, place: Place | None = None) -> Iterator[Batch]:
+        """All windows behind a place, by default all; always cut into the same batches."""
+        if isinstance(self.source, Tokens):
+            yield from self._rows(self.source, (place or Place()).offset)
+            return
+        rows: list[list[int]] = []
+        text: list[int] = []
+        window: list[int] = []
+        for ids, number, count, after in self._windows(place or Place()):
+            rows.append(ids)
+            text.append(number)
+            window.append(count)
+            if len(rows) == self.batch_size:
+                yield self._batch(rows, text, window, after)
+                rows, text, window = [], [], []
+        if rows:
+            yield self._batch(rows, text, window, after)
+
+    def _rows(self, tokens: Tokens, start: int) -> Iterator[Batch]:
+        for i in range(start, len(tokens), self.batch_size):
+            end = min(i + self.batch_size, len(tokens))
+            some = tokens[slice(i, end)]
+            count = torch.arange(i, end)
+            yield Batch(some, count, torch.zeros_like(count), Place(offset=end, text=end))
+
+    def _batch(self, rows: list, text: list, window: list, after: Place) -> Batch:
+        tokenizer = self.model.tokenizer
+        pads = (None, None) if tokenizer is None else (tokenizer.pad_id, tokenizer.eos_id)
+        pad_id = next((i for i in pads if i is not None), 0)
+        tokens = Tokens.from_rows(rows, pad_id=pad_id)
+        return Batch(tokens, torch.tensor(text), torch.tensor(window), after)
+
+    def _windows(self, place: Place) -> Iterator[tuple[list[int], int, int, Place]]:
+        """Ids, text, window, and where the stream then stands."""
+        base, current = place.window, place.text
+        for offset, text, piece in self._pieces(place):
+            base = base if text == current else 0
+            current = text
+            cut = self._cut(piece, text)
+            for i, ids in enumerate(cut):
+                if offset == place.offset and i < place.skip:
+                    continue
+                yield ids, text, base + i, Place(offset, text, base, i + 1)
+            base += len(cut)
+
+    def _pieces(self, place: Place) -> Iterator[tuple[int, int, Any]]:
+        """Where a piece begins, which text it is of, and itself."""
+        if isinstance(self.source, Path):
+            yield from _lines(self.source, place.offset, place.text)
+        else:
+            for i in range(place.offset, len(self.source)):
+                yield i, i, self.source[i]
+
+    def _cut(self, piece: str | Sequence[int], text: int) -> list[list[int]]:
+        """The ids of a piece, in windows."""
+        if not isinstance(piece, str):
+            ids = [int(i) for i in piece]
+            if not ids:
+                raise ValueError(f"empty prompt: text {text} has no tokens")
+            return [ids[i : i + self.width] for i in range(0, len(ids), self.width)]
+        ids = self.model.tokenizer.encode(piece, bos=self.bos) if piece else []
+        if not ids:
+            raise ValueError(f"empty prompt: text {text}, {piece!r}, has no tokens")
+        if len(ids) <= self.width:
+            return [ids]
+        before, behind = self._template()
+        own = self.width - len(before) - len(behind)
+        body = self.model.tokenizer.encode(piece, bos=False)
+        parts = (body[i : i + own] for i in range(0, len(body), own))
+        return [[*before, *part, *behind] for part in parts]
+
+    def _template(self) -> tuple[list[int], list[int]]:
+        """The special tokens before and behind a text."""
+        if self._around is None:
+            tokenizer, probe = self.model.tokenizer, "a"
+            body, whole = tokenizer.encode(probe, bos=False), tokenizer.encode(probe, bos=self.bos)
+            at = next(
+                i for i in range(len(whole) + 1) if whole[i : i + len(body)] == body or not body
+            )
+            self._around = whole[:at], whole[at + len(body) :]
+            if len(whole) - len(body) >= self.width:
+                raise ValueError(
+                    f"width={self.width}: the {len(whole) - len(body)} special tokens of a text "
+                    "leave no room for it"
+                )
+        return self._around
+
+    def _file_state(self) -> tuple[int, int]:
+        if not isinstance(self.source, Path):
+            return 0, 0
+        found = self.source.stat()
+        return found.st_size, found.st_mtime_ns
+
+
+def _read(model: Any, source: Any) -> Path | Tokens | list:
+    """A source in the form in which it is read, checked as far as that costs nothing."""
+    if isinstance(source, os.PathLike):
+        source = Path(source)
+        if not source.is_file():
+            raise ValueError(f"{source}: there is no such file")
+    elif isinstance(source, str):
+        if len(source) < 1000 and "\n" not in source and Path(source).is_file():
+            raise ValueError(f"{source!r} is the name of a file: give Path({source!r}) to read it")
+        source = [source]
+    elif isinstance(source, (Tensor, Tokens)):
+        source = _plain_rows(Tokens.of(source))
+    elif isinstance(source, Sequence):
+        source = [source] if len(source) and isinstance(source[0], int) else list(source)
+    else:
+        raise ValueError(
+            f"a {type(source).__name__} can be read only once, so a stopped run could not go on; "
+            "give a list, or write it to a file, one text per line, and give its Path"
+        )
+    if not isinstance(source, Path) and not len(source):
+        raise ValueError("there is no text: the list is empty")
+    text = isinstance(source, Path) or (isinstance(source, list) and isinstance(source[0], str))
+    if text and model.tokenizer is None:
+        raise ValueError(f"model {model.name!r} has no tokenizer: give token ids, not text")
+    return source
+
+
+def _plain_rows(tokens: Tokens) -> Tokens | list[list[int]]:
+    """Rows of ids that can be cut; the Tokens themselves where they say more than that."""
+    more = (tokens.vectors, tokens.positions, tokens.token_types, tokens.source)
+    if tokens.roles or any(one is not None for one in more):
+        return tokens
+    assert tokens.ids is not None
+    return [ids[real].tolist() for ids, real in zip(tokens.ids, tokens.real, strict=True)]
+
+
+def _lines(path: Path, offset: int, text: int) -> Iterator[tuple[int, int, str]]:
+    """The lines of a file from a byte on, without the blank ones; long ones in pieces."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        while line := file.readline(LONGEST):
+            whole = line.endswith(b"\n") or len(line) < LONGEST
+            if not whole:
+                line = line[: _place_to_cut(line)]
+                file.seek(offset + len(line))
+            shown = line.removeprefix(BOM) if offset == 0 else line
+            try:
+                words = shown.decode("utf-8").strip("\r\n")
+            except UnicodeDecodeError as error:
+                at = offset + len(line) - len(shown) + error.start
+                raise ValueError(f"{path}: byte {at} is not UTF-8 ({error.reason})") from None
+            if words.strip():
+                yield offset, text, words
+            offset += len(line)
+            text += whole
+
+
+def _place_to_cut(line: bytes) -> int:
+    """Before the last space of the second half, else between two characters."""
+    space = line.rfind(b" ", len(line) // 2)
+    if space > 0:
+        return space
+    end = len(line)
+    while end > len(line) - 4 and line[end - 1] & 0xC0 == 0x80:  # inside a character
+        end -= 1
+    return end - 1 if line[end - 1] & 0xC0 == 0xC0 else len(line)
