@@ -21,7 +21,7 @@ from tokenizers import models, pre_tokenizers, processors
 
 import interp
 from interp import shards, windows
-from interp.harvest import harvest
+from interp.harvesting import harvest
 from interp.moments import Moments
 from interp.shards import Harvest, HarvestError
 from interp.sites import UnknownSite

@@ -38,7 +38,7 @@ FLOORS = (
         "directions",
         "steering",
         "erasure",
-        "harvest",
+        "harvesting",
         "tracing",
     },
     {"zoo"},
