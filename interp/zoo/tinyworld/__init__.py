@@ -8,7 +8,8 @@
 Royal and family words, countries and capitals, indirect objects, agreement, years that increase,
 words of two senses, sentiment, pronouns, repeated random spans. Names, templates and pairs of a
 country and a template that are held out are never drawn for training. A held-out name stands in no
-indirect-object sentence; it does in sentences with a name of other kinds, and among random words.
+indirect-object sentence; it does in sentences with a name of other kinds, in some of which two
+people meet and talk but nothing is given, and among random words.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def config() -> TransformerConfig:
 
 
 def encoder_config() -> TransformerConfig:
-    """The masked language model: 3 layers of 4 heads, bidirectional, a plain tied unembedding."""
+    """The masked language model: 3 layers of 4 heads, bidirectional, rotary positions, a plain tied
+    unembedding."""
     return TransformerConfig(
         n_layers=3,
         d_model=128,
@@ -60,6 +62,7 @@ def encoder_config() -> TransformerConfig:
         d_mlp=512,
         d_vocab=tokenizer().vocab_size,
         n_ctx=128,
+        positions="rotary",
         causal=False,
         tied=True,
     )
@@ -68,7 +71,7 @@ def encoder_config() -> TransformerConfig:
 def training() -> TrainConfig:
     """How the decoder is trained."""
     return TrainConfig(
-        steps=4_800,
+        steps=4_400,
         batch_size=16,
         lr=2e-3,
         min_lr=5e-5,
