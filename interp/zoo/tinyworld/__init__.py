@@ -91,8 +91,8 @@ def encoder_data(seed: int = 0) -> MaskedData:
 def encoder_training() -> TrainConfig:
     """How the masked language model is trained."""
     return TrainConfig(
-        steps=3_200,
-        batch_size=16,
+        steps=6_000,
+        batch_size=32,
         lr=2e-3,
         min_lr=1e-4,
         warmup=200,
