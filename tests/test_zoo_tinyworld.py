@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter, defaultdict
 
@@ -171,8 +172,9 @@ def test_held_out_names_are_in_no_trained_indirect_object_sentence(trained):
     ("kind", "template"),
     [
         ("capitals", "The capital of {c} is the city of {c.capital!}."),
-        ("capitals", "We learned that the capital of {c} is {c.capital!}."),
-        ("origins", "People in {c} often speak {c.language!}."),
+        ("capitals", "Every map of {c} marks [its|the] capital city {c.capital!}."),
+        ("origins", "In {c}, [many people|people often] speak {c.language!}."),
+        ("origins", "{x} was born in {c}, so {x.he} is {c.nationality!}."),
     ],
 )
 def test_pairs_of_a_country_and_a_template_are_held_out(kind, template):
@@ -180,7 +182,7 @@ def test_pairs_of_a_country_and_a_template_are_held_out(kind, template):
     trained, held = (
         {
             word
-            for one in tinyworld.sentences(kind, 3_000, split=split)
+            for one in tinyworld.sentences(kind, 12_000, split=split)
             if one.template == template
             for word in known & set(one.words)
         }
@@ -209,32 +211,64 @@ def test_every_template_of_the_tasks_is_trained_or_held_out():
     assert all(held[task] >= 2 for task in lists)
 
 
-def _starts(kind: str, split: str) -> list[list[int]]:
-    """Every template as ids, the mask token for its fields."""
+def _starts(kind: str, split: str) -> list[list[set[int]]]:
+    """Every template as the ids that may stand at each place, the mask token too at a field's. Of
+    a year, which is one field of the tasks, the century is left out."""
     vocab = tinyworld.tokenizer().vocab()
+
+    def ids(template: grammar.Template, piece: str | grammar.Field) -> set[int]:
+        if isinstance(piece, str):
+            return {vocab[piece]}
+        words = tables()[template.draws[piece.var][0]].columns[piece.column]
+        return {vocab["<mask>"], *(vocab[word] for word in words)}
+
     return [
-        [vocab[piece] if isinstance(piece, str) else vocab["<mask>"] for piece in one.pieces]
+        [ids(one, piece) for piece in one.pieces if getattr(piece, "var", "") != "h"]
         for one in grammar.templates()
         if one.kind == kind and one.split == split
     ]
 
 
-def _begins(start: list[int], templates: list[list[int]]) -> bool:
-    """Whether a template begins so; "a" may be a field there, and a year is two."""
-    mask = tinyworld.tokenizer().mask_id
+def _begins(start: list[int], templates: list[list[set[int]]]) -> bool:
+    """Whether a template begins so."""
+    return any(
+        len(start) <= len(one) and all(i in ids for i, ids in zip(start, one, strict=False))
+        for one in templates
+    )
 
-    def same(one: list[int]) -> bool:
-        at = 0
-        for i in start:
-            if at < len(one) and i == mask and one[at : at + 2] == [mask, mask]:
-                at += 2 if start.count(mask) == 2 and len(one) > len(start) else 1
-            elif at < len(one) and one[at] in (i, mask):
-                at += 1
-            else:
-                return False
-        return True
 
-    return any(same(one) for one in templates)
+def test_how_a_held_out_indirect_object_sentence_opens_is_not_trained():
+    """The opening and what the two did there are new together, in sentences of every kind, though
+    each of them stands with others."""
+    vocab, made = tinyworld.tokenizer().vocab(), {}
+    for one in grammar.templates():
+        if one.kind == "indirect_object" and one.split == "held-out template":
+            made[one.source] = one.pieces
+    trained = [start for kind in labels.kinds() for start in _starts(kind, "trained")]
+    assert len(made) >= 7
+    for pieces in made.values():
+        opening = itertools.takewhile(lambda piece: piece not in (",", "."), pieces)
+        words = [piece if isinstance(piece, str) else "<mask>" for piece in opening]
+        assert words.count("<mask>") == 3, words
+        assert not _begins([vocab[word] for word in words], trained), words
+    when = "When <mask> and <mask> worked at the <mask>"
+    assert _begins(tinyworld.tokenizer().encode(when, bos=False), trained)
+
+
+def test_every_word_of_a_held_out_template_is_trained_in_its_kind():
+    trained = defaultdict(set)
+    for one in grammar.templates():
+        if one.split == "trained":
+            for piece in one.pieces:
+                trained[one.kind] |= (
+                    {piece}
+                    if isinstance(piece, str)
+                    else set(tables()[one.draws[piece.var][0]].columns[piece.column])
+                )
+    for one in grammar.templates():
+        if one.split == "held-out template":
+            words = {piece for piece in one.pieces if isinstance(piece, str)}
+            assert words <= trained[one.kind], one.source
 
 
 def test_every_word_is_trained():

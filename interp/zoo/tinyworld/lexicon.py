@@ -213,6 +213,6 @@ def _lists() -> dict[str, Table]:
         words = list(dict.fromkeys([*lists[name], *own[f"more_{name}"].split()]))
         articles = _articles(words)
         found[name] = Table({"word": words, **articles}, {"article": articles["a"]})
-    for name in ("reviewed", "manners", "materials", "weather"):
+    for name in ("reviewed", "given", "manners", "materials", "weather"):
         found[name] = Table({"word": own[name].split()})
     return found
