@@ -87,7 +87,7 @@ def could_hold(within: float, d: int) -> float:
     zero (the argument behind Johnson & Lindenstrauss 1984); d orthogonal ones always do. It is a
     lower bound on what fits, and no count of what a table holds. Past e⁷⁰⁰ it stops growing.
     """
-    return max(float(d), math.floor(math.exp(min(d * within**2 / 4, 700.0))))
+    return float(max(d, math.floor(math.exp(min(d * within**2 / 4, 700.0)))))
 
 
 def both(unit: np.ndarray, pairs: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -77,7 +77,8 @@ def disambiguation(
     left out; of a tie, its share. accuracy low high: of them all, 95 % Wilson interval. null,
     null_low, null_high: mean and middle 95 % of the accuracy over `draws` shuffles of the senses
     within a word (of whole groups, where no group has two senses), drawn with `seed`. p: the share
-    of shuffles that do as well, the true senses counted among them. within, between: mean cosine of
+    of shuffles that do as well, the true senses counted among them; three groups a sense can be
+    dealt out in 10 ways only, so of one such word p is never small. within, between: mean cosine of
     two vectors of one sense (and different groups), and of two senses; gap: their difference.
 
     Raises ValueError where no word has two senses with two groups each.
@@ -117,15 +118,18 @@ def nearest_centroid(vectors: np.ndarray, senses: np.ndarray, group: np.ndarray)
     own sense; 1/k where k centroids are equally near and it is one of them. `senses` [draw, n]."""
     centred = vectors - vectors.mean(axis=0)
     products = centred @ centred.T
-    apart = group[:, None] != group
     onehot = (senses[..., None] == np.arange(senses.max() + 1)).astype(float)  # [draw n sense]
-    counts = np.einsum("ij,djs->dis", apart, onehot)
-    towards = np.einsum("ij,djs->dis", products * apart, onehot)
-    norms = np.empty_like(towards)
+    sums = products @ onehot  # of a row with all rows of a sense
+    counts, towards, norms = np.empty_like(sums), np.empty_like(sums), np.empty_like(sums)
     for one in np.unique(group):
-        rest = group != one
-        inside = np.einsum("jk,dks->djs", products[np.ix_(rest, rest)], onehot[:, rest])
-        norms[:, ~rest] = (inside * onehot[:, rest]).sum(axis=1)[:, None]
+        out = np.flatnonzero(group == one)
+        own = onehot[:, out]
+        inside = products[np.ix_(out, out)] @ own
+        counts[:, out] = (onehot.sum(axis=1) - own.sum(axis=1))[:, None]
+        towards[:, out] = sums[:, out] - inside
+        # |Σ of the others|² from |Σ of all|², so that a group costs its own size only.
+        rest = (onehot * sums).sum(axis=1) - (own * (2 * sums[:, out] - inside)).sum(axis=1)
+        norms[:, out] = rest[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         distance = norms / counts**2 - 2 * towards / counts
     distance[counts == 0] = np.inf
@@ -149,7 +153,7 @@ def _shuffled(word: Word, draws: int, rng: np.random.Generator) -> np.ndarray:
 def _measured(right: np.ndarray, n: int) -> tuple:
     """The columns `MEASURED`, from the right answers of the true and of the shuffled senses."""
     own, null = float(right[0]), right[1:] / n
-    low, high = wilson(np.array(own), np.array(n))
+    (low,), (high,) = wilson(np.array([own]), np.array([n]))
     bottom, top = np.quantile(null, [0.025, 0.975])
     p = (1 + (right[1:] >= own - 1e-9).sum()) / len(right)
     numbers = (own, own / n, low, high, null.mean(), bottom, top, p)
