@@ -179,7 +179,7 @@ def _rotated(layers: dict, one: int, two: int, config: Config) -> dict[str, floa
 
 
 def _heatmap(frame: pd.DataFrame, other: str) -> Any:
-    drawn = frame[["layer", "other", "cka"]].assign(cka=frame["cka"].clip(lower=0.0))
+    drawn = frame[["layer", "other", "cka"]].assign(cka=frame["cka"].clip(0.0, 1.0))
     low, high = drawn.loc[drawn["cka"].idxmin()], drawn.loc[drawn["cka"].idxmax()]
     return heatmap(
         drawn, rows="layer", columns="other", value="cka", diverging=False, limit=1.0,

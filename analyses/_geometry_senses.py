@@ -13,7 +13,7 @@ from analyses._labelled import read_labelled
 from analyses._phrases import listed
 from interp.geometry import Senses, at_words, disambiguation, separable
 from interp.geometry.reading import reader
-from interp.report import Report
+from interp.report import Report, Section
 from interp.report.figures import curves
 from interp.zoo import tinyworld
 from interp.zoo.tinyworld.lexicon import tables
@@ -23,11 +23,15 @@ if TYPE_CHECKING:
 
 DRAWN = 3000
 """Sentences drawn of the bundled language; most are drawn more than once, and each is kept once."""
-BEFORE, AFTER, OWN = "cue before the word", "cue behind the word", "your texts"
+BEFORE, AFTER, OWN = "cue before", "cue behind", "your texts"
+SHUFFLED = {BEFORE: "cue before, shuffled", AFTER: "cue behind, shuffled", OWN: "shuffled"}
 SHOWN = ("bank", "mole", "ring", "bat")
 """Words that lead the table of words."""
-SHARES = dict.fromkeys(("accuracy", "low", "high", "null", "null_low", "null_high"), ".0%")
-COSINES = dict.fromkeys(("within", "between", "gap"), ".3f")
+LEVELS = ("accuracy", "low", "high", "null", "null_low", "null_high")
+SHARES = dict.fromkeys(LEVELS, ".0%")
+SENSES = ("texts", "layer", "words", "n", *LEVELS, "p")
+COSINES = ("texts", "layer", "within", "between", "gap")
+WORDS = ("texts", "word", "layer", "n", *LEVELS, "gap")
 
 
 def users_senses(config: Config) -> dict[str, pd.DataFrame]:
@@ -105,23 +109,32 @@ def senses_section(
     causal = reader(model).cfg.causal
     section = report.section("Words with two senses", _about(found, causal))
     section.figure(_figure(found), "Senses told apart, by layer", name="senses-figure")
-    pooled = pd.concat([one.pooled.assign(texts=side) for side, one in found.items()],
-                       ignore_index=True)  # fmt: skip
-    by_word = pd.concat([one.by_word.assign(texts=side) for side, one in found.items()],
-                        ignore_index=True)  # fmt: skip
-    rank = {word: number for number, word in enumerate(SHOWN)}
-    by_word = by_word.sort_values(
-        "word", key=lambda w: w.map(lambda one: rank.get(one, len(rank))), kind="stable"
-    )
-    for frame, name, caption, rows in (
-        (pooled, "senses", "All words together", 40),
-        (by_word, "senses-by-word", "Word by word", 8),
-    ):
-        frame = frame[["texts", *(one for one in frame if one != "texts")]]
-        section.table(frame, caption, name=name, formats=SHARES | COSINES | {"p": ".3f"}, rows=rows)
+    _tables(section, found)
     for side, one in found.items():
         _tell(report, side, one, causal)
     _doubts(report, found, config)
+
+
+def _tables(section: Section, found: dict[str, Senses]) -> None:
+    pooled, by_word = (
+        pd.concat([one[i].assign(texts=side) for side, one in found.items()], ignore_index=True)
+        for i in (1, 0)
+    )
+    section.table(pooled[list(SENSES)], "All words together", name="senses",
+                  formats=SHARES | {"p": ".3f"}, rows=40)  # fmt: skip
+    section.table(
+        pooled[list(COSINES)], "Cosines within and between senses", name="senses-cosines",
+        formats=dict.fromkeys(COSINES[2:], ".3f"), rows=40,
+    )  # fmt: skip
+    best = pooled.loc[pooled["accuracy"].idxmax(), "layer"]
+    rank = {word: number for number, word in enumerate(SHOWN)}
+    order = by_word.assign(
+        other=by_word["layer"] != best, rank=by_word["word"].map(rank).fillna(len(rank))
+    ).sort_values(["other", "rank"], kind="stable")
+    section.table(
+        by_word.loc[order.index, list(WORDS)], f"Word by word, layer {best} first",
+        name="senses-by-word", formats=SHARES | {"gap": ".3f"}, rows=12,
+    )  # fmt: skip
 
 
 def _about(found: dict[str, Senses], causal: bool) -> str:
@@ -146,7 +159,7 @@ def _figure(found: dict[str, Senses]) -> Any:
         null = own[["layer", "null", "null_low", "null_high"]].set_axis(
             ["layer", "accuracy", "low", "high"], axis=1
         )
-        frames.append(null.assign(texts=f"{side}, shuffled"))
+        frames.append(null.assign(texts=SHUFFLED[side]))
         first, last = own.iloc[0], own.iloc[-1]
         told.append(f"{side}: {first['accuracy']:.0%} at layer {first['layer']:.0f}, "
                     f"{last['accuracy']:.0%} at layer {last['layer']:.0f}")  # fmt: skip

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 LEAST = 3
 """Words of a category that is looked for."""
-NEIGHBOURS = 8
+NEIGHBOURS = 6
 WITHIN = 0.1
 """|cosine| up to which two directions are called nearly orthogonal in the findings."""
 
@@ -65,7 +65,8 @@ def spectrum_section(report: Report, table: Embedding, config: Config) -> None:
         f"{plain['deviation']:.3f}); centred {signed(centred['mean_cosine'])} "
         f"({centred['deviation']:.3f}); without the first {last['removed']} "
         f"component{'s' if last['removed'] > 1 else ''} {signed(last['mean_cosine'])} "
-        f"({last['deviation']:.3f}). Gaussian vectors have {signed(plain['control'])} ({plain['control_deviation']:.3f})."
+        f"({last['deviation']:.3f}). Gaussian vectors have {signed(plain['control'])} "
+        f"({plain['control_deviation']:.3f})."
     )
     report.finding(
         f"Of {d} dimensions the table uses as many as {ratio['value']:.0f} equal ones would be "
@@ -147,7 +148,10 @@ def clusters_section(report: Report, table: Embedding, config: Config) -> None:
     own = {"labels": labels, "seed": config.seed, "draws": max(config.draws // 5, 10)}
     found = {method: table.clusters(words, method=method, **own)
              for method in ("kmeans", "agglomerative")}  # fmt: skip
-    controls = pd.DataFrame([_control(name, frame) for name, frame in found.items()])
+    controls = pd.DataFrame(
+        [row for method, frame in found.items() for row in _controls(method, frame)],
+        columns=["method", "measure", "value", "control_low", "control_high"],
+    )
     place = table.plane(words, seed=config.seed)
     across, up = place.attrs["explained"]
     main = found["kmeans"].attrs
@@ -199,18 +203,12 @@ def _known(table: Embedding, config: Config) -> tuple[dict[str, list[str]], list
     return {name: words for name, words in kept.items() if len(words) >= LEAST}, lost
 
 
-def _control(method: str, frame: pd.DataFrame) -> dict[str, Any]:
+def _controls(method: str, frame: pd.DataFrame) -> list[tuple]:
     own = frame.attrs
-    return {
-        "method": method,
-        "clusters": frame["cluster"].nunique(),
-        "silhouette": own["silhouette"],
-        "control_low": own["control"][0],
-        "control_high": own["control"][1],
-        "rand": own["rand"],
-        "rand_control_low": own["rand_control"][0],
-        "rand_control_high": own["rand_control"][1],
-    }
+    return [
+        (method, "mean silhouette", own["silhouette"], *own["control"]),
+        (method, "adjusted Rand index", own["rand"], *own["rand_control"]),
+    ]
 
 
 def neighbours_section(
@@ -252,8 +250,11 @@ def neighbours_section(
         for (name, word), some in first
         if name == "W_E"
     )
-    section.table(frame, "Neighbours of the chosen words", name="neighbours",
-                  rows=NEIGHBOURS * len(tables))  # fmt: skip
+    wide = frame.pivot(index=["vectors", "rank"], columns="word", values="token")
+    order = [word for word in dict.fromkeys(config.words) if word in wide]
+    wide = wide.loc[[*dict.fromkeys(frame["vectors"])], order].fillna("").reset_index()
+    section.table(wide, "Neighbours of the chosen words", name="neighbours-side-by-side")
+    section.table(frame, "The same with cosines", name="neighbours", rows=4)
     if told:
         report.finding(f"Nearest by W_E – {told}.")
 

@@ -15,14 +15,21 @@ from typing import Any
 
 from analyses import main
 from analyses._geometry_layers import alignment_section, compare_section, depth_section
-from analyses._geometry_senses import default_senses, senses_section, users_senses
+from analyses._geometry_senses import (
+    COSINES,
+    SENSES,
+    WORDS,
+    default_senses,
+    senses_section,
+    users_senses,
+)
 from analyses._geometry_table import (
     clusters_section,
     cosine_section,
     neighbours_section,
     spectrum_section,
 )
-from interp.geometry import embedding, senses
+from interp.geometry import embedding
 from interp.geometry.reading import reader
 from interp.provenance import provenance
 from interp.report import Report
@@ -48,18 +55,17 @@ TABLES = {
     "orthogonality": ("vectors", "within", "share", "random", "normal", "could_hold"),
     "clusters-figure": ("word", "x", "y", "category"),
     "clusters": ("word", "label", "cluster", "silhouette"),
-    "clusters-controls": (
-        *("method", "clusters", "silhouette", "control_low", "control_high"),
-        *("rand", "rand_control_low", "rand_control_high"),
-    ),
+    "clusters-controls": ("method", "measure", "value", "control_low", "control_high"),
+    "neighbours-side-by-side": ("vectors", "rank", ...),
     "neighbours": ("vectors", "word", "rank", "token", "score"),
     "anisotropy-by-layer-figure": ("layer", "mean cosine", "vectors"),
     "anisotropy-by-layer": ("layer", *TREATED),
     "dimension-by-layer-figure": ("layer", "participation ratio", "vectors"),
     "dimension-by-layer": ("layer", "measure", "value", "control"),
     "senses-figure": ("layer", "accuracy", "low", "high", "texts"),
-    "senses": ("texts", *senses.POOLED),
-    "senses-by-word": ("texts", *senses.BY_WORD),
+    "senses": SENSES,
+    "senses-cosines": COSINES,
+    "senses-by-word": WORDS,
     "senses-left-out": ("word", "reason"),
     "alignment-figure": ("layer", "other", "cka"),
     "alignment": ("layer", "other", "cka", "control"),

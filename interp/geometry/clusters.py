@@ -50,7 +50,7 @@ def clusters(
 
 def _cluster(unit: np.ndarray, k: int, method: str, seed: int) -> np.ndarray:
     if method == "kmeans":
-        found = KMeans(k, n_init=10, random_state=seed).fit_predict(unit)
+        found = KMeans(k, n_init=5, random_state=seed).fit_predict(unit)
     else:
         found = AgglomerativeClustering(k, linkage="average").fit_predict(unit)
     order = {one: number for number, one in enumerate(dict.fromkeys(found.tolist()))}

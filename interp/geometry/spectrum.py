@@ -138,7 +138,7 @@ def check_removed(removed: Sequence[int], shape: tuple[int, ...]) -> None:
 def _treatment(removed: int) -> str:
     if not removed:
         return "centred"
-    return f"centred, {removed} component{'s' * (removed > 1)} removed"
+    return f"{removed} component{'s' * (removed > 1)} removed"
 
 
 Change = Callable[[np.ndarray], np.ndarray]

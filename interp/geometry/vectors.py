@@ -313,7 +313,7 @@ class Embedding:
 
     def orthogonality(
         self,
-        within: Sequence[float] = (0.05, 0.1, 0.2),
+        within: Sequence[float] = (0.05, 0.1, 0.2, 0.3, 0.5),
         pairs: int = 100_000,
         centre: bool = False,
         seed: int = 0,
