@@ -27,8 +27,6 @@ def depth_section(report: Report, model: Any, texts: list[str], config: Config) 
     try:
         places = at_tokens(model, texts, config.places, config.seed, config.layers)
     except ValueError as error:
-        if config.layers is not None:
-            raise
         report.skip(f"Layers: {error}.")
         return None
     n, d = places.vectors.shape[1:]

@@ -4,6 +4,7 @@ their senses lie apart.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -48,11 +49,19 @@ def users_senses(config: Config) -> dict[str, pd.DataFrame]:
 
 def default_senses(model: Any, config: Config) -> dict[str, pd.DataFrame]:
     """Sentences of the bundled language with exactly one cue (a word that goes with one sense),
-    before or behind the word: text word named sense group.
+    before or behind the word: text word sense group.
 
     Each ends before its answer, which names the sense; `group` is the cue. Sentences with a token
     that the tokenizer does not know are left out.
     """
+    frame = _bundled(config.seed)
+    frame = frame[[_known(model, text) for text in frame["text"]]]
+    return {side: frame[frame["texts"] == side].reset_index(drop=True) for side in (BEFORE, AFTER)}
+
+
+@cache
+def _bundled(seed: int) -> pd.DataFrame:
+    """texts text word sense group named, for any tokenizer."""
     words = tables()["senses"].columns
     cues: dict[str, set[str]] = {}
     for word, kind, *some in zip(*(words[c] for c in ("word", "category", "c1", "c2", "c3")),
@@ -60,7 +69,7 @@ def default_senses(model: Any, config: Config) -> dict[str, pd.DataFrame]:
         cues[f"{word}: {kind}"] = {*some}
     rows = []
     for split in ("trained", "held-out template"):
-        for one in tinyworld.sentences("sense", n=DRAWN, seed=config.seed, split=split):
+        for one in tinyworld.sentences("sense", n=DRAWN, seed=seed, split=split):
             ((index, label),) = one.labels.items()
             end = len(one.ids) if one.answer is None else one.answer
             there = [i for i, word in enumerate(one.words[:end]) if word in cues[label["sense"]]]
@@ -70,9 +79,7 @@ def default_senses(model: Any, config: Config) -> dict[str, pd.DataFrame]:
                 rows.append((side, text, one.words[index], label["sense"], one.words[there[0]]))
     frame = pd.DataFrame(rows, columns=["texts", "text", "word", "sense", "group"])
     frame = frame.drop_duplicates().assign(named=frame["word"])
-    known = [_known(model, text) for text in frame["text"]]
-    frame = frame[known].sort_values(["word", "sense", "group", "text"], ignore_index=True)
-    return {side: frame[frame["texts"] == side].reset_index(drop=True) for side in (BEFORE, AFTER)}
+    return frame.sort_values(["word", "sense", "group", "text"], ignore_index=True)
 
 
 def _known(model: Any, text: str) -> bool:

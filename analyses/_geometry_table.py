@@ -244,11 +244,10 @@ def neighbours_section(
         "By cosine, centred, the word itself left out. In texts: a word's mean over its places, "
         "among the words of the same texts.",
     )
-    first = frame[frame["rank"] <= 3].groupby(["vectors", "word"], sort=False)["token"]
+    first = frame[(frame["vectors"] == "W_E") & (frame["rank"] <= 3)]
     told = "; ".join(
         f"{word}: {', '.join(one.strip() for one in some)}"
-        for (name, word), some in first
-        if name == "W_E"
+        for word, some in first.groupby("word", sort=False)["token"]
     )
     wide = frame.pivot(index=["vectors", "rank"], columns="word", values="token")
     order = [word for word in dict.fromkeys(config.words) if word in wide]

@@ -47,7 +47,7 @@ def read_labelled(
         raise ValueError(f"{path}: no rows; expected {', '.join(wanted.values())} and a text a row")
     found = [{"line": line, **_cells(path, line, row, wanted)} for line, row in rows]
     frame = pd.DataFrame(found, columns=["line", *wanted])
-    if "label" in wanted and frame["label"].nunique() < 2:
+    if "label" in wanted and len(set(frame["label"])) < 2:
         raise ValueError(
             f"{path}: all {len(frame)} rows have the {label} {frame['label'].iloc[0]!r}; two "
             "different ones are needed"

@@ -118,6 +118,8 @@ class Config:
     """Directory of the report; an older report there is replaced."""
 
     def __post_init__(self) -> None:
+        if self.layers is not None and not self.layers:
+            raise ValueError("layers=(): expected one or more, or none given for all of them")
         for name, least in (("places", 20), ("pairs", 1000), ("draws", 20)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)}: expected at least {least}")
@@ -157,6 +159,9 @@ def run(model: Any, config: Config) -> Report:
         )
     if model.tokenizer is None:
         raise ValueError(f"{model.name} has no tokenizer, so its vectors have no words")
+    last = reads.cfg.n_layers
+    if config.layers is not None and not {*config.layers} <= {*range(last + 1)}:
+        raise ValueError(f"layers={config.layers}: expected some of 0 … {last} of {model.name}")
     report = Report(
         f"Embedding geometry of {model.name}",
         "What shape do the word vectors have, how does it change from layer to layer, and where do "
