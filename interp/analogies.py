@@ -10,7 +10,7 @@ to the neighbourhood of c and not to the analogy.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -66,6 +66,18 @@ SCORES: dict[str, Callable[[Cosines], np.ndarray]] = {
     "pairdistance": Cosines.distance,
     "neighbor": Cosines.neighbor,
 }
+
+
+def cosines_of(unit: np.ndarray, rows: np.ndarray, pool: np.ndarray) -> Iterator[Cosines]:
+    """The cosines of each question, from one matrix product over the distinct words."""
+    inputs = rows[:, :3]
+    words = np.unique(inputs)
+    known = unit[words]
+    candidates = unit if len(pool) == len(unit) else unit[pool]
+    to_pool, to_words = known @ candidates.T, known @ known.T
+    for a, b, c in np.searchsorted(words, inputs):
+        between = to_words[a, b], to_words[a, c], to_words[b, c]
+        yield Cosines(to_pool[a], to_pool[b], to_pool[c], *map(float, between))
 
 
 def accuracy(frame: pd.DataFrame, by: Sequence[str] = ("category",)) -> pd.DataFrame:

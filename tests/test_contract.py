@@ -54,6 +54,10 @@ SETTINGS: dict[str, list[str]] = {
     "neurons": ["--n", "4", "--layers", "1", "--top", "2"],
     "activation-patching": ["--task", "agreement", "--n", "4", "--top", "2", "--neurons", "1"],
     "attention-heads": ["--task", "induction", "--n", "6", "--null", "10", "--shown", "1"],
+    "embedding-geometry": [
+        *("--data", str(ROOT / "tests" / "senses.csv"), "--group", "cue"),
+        *("--pairs", "2000", "--draws", "20"),
+    ],
 }
 """Options of an analysis for this battery, as on the command line."""
 COMMON = ("model", "device", "dtype", "seed", "out")
@@ -356,10 +360,16 @@ def hostile_options(config: type, folder: Path) -> list[str]:
         options += ["--prompts", str(folder / "hostile.csv")]
     elif "prompts" in fields:
         options += ["--prompts", " ".join(words)]
-    if "text" in fields:
+    if "text" in fields and "Path" in str(fields["text"].type):
         lines = (" ".join([*words[i:], *words[:i]]) for i in range(4))
         (folder / "hostile.txt").write_text("\n".join(lines), encoding="utf-8")
         options += ["--text", str(folder / "hostile.txt")]
+    if "data" in fields:
+        rows = [{"text": " ".join([words[i % len(words)], *words, "king"]), "word": "king",
+                 "sense": f"{words[-1]} {i % 2}", "label": str(i % 2), "cue": str(i)}
+                for i in range(8)]  # fmt: skip
+        pd.DataFrame(rows).to_csv(folder / "hostile-labels.csv", index=False)
+        options += ["--data", str(folder / "hostile-labels.csv")]
     return options
 
 

@@ -7,30 +7,28 @@ names them. The rules for analogies and their sources are in `analogies.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
-import torch
 
-from . import axes
-from .analogies import (
+from .. import axes
+from ..analogies import (
     METHODS,
     QUESTION,
     SCORES,
     SETTING,
-    Cosines,
     Method,
     check_methods,
+    cosines_of,
     place,
     questions,
 )
-
-BATCH = 32
-"""Texts per forward pass of contextual vectors."""
+from . import clusters as grouping
+from . import cosines, spectrum
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +116,7 @@ class Embedding:
         check_methods([method])
         rows = [self.row(word) for word in (a, b, c)]
         unit, pool = self.unit(centre), self._pool(candidates)
-        scores = SCORES[method](_cosines(unit, rows, pool))
+        scores = SCORES[method](next(cosines_of(unit, np.array([rows]), pool)))
         return self._top(scores, pool, set(rows) if exclude_inputs else set(), k)
 
     def evaluate(
@@ -146,10 +144,10 @@ class Embedding:
             raise ValueError(f"the expected answer {lost!r} is not among the candidates")
         results = []
         for i, centred in enumerate(centres):
-            for number, cosines in enumerate(_all_cosines(self.unit(centred), rows, pool)):
+            for number, found in enumerate(cosines_of(self.unit(centred), rows, pool)):
                 *inputs, answer = column[rows[number]].tolist()
                 for j, method in enumerate(rules):
-                    scores = SCORES[method](cosines)
+                    scores = SCORES[method](found)
                     for k, excluded in enumerate(excludes):
                         rank, best = place(scores, answer, inputs if excluded else ())
                         setting = (method, centred, excluded)
@@ -267,6 +265,107 @@ class Embedding:
         frame.attrs = {"explained": tuple(map(float, shares)), "control": control}
         return frame
 
+    def spectrum(self, seed: int = 0) -> pd.DataFrame:
+        """Variance along the principal components of the rows about their mean: component variance
+        share cumulative control_cumulative (of Gaussian vectors of the same shape)."""
+        return spectrum.spectrum(self.vectors, seed)
+
+    def dimension(self, seed: int = 0) -> pd.DataFrame:
+        """How many dimensions the rows fill, and how long they are: measure value control.
+
+        participation ratio (Σ λ)² / Σ λ² and entropy rank (exp of the entropy; Roy & Vetterli 2007)
+        of the variances λ along the principal components; how many of these hold 90 % of the
+        variance; mean norm and standard deviation of norms. control: of Gaussian vectors of the
+        same shape and mean squared length, drawn with `seed`.
+        """
+        return spectrum.dimension(self.vectors, seed)
+
+    def anisotropy(self, removed: Sequence[int] = (1, 3), seed: int = 0) -> pd.DataFrame:
+        """The cosine of two different rows over all pairs: as they are (Ethayarajh 2019), centred,
+        and without their first principal components (Mu & Viswanath 2018): treatment removed
+        mean_cosine deviation control control_deviation.
+
+        Isotropic rows have mean_cosine 0 and deviation 1/√d; centred ones a mean of −1/(n − 1).
+        control: Gaussian vectors of the same shape under the same treatment. Nothing else is
+        random: all pairs are in the sums.
+        """
+        spectrum.check_removed(removed, self.vectors.shape)
+        return spectrum.anisotropy(self.vectors, removed, seed)
+
+    def cosine_histogram(
+        self, bins: int = 60, pairs: int = 100_000, centre: bool = False, seed: int = 0
+    ) -> pd.DataFrame:
+        """How the cosines of `pairs` random pairs of rows are spread, as shares per bin: low high
+        share random (as many pairs of random directions) normal (N(0, 1/d), what theory says of
+        these)."""
+        return cosines.histogram(self.unit(centre), bins, pairs, seed)
+
+    def cosine_quantiles(
+        self,
+        at: Sequence[float] = (0.001, 0.025, 0.25, 0.5, 0.75, 0.975, 0.999),
+        pairs: int = 100_000,
+        centre: bool = False,
+        seed: int = 0,
+    ) -> pd.DataFrame:
+        """Quantiles of the cosine of random pairs of rows, and of random directions: quantile
+        cosine random."""
+        return cosines.quantiles(self.unit(centre), at, pairs, seed)
+
+    def orthogonality(
+        self,
+        within: Sequence[float] = (0.05, 0.1, 0.2, 0.3, 0.5),
+        pairs: int = 100_000,
+        centre: bool = False,
+        seed: int = 0,
+    ) -> pd.DataFrame:
+        """How many pairs of rows are nearly orthogonal: within share random normal could_hold.
+
+        share: of random pairs with |cosine| ≤ `within`; random: of pairs of random directions;
+        normal: under N(0, 1/d). could_hold: so many directions certainly fit into d dimensions with
+        every pair that near to orthogonal (`cosines.could_hold`); no count of what is here.
+        """
+        return cosines.orthogonality(self.unit(centre), within, pairs, seed)
+
+    def clusters(
+        self,
+        words: Sequence[str],
+        k: int | None = None,
+        labels: Sequence[str] | None = None,
+        method: Literal["kmeans", "agglomerative"] = "kmeans",
+        centre: bool = True,
+        seed: int = 0,
+        draws: int = 20,
+    ) -> pd.DataFrame:
+        """Words in `k` clusters of their unit vectors (by default as many as there are different
+        labels): word label cluster silhouette; without labels no such column.
+
+        `attrs`: "silhouette", its mean (Rousseeuw 1987), and "control", the middle 95 % of it over
+        `draws` tables in which every dimension was shuffled over the words; with labels "rand", the
+        adjusted Rand index (Hubert & Arabie 1985), and "rand_control", the middle 95 % of it with
+        shuffled labels. `seed`: the starts of k-means and the shuffles. agglomerative: average
+        linkage.
+        """
+        if k is None and labels is None:
+            raise ValueError("clusters needs k=, or labels= whose number is taken for it")
+        rows = [self.row(word) for word in words]
+        if len(set(rows)) < len(rows):
+            raise ValueError("clusters needs each word once: two of them are the same token")
+        count = len(set(labels or ())) if k is None else k
+        found = grouping.clusters(self.unit(centre)[rows], count, method, labels, seed, draws)
+        given = {} if labels is None else {"label": list(labels)}
+        frame = pd.DataFrame(
+            {
+                "word": list(words),
+                **given,
+                "cluster": found.cluster,
+                "silhouette": found.silhouette.astype(float),
+            }
+        )
+        frame.attrs = {"silhouette": float(found.silhouette.mean()), "control": found.control}
+        if labels is not None:
+            frame.attrs |= {"rand": found.rand, "rand_control": found.rand_control}
+        return frame
+
     def shuffled(self, seed: int) -> Embedding:
         """The control: the same vectors dealt out to the tokens at random."""
         order = np.random.default_rng(seed).permutation(len(self))
@@ -312,118 +411,11 @@ class Embedding:
         )
 
 
-def embedding(
-    model: Any,
-    side: Literal["embed", "unembed"] = "embed",
-    layer: int | None = None,
-    texts: Sequence[str] | None = None,
-    site: Literal["resid_pre", "resid_post"] = "resid_post",
-) -> Embedding:
-    """The word vectors of a model: rows of W_E, columns of W_U, or what it makes of words in texts.
-
-    With `layer` and `texts`: one row per distinct token of the texts (special tokens left out), the
-    mean of `site` of that layer over all places where the token stands.
-
-    A word is looked up as running text holds it, after a space (" king"), and if that is not one
-    token as it is written ("king"); a word that begins with a space is taken literally. Case is the
-    tokenizer's: an uncased one folds it, any other does not. A word of several tokens raises
-    ValueError, naming the pieces. A model without tokenizer names its rows by number; one without
-    unembedding raises at side="unembed".
-    """
-    if (layer is None) != (texts is None):
-        raise ValueError("contextual vectors need both layer= and texts=")
-    if side not in ("embed", "unembed"):
-        raise ValueError(f"side={side!r}: expected 'embed' or 'unembed'")
-    if layer is not None:
-        return _contextual(model, list(texts or ()), layer, site)
-    vectors = _numpy(model.W_U).T if side == "unembed" else _numpy(model.W_E)
-    ids = range(len(vectors))
-    if model.tokenizer is None:
-        return Embedding(vectors, [str(i) for i in ids])
-    return Embedding(vectors, _names(model.tokenizer, ids), lambda w: _token(model.tokenizer, w))
-
-
 def _normalised(vectors: np.ndarray) -> np.ndarray:
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = vectors / np.where(length == 0, 1, length)
     unit.flags.writeable = False
     return unit
-
-
-def _cosines(unit: np.ndarray, rows: Sequence[int], pool: np.ndarray) -> Cosines:
-    return next(_all_cosines(unit, np.array([rows]), pool))
-
-
-def _all_cosines(unit: np.ndarray, rows: np.ndarray, pool: np.ndarray) -> Iterator[Cosines]:
-    """The cosines of each question, from one matrix product over the distinct words."""
-    inputs = rows[:, :3]
-    words = np.unique(inputs)
-    known = unit[words]
-    candidates = unit if len(pool) == len(unit) else unit[pool]
-    to_pool, to_words = known @ candidates.T, known @ known.T
-    for a, b, c in np.searchsorted(words, inputs):
-        between = to_words[a, b], to_words[a, c], to_words[b, c]
-        yield Cosines(to_pool[a], to_pool[b], to_pool[c], *map(float, between))
-
-
-def _contextual(model: Any, texts: list[str], layer: int, site: str) -> Embedding:
-    if site not in ("resid_pre", "resid_post"):
-        raise ValueError(f"site={site!r}: expected 'resid_pre' or 'resid_post'")
-    if model.tokenizer is None:
-        raise ValueError("contextual vectors need a tokenizer, and this model has none")
-    if not 0 <= layer < model.cfg.n_layers:
-        raise ValueError(f"layer={layer}: expected 0 … {model.cfg.n_layers - 1}")
-    if not texts:
-        raise ValueError("contextual vectors need at least one text")
-    sums: dict[int, np.ndarray] = {}
-    counts: dict[int, int] = {}
-    for start in range(0, len(texts), BATCH):
-        tokens = model.to_tokens(texts[start : start + BATCH])
-        _, cache = model.run_with_cache(tokens, names_filter=(site, layer))
-        vectors = _numpy(cache[site, layer][tokens.real])
-        ids = tokens.ids[tokens.real].cpu().numpy()
-        for token in np.unique(ids).tolist():
-            here = vectors[ids == token]
-            sums[token] = sums.get(token, 0.0) + here.sum(axis=0, dtype=np.float64)
-            counts[token] = counts.get(token, 0) + len(here)
-    ids = sorted(sums.keys() - model.tokenizer.special_ids)
-    if not ids:
-        raise ValueError("the texts hold nothing but special tokens")
-    means = np.stack([sums[token] / counts[token] for token in ids]).astype(vectors.dtype)
-    place = {token: row for row, token in enumerate(ids)}
-
-    def resolve(word: str) -> int:
-        token = _token(model.tokenizer, word)
-        if token not in place:
-            raise ValueError(f"{word!r} does not stand in any of the {len(texts)} texts")
-        return place[token]
-
-    return Embedding(means, _names(model.tokenizer, ids), resolve)
-
-
-def _token(tokenizer: Any, word: str) -> int:
-    """The id of a word; see `embedding` for the spellings tried."""
-    if not word.strip():
-        raise ValueError(f"{word!r} is not a word")
-    if not word[0].isspace():
-        try:
-            return tokenizer.single(f" {word}")
-        except ValueError:
-            pass
-    return tokenizer.single(word)
-
-
-def _names(tokenizer: Any, ids: Iterable[int]) -> list[str]:
-    """Readable names; rows past the tokenizer's end are padding of the table."""
-    ids = [int(i) for i in ids]
-    known = [i for i in ids if i < tokenizer.vocab_size]
-    return [*tokenizer.str_tokens(known), *(f"<unused {i}>" for i in ids[len(known) :])]
-
-
-def _numpy(tensor: torch.Tensor) -> np.ndarray:
-    """float64 stays; everything else becomes float32."""
-    wide = tensor.dtype if tensor.dtype == torch.float64 else torch.float32
-    return tensor.detach().to("cpu", wide).numpy()
 
 
 def _flags(value: bool | Iterable[bool]) -> list[bool]:
