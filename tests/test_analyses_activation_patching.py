@@ -141,6 +141,7 @@ def test_effects_are_those_of_plain_patching(patched):
     report = examined(model, pairs, top=3, parts=("heads",))
     options = {"by": ("layer", "head"), "progress": False}
     heads = table(report, "heads").set_index(["site", "layer", "head"])
+    heads = heads.sort_index()  # the report has the strongest first
     gap = measure_baseline(model, pairs).gap
     for site in ("q", "k", "v", "pattern", "z"):
         plain = interp.patch(model, pairs, site, **options).set_index(["layer", "head"])

@@ -68,7 +68,7 @@ def senses(model, table, layers):
 def test_a_left_to_right_model_knows_no_cue_that_comes_behind(tinyworld):
     table = few(default_senses(tinyworld, Config())[AFTER])
     found = senses(tinyworld, table, [0, tinyworld.cfg.n_layers])
-    assert found.accuracy.nunique() == 1  # nothing but the word and its place is known
+    assert (found.low <= 0.5).all()  # nothing but the word and its place is known
     assert found.gap.abs().max() < 0.01
 
 

@@ -311,8 +311,8 @@ def test_induction_small_costs_what_was_recorded(shared_data, tmp_path):
     assert losses["answer"].round(2).tolist() == [3.9, 3.2]
 
 
-def test_stories_needs_no_head_but_one(shared_data, measured, tmp_path):
-    """Zero-ablating one head costs about .04 nats at most, and more at layer 4, head 4."""
+def test_stories_needs_no_single_head(shared_data, measured, tmp_path):
+    """Zero-ablating one head costs about .04 nats at most."""
     model = interp.load(shared_data / "models" / "stories260K")
     texts = json.loads((shared_data / "text/tinystories_1000.json").read_text())[:12]
     (tmp_path / "t.txt").write_text("\n".join(" ".join(one.split()) for one in texts))
@@ -321,5 +321,4 @@ def test_stories_needs_no_head_but_one(shared_data, measured, tmp_path):
         bos=True,
     )  # fmt: skip
     heads = m.losses[m.losses["part"] == "head"].set_index(["layer", "head"])["text"]
-    assert heads.idxmax() == (4, 4)
-    assert heads.drop((4, 4)).max() < 0.05
+    assert 0.02 < heads.max() < 0.06

@@ -86,7 +86,7 @@ def test_help_of_an_analysis_documents_each_field(capsys):
     [
         (
             ["run", "nope"],
-            "unknown analysis 'nope'; there are: attention-patterns, embedding-arithmetic",
+            "unknown analysis 'nope'; there are: activation-patching, attention-heads",
         ),
         (["run", "embedding-arithmetic", "--a", "zorblax"], "'zorblax' is 2 tokens"),
         (["run", "embedding-arithmetic", "--analogies", "/absent.csv"], "no file /absent.csv"),

@@ -58,7 +58,9 @@ def test_patching_a_run_into_itself_changes_nothing(cfg, data):
     tokens = Tokens.of(CLEAN)
     names = data.draw(st.lists(st.sampled_from(model.sites.names), min_size=1, max_size=4))
     late = ("ln_final", "hook_logits")
-    names = [n for n in names if cfg.head != "none" or not n.startswith(late)] or ["hook_embed"]
+    # what lies behind the residual stream, which is read where there are no plain logits
+    unseen = () if cfg.head == "unembed" else late
+    names = [n for n in names if not n.startswith(unseen)] or ["hook_embed"]
     sites = [model.sites[name] for name in names]
     frame = pd.DataFrame([{"site": s.local_name, "layer": s.layer} for s in sites])
     options = {"edit": edits.patch(tokens), "metric": metric_for(cfg), "reduce": "none",
