@@ -53,6 +53,13 @@ SETTINGS: dict[str, list[str]] = {
     "causal-tracing": ["--n", "4", "--draws", "1"],
     "neurons": ["--n", "4", "--layers", "1", "--top", "2"],
     "activation-patching": ["--task", "agreement", "--n", "4", "--top", "2", "--neurons", "1"],
+    "concept-direction": [
+        *("--task", "agreement", "--n", "6", "--n-random", "2", "--factors", "1.0", "--layers", "0")
+    ],
+    "steering": [
+        *("--task", "agreement", "--n", "4", "--n-random", "2", "--factors", "-2.0", "2.0"),
+        *("--samples", "2", "--new-tokens", "3"),
+    ],
     "attention-heads": ["--task", "induction", "--n", "6", "--null", "10", "--shown", "1"],
 }
 """Options of an analysis for this battery, as on the command line."""
@@ -356,7 +363,13 @@ def hostile_options(config: type, folder: Path) -> list[str]:
         options += ["--prompts", str(folder / "hostile.csv")]
     elif "prompts" in fields:
         options += ["--prompts", " ".join(words)]
-    if "text" in fields:
+    if "data" in fields:
+        texts = [" ".join([*words[i:], *words[:i]]) for i in range(len(words))]
+        rows = [{"text": f"{text} {word}", "label": word}
+                for text in texts for word in ("king", "queen")]  # fmt: skip
+        pd.DataFrame(rows).to_csv(folder / "labelled.csv", index=False)
+        options += ["--data", str(folder / "labelled.csv")]
+    elif "text" in fields:
         lines = (" ".join([*words[i:], *words[:i]]) for i in range(4))
         (folder / "hostile.txt").write_text("\n".join(lines), encoding="utf-8")
         options += ["--text", str(folder / "hostile.txt")]
