@@ -91,7 +91,7 @@ class Config:
     """Where it is found and added; by default the middle layer, or that of --direction."""
     site: str = "resid_post"
     """The site of that layer."""
-    factors: tuple[float, ...] = (-4.0, -2.0, 2.0, 4.0)
+    factors: tuple[float, ...] = (-2.0, -1.0, 1.0, 2.0)
     """How many steps of it are added, at every position; 0 is always there."""
     step: float | None = None
     """Length of one step; by default the standard deviation along the direction, of what it was
@@ -156,8 +156,9 @@ def run(model: Any, config: Config) -> Report:
         analysis="steering",
         provenance=provenance(config, model),
     )
+    named = {side: _ids(report, model, config.words(side)) for side in ("positive", "negative")}
     direction, told = _direction(report, model, config)
-    words = _counted(report, model, direction, config)
+    words = _counted(report, model, direction, named, config)
     examine(report, model, direction, words, told, config)
     return report
 
@@ -214,15 +215,15 @@ def _layer(model: Any, config: Config) -> int:
     return min(layer, n - 1)
 
 
-def _counted(report: Report, model: Any, direction: Direction, config: Config) -> Words:
+def _counted(
+    report: Report, model: Any, direction: Direction, found: dict[str, torch.Tensor], config: Config
+) -> Words:
     """The ids of the words given; of a task its answers; else what the direction promotes."""
-    sides: dict[str, list[str]] = {side: config.words(side) for side in ("positive", "negative")}
     plain = config.direction is None and config.data is None
-    if plain and not sides["positive"]:
+    if plain and not len(found["positive"]):
         pairs = TASKS[config.task](model, config.n, config.seed, bos=config.bos)
         ask = of_pairs(model, pairs)[1]
         return Words(ask.toward.unique(), ask.away.unique())
-    found = {side: _ids(report, model, own) for side, own in sides.items()}
     if not len(found["positive"]) or not len(found["negative"]):
         top = promoted_tokens(model, direction, min(CLOSE, model.cfg.d_vocab // 2))
         for side, kind in (("positive", "promoted"), ("negative", "suppressed")):
