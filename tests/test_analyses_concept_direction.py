@@ -74,9 +74,10 @@ def test_the_linear_feature_of_the_lookup_is_found_and_used(seed):
     assert "readable and used" in report.findings[0]
     table = frame_of(report, "separation")
     assert set(table["method"]) == {"difference of means", "linear probe"}
-    assert (table["auroc"] == 1).all() and (table["auroc_low"] > 0.9).all()
+    # the means of 96 texts also hold some of the fillers' noise
+    assert (table["auroc"] > 0.9).all() and (table["auroc_low"] > 0.8).all()
     erased = frame_of(report, "erasure").set_index("erased")
-    assert erased.loc["none", "accuracy"] == 1 and erased.loc["leace", "accuracy"] < 0.75
+    assert erased.loc["none", "accuracy"] > 0.9 and erased.loc["leace", "accuracy"] < 0.75
     assert erased.loc["leace", "p"] < 0.1
     assert any("not dormant" in text for text in report.findings)
     assert any("no pairs" in text for text in report.skipped)
