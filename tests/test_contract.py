@@ -53,6 +53,13 @@ SETTINGS: dict[str, list[str]] = {
     "causal-tracing": ["--n", "4", "--draws", "1"],
     "neurons": ["--n", "4", "--layers", "1", "--top", "2"],
     "activation-patching": ["--task", "agreement", "--n", "4", "--top", "2", "--neurons", "1"],
+    "concept-direction": [
+        *("--task", "agreement", "--n", "6", "--n-random", "2", "--factors", "1.0", "--layers", "0")
+    ],
+    "steering": [
+        *("--task", "agreement", "--n", "4", "--n-random", "2", "--factors", "-2.0", "2.0"),
+        *("--samples", "2", "--new-tokens", "3"),
+    ],
     "attention-heads": ["--task", "induction", "--n", "6", "--null", "10", "--shown", "1"],
     "embedding-geometry": [
         *("--data", str(ROOT / "tests" / "senses.csv"), "--group", "cue"),
@@ -365,9 +372,10 @@ def hostile_options(config: type, folder: Path) -> list[str]:
         (folder / "hostile.txt").write_text("\n".join(lines), encoding="utf-8")
         options += ["--text", str(folder / "hostile.txt")]
     if "data" in fields:
-        rows = [{"text": " ".join([words[i % len(words)], *words, "king"]), "word": "king",
-                 "sense": f"{words[-1]} {i % 2}", "label": str(i % 2), "cue": str(i)}
-                for i in range(8)]  # fmt: skip
+        texts = [" ".join([*words[i:], *words[:i]]) for i in range(len(words))]
+        rows = [{"text": f"{text} {word}", "word": word, "sense": f"{words[-1]} {i % 2}",
+                 "label": word, "cue": str(i)}
+                for i, text in enumerate(texts) for word in ("king", "queen")]  # fmt: skip
         pd.DataFrame(rows).to_csv(folder / "hostile-labels.csv", index=False)
         options += ["--data", str(folder / "hostile-labels.csv")]
     return options

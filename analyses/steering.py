@@ -1,0 +1,437 @@
+"""Steering: what does the model write when a concept's direction is added, and at what price?
+
+Continuations with and without the direction, side by side; how often they name the concept, beside
+random directions of equal norm; and how unlikely the unsteered model finds them (Turner et al.
+2023; Rimsky et al. 2023).
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from analyses import main
+from analyses._concepts import METHODS, Concept, Method, find, of_labelled, of_pairs, of_words
+from analyses._phrases import listed
+from analyses._steering_measure import (
+    STEERED,
+    SUMMARY,
+    Plan,
+    Words,
+    compared,
+    shaded,
+    side_by_side,
+    summary,
+)
+from analyses._task import TASKS, Task
+from interp.directions import Direction, promoted_tokens
+from interp.provenance import provenance
+from interp.reading import vectors_at
+from interp.report import Report
+from interp.report.figures import curves
+from interp.tokens import Tokens
+
+PROMPTS = (
+    "Once there was a",
+    "The princess told us that the book was for",
+    "Everyone in town likes Mary because",
+    "Everyone in town likes Peter because",
+)
+TABLES = {
+    "summary": SUMMARY,
+    "share-by-factor": ("factor", "added", "share", "low", "high"),
+    "perplexity-by-factor": ("factor", "added", "perplexity", "low", "high"),
+    "continuations": ("prompt", "chosen", "unsteered", ...),
+    "fluency": ("row", "pos", "token", "value (nats)?"),
+    "steered": STEERED,
+    "counted": ("side", "token", "id"),
+}
+SURE = 0.05
+CLOSE = 10
+"""Tokens of each side that are counted where no words are given."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A direction, the texts that are continued with it, and how far it is added."""
+
+    model: str = "tinyworld"
+    """A bundled model, a local folder or a Hugging Face id."""
+    prompts: tuple[str, ...] = PROMPTS
+    """Texts to continue."""
+    direction: Path | None = None
+    """A saved direction (Direction.save); by default one is found."""
+    data: Path | None = None
+    """Texts with two labels, as a CSV or JSON-lines file: the direction leads from the label that
+    is first by name to the other."""
+    text: str = "text"
+    """The column of --data that holds the texts."""
+    label: str = "label"
+    """The column of --data that holds the labels."""
+    positive: str = ""
+    """Words, separated by commas: counted, and, unless --direction or --data is given, what the
+    direction leads to."""
+    negative: str = ""
+    """Words, separated by commas: counted, and what the direction then leads away from, the first
+    paired with the first of --positive where there are as many."""
+    task: Task = "gendered-pronoun"
+    """Where neither words, nor --data nor --direction are given: the bundled pairs of prompts whose
+    two classes the direction is found from; their answers are counted."""
+    n: int = 80
+    """Pairs of that task."""
+    method: Method = "means"
+    """How the direction is found."""
+    layer: int | None = None
+    """Where it is found and added; by default the middle layer, or that of --direction."""
+    site: str = "resid_post"
+    """The site of that layer."""
+    factors: tuple[float, ...] = (-2.0, -1.0, 1.0, 2.0)
+    """How many steps of it are added, at every position; 0 is always there."""
+    step: float | None = None
+    """Length of one step; by default the standard deviation along the direction, of what it was
+    found on."""
+    new_tokens: int = 12
+    """Tokens that are written."""
+    samples: int = 12
+    """Sampled continuations of each prompt that are counted."""
+    temperature: float = 1.0
+    """Of sampling."""
+    n_random: int = 19
+    """Random directions, added by as much."""
+    bos: bool | None = None
+    """Whether prompts begin with the model's beginning-of-sequence token; by default as its
+    tokenizer has it."""
+    seed: int = 0
+    """Seed of the samples, the random directions and the pairs."""
+    device: str | None = None
+    """cpu, cuda, …; by default the best one at hand."""
+    dtype: str | None = None
+    """float32, float64, bfloat16 or float16; by default that of the file."""
+    out: Path = Path("reports/steering")
+    """Directory of the report; an older report there is replaced."""
+
+    def __post_init__(self) -> None:
+        for name in ("n", "new_tokens", "samples", "n_random"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
+        if not self.prompts or not all(prompt.strip() for prompt in self.prompts):
+            raise ValueError("prompts: expected texts to continue, and none empty")
+        if self.samples * len(self.prompts) < 2:
+            raise ValueError("one continuation has no interval: raise samples, or add a prompt")
+        factors = self.factors
+        if not factors or 0 in factors or len(set(factors)) < len(factors):
+            raise ValueError(f"factors={factors}: expected one or more, each once, and no 0")
+        if not np.isfinite(factors).all() or not 0 < self.temperature < np.inf:
+            raise ValueError(
+                f"factors={factors}, temperature={self.temperature}: expected finite numbers, and "
+                "a temperature above 0 (greedy continuations are shown anyway)"
+            )
+        if self.step is not None and not 0 < self.step < np.inf:
+            raise ValueError(f"step={self.step}: expected a length above 0")
+        if self.direction is not None and self.data is not None:
+            raise ValueError("give --direction or --data, not both")
+        if (self.direction is None and self.data is None) and (
+            bool(self.words("positive")) != bool(self.words("negative"))
+        ):
+            raise ValueError("a direction between words needs both --positive and --negative")
+
+    def words(self, side: str) -> list[str]:
+        """The words of a side."""
+        return [word.strip() for word in getattr(self, side).split(",") if word.strip()]
+
+
+def run(model: Any, config: Config) -> Report:
+    """The report. Raises ValueError on a model that cannot continue a text: without logits, with
+    attention both ways, an encoder–decoder, or without a tokenizer."""
+    _check_writes(model)
+    report = Report(
+        f"Steering {model.name}",
+        "What does the model write when a concept's direction is added, and at what price?",
+        analysis="steering",
+        provenance=provenance(config, model),
+    )
+    named = {side: _ids(report, model, config.words(side)) for side in ("positive", "negative")}
+    direction, told = _direction(report, model, config)
+    words = _counted(report, model, direction, named, config)
+    examine(report, model, direction, words, told, config)
+    return report
+
+
+def _check_writes(model: Any) -> None:
+    cfg = model.cfg
+    other = "analyses.concept_direction measures a direction in such a model"
+    if cfg.head != "unembed":
+        raise ValueError(f"{model.name} has head={cfg.head!r}: it writes no next token; {other}")
+    if not cfg.causal:
+        raise ValueError(
+            f"{model.name} attends both ways (causal=False): it continues no text; {other}"
+        )
+    if getattr(model, "encoder", None) is not None:
+        raise ValueError(f"{model.name} is an encoder–decoder: only decoders are steered here")
+    if model.tokenizer is None:
+        raise ValueError(f"{model.name} has no tokenizer, so it cannot read the prompts")
+
+
+def _direction(report: Report, model: Any, config: Config) -> tuple[Direction, str]:
+    """The direction, and in words where it comes from."""
+    if config.direction is not None:
+        own = Direction.load(config.direction)
+        layer = model.sites[own.site].layer if config.layer is None else config.layer
+        site = own.site if config.layer is None else model.sites[config.site, layer].name
+        own.check(model, site)
+        if own.model and own.model != model.name:
+            report.warn(f"The direction was found in {own.model}, and is added to {model.name}.")
+        kept = Direction(own.vector, site, own.origin, own.model, own.seed, own.mean, own.scale)
+        return kept, f"{own.origin}, saved in {config.direction.name}"
+    concept = _concept(model, config)
+    layer = _layer(model, config)
+    site = model.sites[config.site, layer].name
+    x = vectors_at(model, concept.tokens, site, concept.pos).double()
+    own = find(config.method, x, concept, np.arange(len(x)), site, model.name)
+    first, second = concept.classes
+    return own, f"{METHODS[config.method]} from {first} to {second}, {concept.name}"
+
+
+def _concept(model: Any, config: Config) -> Concept:
+    if config.data is not None:
+        return of_labelled(model, config.data, config.text, config.label, bos=config.bos)
+    if config.words("positive"):
+        both = (config.words(side) for side in ("negative", "positive"))
+        return of_words(model, *both, bos=config.bos)
+    return of_pairs(model, TASKS[config.task](model, config.n, config.seed, bos=config.bos))[0]
+
+
+def _layer(model: Any, config: Config) -> int:
+    n = model.cfg.n_layers
+    layer = n // 2 if config.layer is None else config.layer
+    if not 0 <= layer < n:
+        raise ValueError(f"layer={layer}: {model.name} has layers 0 to {n - 1}")
+    return min(layer, n - 1)
+
+
+def _counted(
+    report: Report, model: Any, direction: Direction, found: dict[str, torch.Tensor], config: Config
+) -> Words:
+    """The ids of the words given; of a task its answers; else what the direction promotes."""
+    plain = config.direction is None and config.data is None
+    if plain and not len(found["positive"]):
+        pairs = TASKS[config.task](model, config.n, config.seed, bos=config.bos)
+        ask = of_pairs(model, pairs)[1]
+        return Words(ask.toward.unique(), ask.away.unique())
+    if not len(found["positive"]) or not len(found["negative"]):
+        top = promoted_tokens(model, direction, min(CLOSE, model.cfg.d_vocab // 2))
+        for side, kind in (("positive", "promoted"), ("negative", "suppressed")):
+            if not len(found[side]):
+                found[side] = torch.tensor(top.loc[top["side"] == kind, "id"].to_numpy())
+                report.sure(
+                    f"No {side} words were given: counted are the {len(found[side])} tokens that "
+                    f"the direction itself has {kind} most at the unembedding."
+                )
+    return Words(found["positive"], found["negative"])
+
+
+def _ids(report: Report, model: Any, words: list[str]) -> torch.Tensor:
+    """Every single token that is one of the words, with a space before it or without."""
+    found, missing = set(), []
+    for word in words:
+        own = set()
+        for form in (f" {word}", word):
+            try:
+                own.add(model.to_single_token(form))
+            except ValueError:
+                continue
+        own -= {model.tokenizer.unk_id}
+        found |= own
+        missing += [] if own else [word]
+    if missing:
+        report.skip(f"Not single tokens here, so not counted: {listed(missing)}.")
+    if words and not found:
+        raise ValueError(f"none of the words {listed(words)} is a single token of {model.name}")
+    return torch.tensor(sorted(found), dtype=torch.long)
+
+
+def examine(
+    report: Report, model: Any, direction: Direction, words: Words, told: str, config: Config
+) -> pd.DataFrame:
+    """All of it, for any direction and any tokens that are counted; returns the summary."""
+    step = config.step or direction.scale or float(direction.vector.norm())
+    plan = Plan(
+        tuple(sorted(config.factors)), step, config.new_tokens, config.samples,
+        config.temperature, config.n_random, config.seed,
+    )  # fmt: skip
+    prompts = _prompts(model, config)
+    frame = compared(model, direction, prompts, words, plan)
+    short = summary(frame)
+    beside, greedy = side_by_side(model, direction, prompts, config.prompts, plan)
+    _findings(report, short, plan, direction, told)
+    _show(report, model, short, frame, beside, greedy, words)
+    _certainty(report, frame, plan, direction, config)
+    return short
+
+
+def _prompts(model: Any, config: Config) -> Tokens:
+    tokens = model.to_tokens(list(config.prompts), bos=config.bos)
+    if tokens.shape[1] + config.new_tokens > model.cfg.n_ctx:
+        raise ValueError(
+            f"a prompt of {tokens.shape[1]} tokens and new_tokens={config.new_tokens} pass the "
+            f"context of {model.name}, {model.cfg.n_ctx}"
+        )
+    return tokens
+
+
+def _findings(
+    report: Report, short: pd.DataFrame, plan: Plan, direction: Direction, told: str
+) -> None:
+    base = short[short["factor"] == 0].iloc[0]
+    steps = short[short["factor"] != 0]
+    sure = steps[
+        (steps["p"] <= SURE)
+        & ((steps["positive_low"] > base["positive"]) | (steps["positive_high"] < base["positive"]))
+    ]
+    up = steps[steps["factor"] > 0]
+    best = (up if len(up) else steps).iloc[-1]
+    acts = (
+        f"changes what is written beyond random directions at {listed(_steps(sure))} steps"
+        if len(sure)
+        else "changes what is written no more than random directions do"
+    )
+    report.finding(f"Adding the direction ({told}; {direction.site}) {acts}.")
+    for _, row in steps.iterrows():
+        report.finding(
+            f"At {_step(row['factor'])} steps {row['positive']:.0%} of the continuations hold a "
+            f"positive word (95 % interval {row['positive_low']:.0%} to "
+            f"{row['positive_high']:.0%}), unsteered {base['positive']:.0%}; with random "
+            f"directions {row['random_low']:.0%} to {row['random_high']:.0%} (p = "
+            f"{row['p']:.2f}). A negative word: {row['negative']:.0%}, unsteered "
+            f"{base['negative']:.0%}."
+        )
+    report.finding(
+        f"The price: the unsteered model's perplexity of what is written goes from "
+        f"{base['perplexity']:.1f} to {best['perplexity']:.1f} at {_step(best['factor'])} steps; "
+        f"with random directions of equal norm to {best['random_perplexity']:.1f}."
+    )
+
+
+def _steps(frame: pd.DataFrame) -> list[str]:
+    return [_step(one) for one in frame["factor"]]
+
+
+def _step(factor: float) -> str:
+    return f"{factor:+g}".replace("-", "−")
+
+
+def _show(
+    report: Report, model: Any, short: pd.DataFrame, frame: pd.DataFrame, beside: pd.DataFrame,
+    greedy: list, words: Words,
+) -> None:  # fmt: skip
+    section = report.section(
+        "Side by side",
+        "The same prompts with as many steps of the direction added at every position. Sampled "
+        "ones draw with the same seed.",
+    )
+    section.table(beside, "Continuations", name="continuations", rows=24)
+    section = report.section(
+        "How fluent it is",
+        "Greedy continuations; the shade is what each written token costs the unsteered model.",
+    )
+    section.tokens(*shaded(model, greedy), "Cost of each written token", name="fluency")
+    section = report.section(
+        "How often it says so",
+        "The share of sampled continuations that hold a counted word. Bands: 95 % intervals; of "
+        "random directions of equal norm, the middle 95 %.",
+    )
+    section.figure(_share(short), "Positive words by steps", name="share-by-factor")
+    section.figure(_price(frame), "Perplexity by steps", name="perplexity-by-factor")
+    percent = [one for one in SUMMARY[1:9] if one != "p"]
+    section.table(short, "By factor", name="summary", formats=dict.fromkeys(percent, ".0%"))
+    section.table(frame, "Every direction", name="steered", rows=8)
+    section.table(_named(model, words), "Counted tokens", name="counted", rows=20)
+
+
+def _named(model: Any, words: Words) -> pd.DataFrame:
+    rows = [
+        (side, model.tokenizer.str_tokens([i])[0], i)
+        for side, ids in words._asdict().items()
+        for i in ids.tolist()
+    ]
+    return pd.DataFrame(rows, columns=["side", "token", "id"])
+
+
+def _share(short: pd.DataFrame) -> Any:
+    columns = ["factor", "share", "low", "high"]
+    own = short[["factor", "positive", "positive_low", "positive_high"]].set_axis(columns, axis=1)
+    random = short[["factor", "random_positive", "random_low", "random_high"]]
+    data = pd.concat(
+        [own.assign(added="the direction"),
+         random.set_axis(columns, axis=1).assign(added="random directions")],
+        ignore_index=True,
+    )[["factor", "added", "share", "low", "high"]]  # fmt: skip
+    first, last = own.iloc[0], own.iloc[-1]
+    return curves(
+        data, x="factor", value="share", low="low", high="high", group="added",
+        x_axis="steps added", axis="continuations with a positive word",
+        alt=f"Continuations with a positive word: {first['share']:.0%} at {first['factor']:g} "
+        f"steps, {last['share']:.0%} at {last['factor']:g}; with random directions "
+        f"{random['random_low'].min():.0%} to {random['random_high'].max():.0%}.",
+    )  # fmt: skip
+
+
+def _price(frame: pd.DataFrame) -> Any:
+    base = frame[frame["factor"] == 0].iloc[0]
+    rows = []
+    for arm, name in (("found", "the direction"), ("random", "random directions")):
+        own = frame[frame["arm"] == arm]
+        for factor in sorted({0.0, *own["factor"]}):
+            some = own[own["factor"] == factor]
+            if factor == 0:
+                told = [base["loss"], base["loss_low"], base["loss_high"]]
+            elif arm == "found":
+                told = list(some[["loss", "loss_low", "loss_high"]].iloc[0])
+            else:
+                told = [some["loss"].mean(), *np.quantile(some["loss"], [0.025, 0.975])]
+            rows.append((factor, name, *np.exp(np.array(told, dtype=float))))
+    data = pd.DataFrame(rows, columns=["factor", "added", "perplexity", "low", "high"])
+    own = data[data["added"] == "the direction"]
+    return curves(
+        data, x="factor", value="perplexity", low="low", high="high", group="added",
+        x_axis="steps added", axis="perplexity under the unsteered model",
+        alt=f"Perplexity of what is written: {np.exp(base['loss']):.1f} unsteered, "
+        f"{own['perplexity'].iloc[0]:.1f} at {own['factor'].iloc[0]:g} and "
+        f"{own['perplexity'].iloc[-1]:.1f} at {own['factor'].iloc[-1]:g} steps.",
+    )  # fmt: skip
+
+
+def _certainty(
+    report: Report, frame: pd.DataFrame, plan: Plan, direction: Direction, config: Config
+) -> None:
+    n = int(frame["n"].iloc[0])
+    report.sure(
+        f"Each factor: {n} sampled continuations ({len(config.prompts)} prompts, {plan.samples} "
+        f"each, temperature {plan.temperature:g}, seed {plan.seed}) of {plan.new_tokens} tokens. "
+        f"One step is {plan.step:.3g} along the direction, at {direction.site}."
+    )
+    report.sure(
+        f"Controls: {plan.n_random} random directions of the same length; p is a rank among them "
+        f"and never below {1 / (1 + plan.n_random):.3f}. All factors are told, uncorrected."
+    )
+    report.doubt(
+        "Intervals are over continuations of these prompts; other prompts may be steered otherwise."
+    )
+    report.doubt(
+        "The share of a few words is a narrow measure: a text may be about the concept without "
+        "them, and repeat them without being about it. Read the continuations."
+    )
+    report.doubt(
+        "A random direction of the same length is a weak control where activations vary along few "
+        "directions; analyses.concept_direction has one drawn as the data vary."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.modules[__name__]))
