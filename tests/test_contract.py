@@ -53,6 +53,9 @@ SETTINGS: dict[str, list[str]] = {
     "causal-tracing": ["--n", "4", "--draws", "1"],
     "neurons": ["--n", "4", "--layers", "1", "--top", "2"],
     "activation-patching": ["--task", "agreement", "--n", "4", "--top", "2", "--neurons", "1"],
+    "probe-layers": [
+        *("--n", "30", "--C", "0.1", "--shuffles", "19", "--sites", "resid_post", "mlp_out")
+    ],
     "attention-heads": ["--task", "induction", "--n", "6", "--null", "10", "--shown", "1"],
 }
 """Options of an analysis for this battery, as on the command line."""
@@ -356,7 +359,12 @@ def hostile_options(config: type, folder: Path) -> list[str]:
         options += ["--prompts", str(folder / "hostile.csv")]
     elif "prompts" in fields:
         options += ["--prompts", " ".join(words)]
-    if "text" in fields:
+    if "data" in fields:
+        marked = [{"text": " ".join([*words[i % 7 :], *words[: i % 7], some]), "word": words[0],
+                   "label": words[i % 2]} for i, some in enumerate(known_words()[:24])]  # fmt: skip
+        pd.DataFrame(marked).to_csv(folder / "hostile-data.csv", index=False)
+        options += ["--data", str(folder / "hostile-data.csv")]
+    if "text" in fields and "Path" in str(fields["text"].type):
         lines = (" ".join([*words[i:], *words[:i]]) for i in range(4))
         (folder / "hostile.txt").write_text("\n".join(lines), encoding="utf-8")
         options += ["--text", str(folder / "hostile.txt")]
