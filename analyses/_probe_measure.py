@@ -25,6 +25,10 @@ LEVEL = 0.05
 VARIES = 1e-6
 """A feature of which all values are this near, next to its size, is the same in every text."""
 FIRST = ("source", "site", "layer", "score", "low", "high")
+THEN = (
+    *("constant", "random_features", "null_mean", "null_low", "null_high", "p", "p_adjusted"),
+    *("control", "selectivity", "bits", "compression"),
+)
 RIVALS = ("rival", "score", "difference", "low", "high", "n")
 
 
@@ -201,8 +205,8 @@ def _tidy(frame: pd.DataFrame, regression: bool) -> pd.DataFrame:
     frame = frame.drop(columns=["pos", "head"])
     if "auroc" in frame and bool(frame["auroc"].isna().any()):  # no fold has both classes
         frame = frame.drop(columns="auroc")
-    rest = [name for name in frame if name not in FIRST]
-    return pd.DataFrame(frame[[*FIRST, *rest]])
+    first = [name for name in (*FIRST, *THEN) if name in frame]
+    return pd.DataFrame(frame[[*first, *(name for name in frame if name not in first)]])
 
 
 class _Predicted:

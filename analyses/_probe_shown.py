@@ -142,7 +142,7 @@ def _draw_bits(section: Section, measured: Measured) -> None:
     rows = measured.of(RANDOM)
     rows = rows[rows["site"] == site]
     if len(rows):
-        drawn.append(_curve(rows, f"{site}, {RANDOM}", ("compression",) * 3))
+        drawn.append(_curve(rows, RANDOM, ("compression",) * 3))
     if len(measured.of(EMBEDDING)):
         layers = groups[0][1]["layer"].to_numpy(int)
         value = float(measured.of(EMBEDDING)["compression"].iloc[0])

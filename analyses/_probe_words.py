@@ -225,6 +225,11 @@ def _certainty(report: Report, measured: Measured, config: Config) -> None:
         f"{len(read)} texts with {labels}, {sides}; read at {position} of each.{groups} "
         f"{intervals}; differences are paired, example by example."
     )
+    if bool((measured.rivals["low"] == measured.rivals["high"]).any()):
+        report.sure(
+            "An interval without width says that no example tells the two apart; how many more "
+            "would, it does not say."
+        )
     units = {"examples": "the examples", "groups": "whole groups", "within": "a group"}
     report.sure(
         f"Null: {config.shuffles} shuffles of the labels (of {units[measured.shuffled]}) within "

@@ -61,7 +61,7 @@ class Config:
     """Sites with one vector per position, in every layer."""
     layers: tuple[int, ...] | None = None
     """Layers to look at; by default all."""
-    C: tuple[float, ...] = (0.01, 1.0)
+    C: tuple[float, ...] = (0.1,)
     """Inverse strength of the probe's penalty; of several each fold chooses within its training
     part."""
     folds: int = 5
@@ -176,7 +176,7 @@ def _enough(read: Read, config: Config) -> Read:
     if not rare:
         return read
     kept = np.flatnonzero(~frame["label"].isin(rare))
-    if frame["label"].iloc[kept].nunique() < 2:
+    if len(set(frame["label"].iloc[kept])) < 2:
         raise ValueError(
             f"{read.what}: of {len(has)} labels {len(has) - len(rare)} stand in {config.folds} "
             f"rows or groups or more, as many as there are folds, and two are needed; rare: "
