@@ -60,6 +60,9 @@ SETTINGS: dict[str, list[str]] = {
         *("--task", "agreement", "--n", "4", "--n-random", "2", "--factors", "-2.0", "2.0"),
         *("--samples", "2", "--new-tokens", "3"),
     ],
+    "probe-layers": [
+        *("--n", "30", "--C", "0.1", "--shuffles", "19", "--sites", "resid_post", "mlp_out")
+    ],
     "attention-heads": ["--task", "induction", "--n", "6", "--null", "10", "--shown", "1"],
     "embedding-geometry": [
         *("--data", str(ROOT / "tests" / "senses.csv"), "--group", "cue"),

@@ -595,6 +595,15 @@ def _nan(given):
 REPEATED = [f"text {i % 30}" for i in range(60)]
 
 
+def test_first_examples_that_are_all_alike_teach_the_code_nothing_but_the_labels_share():
+    """The online code learns from few examples first, in which no feature may vary."""
+    rng = np.random.default_rng(0)
+    X, y = np.zeros((60, 30)), np.arange(60) % 2
+    X[::6] = rng.normal(size=(10, 30))
+    row = probe_sweep(X[None], y, C=0.1, control=True, n_shuffles=19, progress=False).iloc[0]
+    assert 50 < row["bits"] < 90
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -7,6 +7,13 @@ one row per place with its controls (Hewitt & Liang 2019; Voita & Titov 2020).
 
 from .controls import random_copy
 from .estimator import LinearProbe, LinearProbeRegressor
+from .heldout import held_out_predictions
 from .sweep import probe_sweep
 
-__all__ = ["LinearProbe", "LinearProbeRegressor", "probe_sweep", "random_copy"]
+__all__ = [
+    "LinearProbe",
+    "LinearProbeRegressor",
+    "held_out_predictions",
+    "probe_sweep",
+    "random_copy",
+]

@@ -226,9 +226,11 @@ def _by_rows(x: Tensor, row: Tensor, most: int, standardise: bool, strict: bool)
 
 
 def _root(kernel: Float[Tensor, "one m m"]) -> Float[Tensor, "one m m"]:
-    """A Cholesky factor; centred rows have a Gram matrix of deficient rank, hence the jitter."""
+    """A Cholesky factor; centred rows have a Gram matrix of deficient rank, hence the jitter. Rows
+    that are all alike have nothing but zeros there, and any factor will do."""
     diagonal = kernel.diagonal(dim1=1, dim2=2)
-    jitter = 1e-12 * diagonal.amax(1, keepdim=True)
+    largest = diagonal.amax(1, keepdim=True)
+    jitter = 1e-12 * torch.where(largest == 0, 1, largest)
     for _ in range(12):
         diagonal += jitter
         root, failed = torch.linalg.cholesky_ex(kernel)

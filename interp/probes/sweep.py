@@ -121,13 +121,13 @@ def probe_sweep(
     `seed`. Raises ValueError on one class only, too few members or groups for the folds, leaks,
     activations of which none varies or that are not finite, and lengths that differ.
     """
-    examples = _examples(y, groups, texts, kind)
+    examples = as_examples(y, groups, texts, kind)
     n = len(examples)
     found = places.read(activations, n, sites=sites, positions=positions)
     for name, other in (baselines or {}).items():
         found += places.read(other, n, source=name, positions=positions)
     made = splits.folds(examples, cv, split, seed)
-    Cs = _checked(kind, C, class_weight, examples)
+    Cs = checked_penalties(kind, C, class_weight, examples)
     types = controls.check_types(types, n)
     counts = (n_control if types is not None else 0, n_shuffles) if control else (0, 0)
     labellings, shuffled = _labellings(examples, made, types, counts, shuffle, seed)
@@ -148,7 +148,8 @@ def probe_sweep(
     return frame
 
 
-def _examples(y: Any, groups: Any, texts: Any, kind: str) -> Examples:
+def as_examples(y: Any, groups: Any, texts: Any, kind: str) -> Examples:
+    """What was given, checked. Raises ValueError on what `probe_sweep` says."""
     given = np.asarray(y.cpu() if isinstance(y, Tensor) else y)
     if given.ndim != 1:
         raise ValueError(f"y has shape {list(given.shape)}: expected one label per example")
@@ -172,7 +173,10 @@ def _examples(y: Any, groups: Any, texts: Any, kind: str) -> Examples:
     return Examples(codes, classes, groups, texts)
 
 
-def _checked(kind: str, C: Any, class_weight: Any, examples: Examples) -> tuple[float, ...]:
+def checked_penalties(
+    kind: str, C: Any, class_weight: Any, examples: Examples
+) -> tuple[float, ...]:
+    """C as a path, in order. Raises ValueError on options that do not go together."""
     Cs = tuple(sorted(float(one) for one in np.atleast_1d(C)))
     if not Cs or not all(one > 0 and np.isfinite(one) for one in Cs):
         raise ValueError(f"C={C!r}: expected positive numbers")
