@@ -187,7 +187,7 @@ def _held_out(report: Report, measured: Measured) -> None:
     if len(wrong):
         section.table(wrong.head(1000), caption, name="wrong", rows=MOST_NAMED)
     for column in ("word", "group"):
-        if column in own and own[column].nunique() > 1:
+        if column in own and len(set(own[column])) > 1:
             score = "mean_error" if measured.read.regression else "accuracy"
             frame = by_group(measured, column)
             frame = frame.sort_values(
@@ -201,7 +201,7 @@ def _held_out(report: Report, measured: Measured) -> None:
 
 def _confusion(section: Section, measured: Measured) -> None:
     frame = confusion(measured)
-    if frame["label"].nunique() <= MOST_CLASSES:
+    if len(set(frame["label"])) <= MOST_CLASSES:
         figure = heatmap(
             frame, rows="label", columns="predicted", value="share", diverging=False, limit=1.0,
             axis="share of the label's examples", titles={"label": "true label"},

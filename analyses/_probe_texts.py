@@ -122,7 +122,7 @@ def _typed(frame: pd.DataFrame, what: str, task: str) -> pd.DataFrame:
     strange = numbers.isna() | ~np.isfinite(numbers)
     some_words = bool(strange.any())
     if task == "auto":
-        several = frame["label"].nunique() > NUMBERS
+        several = len(set(frame["label"])) > NUMBERS
         task = "regression" if several and not bool(np.isnan(numbers).any()) else "classification"
     if task == "classification":
         return frame
