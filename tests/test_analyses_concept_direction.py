@@ -140,7 +140,7 @@ def test_shuffled_labels_find_nothing():
     dealt = concept.labels[torch.randperm(192, generator=torch.Generator().manual_seed(3))]
     null = dataclasses.replace(concept, labels=dealt)
     table = separation(find_all(known.model, null, "resid_mid", (0,), 0), 19, 0)
-    assert (table["auroc_low"] < 0.5).all() and (table["p_shuffled"] > 0.05).all()
+    assert table["auroc_low"].max() < 0.5 and table["p_shuffled"].min() > 0.05
 
 
 @pytest.mark.parametrize(("name", "dormant"), [("dormant", True), ("real", False)])
