@@ -166,9 +166,6 @@ def tokens_section(report: Report, model: Any, direction: Direction, layer: int,
     except ValueError as error:
         report.skip(f"Tokens that the direction promotes: {error}.")
         return
-    if not np.isfinite(frame["z"]).all():
-        report.skip("Tokens that the direction promotes: the unembedding does not read it at all.")
-        return
     section = report.section(
         "What it says by itself",
         "Logits of the direction read by the unembedding directly, less their mean; z in standard "

@@ -219,7 +219,7 @@ def promoted_tokens(model: Any, direction: Direction, k: int = 10) -> pd.DataFra
     logit: what one unit of it adds to the logit less the mean over the vocabulary, before any
     soft-cap, with the final norm's gain and centring folded in and its scale at one. z: that, in
     standard deviations over the vocabulary; the largest of 50,000 normal numbers is about 4.3.
-    Raises ValueError where the logits are no linear function of the stream.
+    Raises ValueError where the logits are no linear function of the stream, or none moves.
     """
     direction.check(model, model.blocks[-1].hook_resid_post)
     if model.cfg.head != "unembed":
@@ -233,7 +233,10 @@ def promoted_tokens(model: Any, direction: Direction, k: int = 10) -> pd.DataFra
         read = read if norm.gain is None else read * norm.gain.double()
     logits = (read @ model.W_U.double()) * (model.cfg.logit_scale or 1.0)
     logits = (logits - logits.mean()).cpu()
-    z = logits / logits.std()
+    spread = float(logits.std())
+    if spread == 0:
+        raise ValueError("the unembedding does not read this direction: no logit moves with it")
+    z = logits / spread
     frames = []
     for side, order in (
         ("promoted", logits.argsort(descending=True)),
