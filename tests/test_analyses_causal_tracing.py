@@ -38,9 +38,14 @@ def test_capitals_are_traced_in_tinyworld():
     assert (prob.loc[:, "before the subject"] == 0).all()
     best = prob.groupby(["site", "place"]).max()
     assert best["hook_mlp_out"].max() > subject / 2  # where, depends on how it was trained
-    told = "the MLP brings back more" in report.findings[0]
-    at_subject = best.xs("last subject token", level="place")
-    assert not told or at_subject["hook_mlp_out"] > at_subject["hook_attn_out"]
+    at_subject, told = best.xs("last subject token", level="place"), report.findings[0]
+    for more, less, name in (
+        ("hook_mlp_out", "hook_attn_out", "the MLP"),
+        ("hook_attn_out", "hook_mlp_out", "attention"),
+    ):
+        if f"{name} brings back more" in told:
+            assert at_subject[more] > at_subject[less]
+        assert f"{at_subject[more]:.2f}" in told
     assert len(frame_of(report, "noised")) == 6
 
 
