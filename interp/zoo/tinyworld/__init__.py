@@ -53,10 +53,10 @@ def config() -> TransformerConfig:
 
 
 def encoder_config() -> TransformerConfig:
-    """The masked language model: 3 layers of 4 heads, bidirectional, rotary positions, a plain tied
+    """The masked language model: 4 layers of 4 heads, bidirectional, rotary positions, a plain tied
     unembedding."""
     return TransformerConfig(
-        n_layers=3,
+        n_layers=4,
         d_model=128,
         n_heads=4,
         d_mlp=512,
@@ -71,7 +71,7 @@ def encoder_config() -> TransformerConfig:
 def training() -> TrainConfig:
     """How the decoder is trained."""
     return TrainConfig(
-        steps=4_400,
+        steps=12_000,
         batch_size=16,
         lr=2e-3,
         min_lr=5e-5,
@@ -91,7 +91,7 @@ def encoder_data(seed: int = 0) -> MaskedData:
 def encoder_training() -> TrainConfig:
     """How the masked language model is trained."""
     return TrainConfig(
-        steps=6_000,
+        steps=10_000,
         batch_size=32,
         lr=2e-3,
         min_lr=1e-4,
