@@ -10,7 +10,7 @@ import torch
 
 from analyses._concept_measure import EVEN, SURE, Found, Verdict
 from analyses._concepts import METHODS, Method
-from analyses._phrases import listed, plus_minus
+from analyses._phrases import listed, plus_minus, signed
 from interp.directions import Direction, cosines, promoted_tokens
 from interp.erasure import amnesic_check
 from interp.report import Report
@@ -101,7 +101,7 @@ def _histogram(found: Found, direction: Direction, layer: int) -> Any:
         for one, name in enumerate(found.concept.classes):
             hits, n = int((inside & (y == one)).sum()), int((y == one).sum())
             (low,), (high,) = wilson(np.array([hits]), np.array([n]))
-            label = f"{edges[i]:+.2f} to {edges[i + 1]:+.2f}"
+            label = f"{signed(edges[i])} to {signed(edges[i + 1])}"
             rows.append((label, f"{one} {name}", hits / n, low, high))
     data = pd.DataFrame(rows, columns=["along", "class", "share", "low", "high"])
     means = [along[y == one].mean() for one in (0, 1)]
@@ -109,7 +109,7 @@ def _histogram(found: Found, direction: Direction, layer: int) -> Any:
         data, label="along", value="share", low="low", high="high", group="class",
         axis="share of the class (rows: standard deviations along the direction)",
         alt=f"Histogram of held-out texts along the direction: {found.concept.classes[0]} lie at "
-        f"{means[0]:+.2f} on average, {found.concept.classes[1]} at {means[1]:+.2f} standard "
+        f"{signed(means[0])} on average, {found.concept.classes[1]} at {signed(means[1])} standard "
         "deviations.",
     )  # fmt: skip
 
@@ -233,8 +233,8 @@ def causal_section(
 
 def _with(row: Any) -> str:
     if row["low"] != row["low"]:
-        return f"{row['effect']:+.2f} (one prompt: no interval)"
-    return f"{row['effect']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f})"
+        return f"{signed(row['effect'])} (one prompt: no interval)"
+    return f"{signed(row['effect'])} ({signed(row['low'])} to {signed(row['high'])})"
 
 
 def _dose(frame: pd.DataFrame, name: str, layer: int) -> Any:
@@ -255,11 +255,11 @@ def _dose(frame: pd.DataFrame, name: str, layer: int) -> Any:
     return curves(
         data, x="factor", value="effect", low="low", high="high", group="added",
         x_axis=f"standard deviations added at layer {layer}", axis=f"change of {name}",
-        alt=f"Dose and response: the direction moves {name} from {own['effect'].iloc[0]:+.2f} at "
-        f"{own['factor'].iloc[0]:g} to {own['effect'].iloc[-1]:+.2f} at "
+        alt=f"Dose and response: the direction moves {name} from {signed(own['effect'].iloc[0])} "
+        f"at {own['factor'].iloc[0]:g} to {signed(own['effect'].iloc[-1])} at "
         f"{own['factor'].iloc[-1]:g} standard deviations; controls lie between "
-        f"{data[data['added'] != names['found']]['low'].min():+.2f} and "
-        f"{data[data['added'] != names['found']]['high'].max():+.2f}.",
+        f"{signed(data[data['added'] != names['found']]['low'].min())} and "
+        f"{signed(data[data['added'] != names['found']]['high'].max())}.",
     )  # fmt: skip
 
 
@@ -279,7 +279,7 @@ def _layers(frame: pd.DataFrame, name: str, method: str) -> Any:
         data, x="layer", value="effect", low="low", high="high", group="added", x_axis="layer",
         axis=f"change of {name}",
         alt=f"The effect of {best['factor']:g} standard deviations by layer, largest at layer "
-        f"{best['layer']} ({best['effect']:+.2f}); random directions stay within "
+        f"{best['layer']} ({signed(best['effect'])}); random directions stay within "
         f"±{own['random_size'].max():.2f}.",
     )  # fmt: skip
 
@@ -311,7 +311,7 @@ def dormancy_section(
         f"{dormant['share']:.0%} of its squared length (a random direction "
         f"{dormant['expected']:.0%}) lies where the prompts do not vary; of one step's effect "
         f"{_effect(whole)} that part alone gives "
-        f"{dormant['effect']:+.2f}, the part that varies {varies['effect']:+.2f}"
+        f"{signed(dormant['effect'])}, the part that varies {signed(varies['effect'])}"
     )
     if share > 0.5:
         report.warn(
@@ -371,7 +371,7 @@ def headline(report: Report, own: Verdict, found: Found, layer: int, method: Met
 
 def _effect(row: Any) -> str:
     """With its sign."""
-    return f"{'+' if row['effect'] >= 0 else ''}{plus_minus(row['effect'], row['stderr'])}"
+    return plus_minus(row["effect"], row["stderr"], "+z.2f")
 
 
 def _row(frame: pd.DataFrame, layer: int, method: Method) -> pd.Series:

@@ -287,15 +287,11 @@ def _both_ways(table: pd.DataFrame, most: int = 3) -> str:
     towards = ranked[ranked["value"] > 0].iloc[::-1]
     against = ranked[ranked["value"] < 0]
     told = [
-        listed(f"{row['part']} ({_logits(row['value'], row['stderr'])})"
+        listed(f"{row['part']} ({plus_minus(row['value'], row['stderr'])})"
                for _, row in some.head(most).iterrows())
         for some in (towards, against)
     ]  # fmt: skip
     return f"towards the answer {told[0]}; against it {told[1]}"
-
-
-def _logits(value: float, stderr: float) -> str:
-    return plus_minus(float(value), float(stderr)).replace("-", "−")
 
 
 def _neurons(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 import interp
-from analyses._geometry_table import signed
+from analyses._phrases import number
 from interp.geometry import Places, alignment, at_tokens, of_texts, procrustes
 from interp.report import Report
 from interp.report.figures import curves, heatmap
@@ -74,18 +74,18 @@ def _anisotropy(report: Report, section: Any, frame: pd.DataFrame) -> None:
         drawn, x="layer", value="mean cosine", low="mean cosine", high="mean cosine",
         group="vectors", x_axis="layer (0: what the first one reads)",
         axis="mean cosine of two places",
-        alt=f"Mean cosine of two places by layer: as they are {signed(first['mean_cosine'], 2)} at "
-        f"layer {first['layer']}, {signed(last['mean_cosine'], 2)} at layer {last['layer']}; "
+        alt=f"Mean cosine of two places by layer: as they are {number(first['mean_cosine'])} at "
+        f"layer {first['layer']}, {number(last['mean_cosine'])} at layer {last['layer']}; "
         "centred, without the first components and for Gaussian vectors about 0.",
     )  # fmt: skip
     section.figure(figure, "Anisotropy by layer", name="anisotropy-by-layer-figure")
     section.table(frame, "The cosine of two places, over all pairs", name="anisotropy-by-layer",
                   formats=dict.fromkeys(frame.columns[3:], ".4f"), rows=8)  # fmt: skip
     report.finding(
-        f"In texts, two places have a mean cosine of {signed(first['mean_cosine'], 2)} at layer "
-        f"{first['layer']} and {signed(last['mean_cosine'], 2)} at layer {last['layer']}, largest "
-        f"at layer {top['layer']} ({signed(top['mean_cosine'], 2)}); Gaussian vectors "
-        f"{signed(top['control'], 2)}."
+        f"In texts, two places have a mean cosine of {number(first['mean_cosine'])} at layer "
+        f"{first['layer']} and {number(last['mean_cosine'])} at layer {last['layer']}, largest "
+        f"at layer {top['layer']} ({number(top['mean_cosine'])}); Gaussian vectors "
+        f"{number(top['control'])}."
     )
 
 
@@ -152,12 +152,12 @@ def alignment_section(report: Report, places: Places | None, config: Config) -> 
     jump = step.loc[step["cka"].idxmin()]
     report.finding(
         f"Layers {least['layer']:.0f} and {least['other']:.0f} are least alike (CKA "
-        f"{signed(least['cka'], 2)}; shuffled at most "
-        f"{signed(frame['control'].abs().max(), 2)} in size); of neighbouring layers, "
-        f"{jump['layer']:.0f} and {jump['other']:.0f} ({signed(jump['cka'], 2)}). A rotation "
-        f"carries one layer onto the next with {signed(rotated['similarity'].min(), 2)} to "
-        f"{signed(rotated['similarity'].max(), 2)} on places held out (shuffled at most "
-        f"{signed(rotated['control'].abs().max(), 2)} in size)."
+        f"{number(least['cka'])}; shuffled at most "
+        f"{number(frame['control'].abs().max())} in size); of neighbouring layers, "
+        f"{jump['layer']:.0f} and {jump['other']:.0f} ({number(jump['cka'])}). A rotation "
+        f"carries one layer onto the next with {number(rotated['similarity'].min())} to "
+        f"{number(rotated['similarity'].max())} on places held out (shuffled at most "
+        f"{number(rotated['control'].abs().max())} in size)."
     )
     report.doubt(
         "CKA is ruled by the directions of largest variance: two layers that differ only in small "
@@ -211,6 +211,6 @@ def compare_section(report: Report, model: Any, texts: list[str], config: Config
                   formats={"cka": ".3f", "control": ".3f"}, rows=8)  # fmt: skip
     report.finding(
         f"Layer {best['layer']:.0f} of {model.name} and layer {best['other']:.0f} of {other.name} "
-        f"are most alike (CKA {signed(best['cka'], 2)} on {len(kept)} texts; shuffled at most "
-        f"{signed(frame['control'].abs().max(), 2)} in size)."
+        f"are most alike (CKA {number(best['cka'])} on {len(kept)} texts; shuffled at most "
+        f"{number(frame['control'].abs().max())} in size)."
     )

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from analyses._geometry_table import signed
 from analyses._labelled import read_labelled
-from analyses._phrases import listed
+from analyses._phrases import listed, number
 from interp.geometry import Senses, at_words, disambiguation, separable
 from interp.geometry.reading import reader
 from interp.report import Report, Section
@@ -196,7 +195,7 @@ def _tell(report: Report, side: str, found: Senses, causal: bool) -> None:
         f"{last['layer']:.0f}, most at layer {best['layer']:.0f} with {share(best)}; shuffled "
         f"senses there give {best['null_low']:.0%} to {best['null_high']:.0%} (p = "
         f"{best['p']:.3f}). The mean cosine of two vectors of one sense is there "
-        f"{signed(best['gap'])} above that of two senses. "
+        f"{number(best['gap'], 'z.3f')} above that of two senses. "
         + (
             f"{len(clear)} of {len(at_best)} words by themselves have an interval above the mean "
             "of their shuffles."

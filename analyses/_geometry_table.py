@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
-from analyses._phrases import listed
+from analyses._phrases import listed, number
 from interp.geometry import Embedding, embedding
 from interp.report import Report
 from interp.report.figures import curves, plane
@@ -61,11 +60,11 @@ def spectrum_section(report: Report, table: Embedding, config: Config) -> None:
     plain, centred = cosines.iloc[0], cosines.iloc[1]
     last = cosines.iloc[-1]
     report.finding(
-        f"Two rows of the table have a mean cosine of {signed(plain['mean_cosine'])} (deviation "
-        f"{plain['deviation']:.3f}); centred {signed(centred['mean_cosine'])} "
+        f"Two rows of the table have a mean cosine of {number(plain['mean_cosine'], 'z.3f')} "
+        f"(deviation {plain['deviation']:.3f}); centred {number(centred['mean_cosine'], 'z.3f')} "
         f"({centred['deviation']:.3f}); without the first {last['removed']} "
-        f"component{'s' if last['removed'] > 1 else ''} {signed(last['mean_cosine'])} "
-        f"({last['deviation']:.3f}). Gaussian vectors have {signed(plain['control'])} "
+        f"component{'s' if last['removed'] > 1 else ''} {number(last['mean_cosine'], 'z.3f')} "
+        f"({last['deviation']:.3f}). Gaussian vectors have {number(plain['control'], 'z.3f')} "
         f"({plain['control_deviation']:.3f})."
     )
     report.finding(
@@ -179,9 +178,9 @@ def clusters_section(report: Report, table: Embedding, config: Config) -> None:
     rand_low, rand_high = main["rand_control"]
     report.finding(
         f"k-means on {len(words)} words finds their {len(kept)} categories with an adjusted Rand "
-        f"index of {main['rand']:.2f} (shuffled categories {signed(rand_low, 2)} to "
-        f"{signed(rand_high, 2)}); the mean silhouette is {signed(main['silhouette'], 2)} "
-        f"(shuffled dimensions {signed(low, 2)} to {signed(high, 2)})."
+        f"index of {main['rand']:.2f} (shuffled categories {number(rand_low)} to "
+        f"{number(rand_high)}); the mean silhouette is {number(main['silhouette'])} "
+        f"(shuffled dimensions {number(low)} to {number(high)})."
     )
 
 
@@ -256,9 +255,3 @@ def neighbours_section(
     section.table(frame, "The same with cosines", name="neighbours", rows=4)
     if told:
         report.finding(f"Nearest by W_E – {told}.")
-
-
-def signed(value: float, digits: int = 3) -> str:
-    """Rounded, with a real minus sign; no minus before a zero."""
-    rounded = np.round(value, digits) + 0.0
-    return f"{rounded:.{digits}f}".replace("-", "−")

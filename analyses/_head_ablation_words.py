@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analyses._head_ablation_measure import ALPHA, KEPT, Measured, carriers, part_name
-from analyses._phrases import head_name, listed
+from analyses._phrases import head_name, listed, number, plus_minus, signed
 from interp.report import Report
 from interp.tasks import Pairs
 from interp.tokens import Tokens
@@ -101,14 +101,15 @@ def _kinds(report: Report, m: Measured) -> None:
     if len(m.kinds) < 2 or m.disagreement is None:
         return
     damage = m.damage.set_index("kind")["damage"]
-    told = _minus(", ".join(f"{kind} {cost:.3f}" for kind, cost in damage.sort_values().items()))
+    costs = damage.sort_values().items()
+    told = ", ".join(f"{kind} {number(cost, 'z.3f')}" for kind, cost in costs)
     usual = [kind for kind in ORDER if kind in damage.index]
     holds = damage[usual].is_monotonic_increasing
     ranks = m.kinds_table[m.kinds_table["part"] == "head"]
-    pairs = [f"{row['one']} and {row['other']} {_number(row['spearman'])}"
+    pairs = [f"{row['one']} and {row['other']} {number(row['spearman'])}"
              for _, row in ranks.iterrows()]  # fmt: skip
     row = m.disagreement.iloc[0]
-    sides = listed(f"{kind} {_signed(row[kind])}" for kind in m.kinds)
+    sides = listed(f"{kind} {signed(row[kind])}" for kind in m.kinds)
     report.finding(
         f"The kinds of ablation: logits lost on average per head are {told}; the usual order "
         f"{' < '.join(usual)} {'holds' if holds else 'does not hold here'}."
@@ -130,8 +131,8 @@ def _backups(report: Report, m: Measured) -> None:
         for first in woken["first"].unique():
             rows = woken[woken["first"] == first]
             each = [
-                f"{part_name(row)} costs {_number(-row['given'])} logits where it cost "
-                f"{_number(-row['alone'])}"
+                f"{part_name(row)} costs {number(-row['given'])} logits where it cost "
+                f"{number(-row['alone'])}"
                 for _, row in rows.sort_values("interaction").iterrows()
             ]
             report.finding(
@@ -154,20 +155,20 @@ def _series(report: Report, own: pd.DataFrame, m: Measured) -> None:
         report.finding(
             f"Not additive, as in series or doing the same ({m.kinds[0]} ablation): once "
             f"{row['first']} is gone, removing {part_name(row)} changes the logit difference by "
-            f"{_signed(row['given'])} in place of {_signed(row['alone'])} (the largest such pair)."
+            f"{signed(row['given'])} in place of {signed(row['alone'])} (the largest such pair)."
         )
 
 
 def _together(report: Report, m: Measured, config: Config) -> None:
     row = m.sets.iloc[0]
     what = f"the {row['k']} strongest heads at once" if row["k"] > 1 else "the strongest head"
-    others = [f"{one['kind']} {_signed(one['effect'])}, p = {one['p']:.3f}"
+    others = [f"{one['kind']} {signed(one['effect'])}, p = {one['p']:.3f}"
               for _, one in m.sets.iloc[1:].iterrows()]  # fmt: skip
     report.finding(
         f"Without {what} ({row['heads']}; by {row['kind']} ablation) the logit difference "
-        f"changes by {_plus_minus(row['effect'], row['stderr'])}. Random sets of {row['k']} change "
-        f"it by {_signed(row['random_mean'])} on average, 95 % of them from "
-        f"{_signed(row['random_low'])} to {_signed(row['random_high'])}; {row['as_much']} of "
+        f"changes by {plus_minus(row['effect'], row['stderr'], '+z.2f')}. Random sets of "
+        f"{row['k']} change it by {signed(row['random_mean'])} on average, 95 % of them from "
+        f"{signed(row['random_low'])} to {signed(row['random_high'])}; {row['as_much']} of "
         f"{row['random_sets']} change it as much (p = {row['p']:.3f}), and "
         f"{row['as_much_without']} of the {row['without']} that hold none of these heads."
         + (f" The same by {'; '.join(others)}." if others else "")
@@ -190,19 +191,19 @@ def _losses(report: Report, m: Measured, own: bool) -> None:
     rows = rows.reset_index(drop=True)
     best = rows.loc[rows["answer"].idxmax()]
     told = (
-        f"The answer's loss rises most without {part_name(best)} ({_signed(best['answer'])} nats "
+        f"The answer's loss rises most without {part_name(best)} ({signed(best['answer'])} nats "
         f"by {lead} ablation)"
     )
     if np.isfinite(rows["text"]).all():
         top, where = rows.loc[rows["text"].idxmax()], "the clean prompts" if own else "the text"
-        change = _plus_minus(top["text"], top["text_stderr"], 3)
+        change = plus_minus(top["text"], top["text_stderr"], "+z.3f")
         told += f"; the plain loss over {where} without {part_name(top)} ({change} nats per token)"
         both = pd.DataFrame({"task": m.heads.of(lead)["effect"].abs(), "text": rows["text"]})
         if bool(both.nunique().gt(1).all()):
             rank = float(both.corr(method="spearman").loc["task", "text"])
             told += (
                 ". Over heads, the size of the effect on the task and the rise of that loss have "
-                f"the rank correlation {_number(rank)}"
+                f"the rank correlation {number(rank)}"
             )
     report.finding(told + ".")
 
@@ -296,29 +297,11 @@ def _strongest(table: pd.DataFrame, k: int | None = None) -> pd.DataFrame:
 def _with_change(table: pd.DataFrame, m: Measured) -> str:
     """L2 H1 (−3.21 ± 0.10 logits, −71%)."""
     return listed(
-        f"{part_name(row)} ({_plus_minus(row['effect'], row['stderr'])} logits"
+        f"{part_name(row)} ({plus_minus(row['effect'], row['stderr'], '+z.2f')} logits"
         + (f", {_share(-row['lost'])})" if m.shares else ")")
         for _, row in table.iterrows()
     )
 
 
 def _share(value: float) -> str:
-    return _minus(f"{value:+.0%}")
-
-
-def _number(value: float) -> str:
-    return _minus(f"{value:.2f}")
-
-
-def _plus_minus(value: float, stderr: float, digits: int = 2) -> str:
-    """−3.21 ± 0.10; of one example without the latter."""
-    error = "" if np.isnan(stderr) else f" ± {stderr:.{digits}f}"
-    return _minus(f"{value:+.{digits}f}{error}")
-
-
-def _signed(value: float) -> str:
-    return _minus(f"{value:+.2f}")
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", "−")
+    return number(value, "+z.0%")

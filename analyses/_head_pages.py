@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyses._head_words import signed
-from analyses._phrases import head_name
+from analyses._phrases import head_name, plus_minus, signed
 from interp.heads.outputs import MEAN
 from interp.report import Report
 from interp.report.attention import Attention
@@ -92,12 +91,12 @@ def _sentences(own: pd.Series, roles: pd.DataFrame) -> list[str]:
     if not np.isnan(own["task_effect"]):
         lines.append(
             "Replaced by its mean, it changes logit(answer) − logit(wrong) by "
-            f"{signed(own['task_effect'], own['task_stderr'], '+.3f')}."
+            f"{plus_minus(own['task_effect'], own['task_stderr'], '+z.3f')}."
         )
     if not np.isnan(own["loss_effect"]):
         lines.append(
             "The loss changes by "
-            f"{signed(own['loss_effect'], own['loss_stderr'], '+.4f')} nats per token."
+            f"{plus_minus(own['loss_effect'], own['loss_stderr'], '+z.4f')} nats per token."
         )
     return lines
 
@@ -107,7 +106,7 @@ def _compact(lines: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for _, group in lines.groupby(["source", "share", "kind"], sort=False):
         pairs = zip(group["token"], group["logit"], strict=True)
-        texts = [f"{word.strip() or word} {by:+.2f}" for word, by in pairs]
+        texts = [f"{word.strip() or word} {signed(by)}" for word, by in pairs]
         first = group.iloc[0]
         rows.append((first["source"], first["share"], first["kind"], " · ".join(texts)))
     return pd.DataFrame(rows, columns=["source", "share", "kind", "tokens"])

@@ -52,8 +52,8 @@ def _closest(roles: pd.DataFrame, none: list[str]) -> str:
 
 
 def _effects(report: Report, table: pd.DataFrame) -> None:
-    units = {"task": ("logit(answer) − logit(wrong)", "logits", "+.2f"),
-             "loss": ("the loss", "nats per token", "+.3f")}  # fmt: skip
+    units = {"task": ("logit(answer) − logit(wrong)", "logits", "+z.2f"),
+             "loss": ("the loss", "nats per token", "+z.3f")}  # fmt: skip
     for name, (what, unit, form) in units.items():
         rows = table.dropna(subset=[f"{name}_effect"])
         if rows.empty:
@@ -62,7 +62,7 @@ def _effects(report: Report, table: pd.DataFrame) -> None:
         best = rows.loc[effect.nlargest(STRONGEST).index]
         texts = [
             f"{head_name(row['layer'], row['head'])} ({row['label']}{_at_the_end(row, name)}) "
-            f"{signed(row[f'{name}_effect'], row[f'{name}_stderr'], form)}"
+            f"{plus_minus(row[f'{name}_effect'], row[f'{name}_stderr'], form)}"
             for _, row in best.iterrows()
         ]
         share = effect[rows["label"] == MIXED].sum() / max(effect.sum(), 1e-30)
@@ -71,11 +71,6 @@ def _effects(report: Report, table: pd.DataFrame) -> None:
             f"Heads without a name make up {share:.0%} of all such changes (sum of amounts): so "
             "much the names leave unexplained."
         )
-
-
-def signed(value: float, stderr: float, form: str) -> str:
-    """A change and its standard error, which has no sign."""
-    return plus_minus(value, stderr, form).replace("± +", "± ")
 
 
 def _at_the_end(row: pd.Series, name: str) -> str:

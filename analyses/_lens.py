@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from analyses._lens_prompt import PROMPT_TABLES, prompt_section, token_words
+from analyses._phrases import number
 from interp import stats
 from interp.lens import TunedLens, logit_lens, random_lens
 from interp.report import Report, Section
@@ -298,8 +299,8 @@ def _jump(summary: pd.DataFrame, lens: str) -> str | None:
     before, after = own.iloc[at], own.iloc[at + 1]
     return (
         "the logit difference of answer and wrong answer grows most between layer "
-        f"{int(before['layer'])} and {int(after['layer'])}, from {before['value']:.2f} to "
-        f"{after['value']:.2f}".replace("-", "−")
+        f"{int(before['layer'])} and {int(after['layer'])}, from {number(before['value'])} to "
+        f"{number(after['value'])}"
     )
 
 

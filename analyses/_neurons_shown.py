@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analyses._neurons_parts import INTERVAL, edit_of, name_of, numbers, removed
-from analyses._phrases import listed
+from analyses._phrases import listed, signed
 from analyses._task import TaskConfig, metric_of
 from interp import metrics, stats
 from interp.neurons import SITE, NeuronId, neuron_nodes, promoted_tokens, top_activations
@@ -138,7 +138,7 @@ def _kinds_finding(
         _, _, low, high = stats.mean(one - other)
         size = max(abs(one.mean()), abs(other.mean()))
         if (low > 0 or high < 0) and abs((one - other).mean()) > size / 2:
-            pair = f"{one.mean():+.2f} and {other.mean():+.2f}".replace("-", "−")
+            pair = f"{signed(one.mean())} and {signed(other.mean())}"
             told.append(f"{name_of(neuron)} ({pair})")
     if told:
         report.finding(

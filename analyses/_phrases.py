@@ -20,6 +20,17 @@ def listed(words: Iterable[object], most: int = 8) -> str:
     return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
 
 
-def plus_minus(value: float, stderr: float, form: str = ".2f") -> str:
-    """A number and its standard error; of one example there is none."""
-    return f"{value:{form}}" if stderr != stderr else f"{value:{form}} ± {stderr:{form}}"
+def number(value: float, form: str = "z.2f") -> str:
+    """With a real minus sign; z in the form leaves none before a zero."""
+    return f"{value:{form}}".replace("-", "−")
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """A change: it has a sign in any case."""
+    return number(value, f"+z.{digits}f")
+
+
+def plus_minus(value: float, stderr: float, form: str = "z.2f") -> str:
+    """A number and its standard error, which has no sign; of one example there is none."""
+    error = "" if stderr != stderr else f" ± {stderr:{form.removeprefix('+')}}"
+    return number(value, form) + error

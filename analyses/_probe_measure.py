@@ -11,6 +11,7 @@ import pandas as pd
 from scipy.stats import false_discovery_control
 from torch import Tensor
 
+from analyses._phrases import number
 from analyses._probe_texts import Read, activations, word_counts, word_types
 from interp import stats
 from interp.probes import held_out_predictions, probe_sweep, random_copy
@@ -71,8 +72,7 @@ class Measured:
 
     def form(self, value: float) -> str:
         """A score in words: an accuracy in per cent, an R² as a number."""
-        text = f"{value:.2f}" if self.read.regression else f"{100 * value:.1f} %"
-        return text.replace("-", "−")
+        return number(value) if self.read.regression else f"{100 * value:.1f} %"
 
 
 def score_name(measured: Measured) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from analyses._phrases import listed
+from analyses._phrases import listed, number, signed
 from analyses._probe_measure import (
     EMBEDDING,
     LEVEL,
@@ -87,7 +87,7 @@ def _gain(measured: Measured, row: Any) -> str:
     numbers = [row[name] * (1 if measured.read.regression else 100)
                for name in ("difference", "low", "high")]  # fmt: skip
     digits = 2 if measured.read.regression else 1
-    value, low, high = (f"{one:+.{digits}f}".replace("-", "−") for one in numbers)
+    value, low, high = (signed(one, digits) for one in numbers)
     return f"{value}{unit}, 95 % interval {low} to {high}"
 
 
@@ -136,8 +136,8 @@ def _control(report: Report, measured: Measured) -> None:
 
 def _points(measured: Measured, value: float) -> str:
     if measured.read.regression:
-        return f"{value:.2f}".replace("-", "−")
-    return f"{100 * value:.1f} points".replace("-", "−")
+        return number(value)
+    return f"{number(100 * value, 'z.1f')} points"
 
 
 def _neighbours(report: Report, measured: Measured) -> None:

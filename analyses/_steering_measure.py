@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from analyses._phrases import number
 from interp.directions import Direction
 from interp.model.generate import Generation
 from interp.stats import mean, wilson
@@ -176,7 +177,7 @@ def side_by_side(
 
 def name_of(factor: float) -> str:
     """Of a column: "unsteered", "+2 steps"."""
-    return UNSTEERED if factor == 0 else f"{factor:+g} steps".replace("-", "−")
+    return UNSTEERED if factor == 0 else f"{number(factor, '+g')} steps"
 
 
 def shaded(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyses._phrases import listed
+from analyses._phrases import listed, number
 from analyses._steering_measure import SUMMARY, Plan, Words, shaded
 from interp.directions import Direction
 from interp.report import Report
@@ -54,7 +54,7 @@ def _steps(frame: pd.DataFrame) -> list[str]:
 
 
 def _step(factor: float) -> str:
-    return f"{factor:+g}".replace("-", "−")
+    return number(factor, "+g")
 
 
 def show(

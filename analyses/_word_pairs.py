@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from analyses._phrases import number
 from interp.geometry import Embedding
 from interp.report import Report
 from interp.report.figures import places, plane
@@ -106,8 +107,8 @@ def direction_section(
     agree = int((agreement["cosine"] > 0).sum())
     told = (
         f"{agree} of {len(pairs)} pairs point the way the others do (mean cosine "
-        f"{agreement['cosine'].mean():.2f}; random directions of equal norm "
-        f"{agreement['control'].mean():.2f})".replace("-", "−")
+        f"{number(agreement['cosine'].mean())}; random directions of equal norm "
+        f"{number(agreement['control'].mean())})"
     )
     section = report.section(
         f"The {category} direction",

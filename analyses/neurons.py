@@ -37,7 +37,7 @@ from analyses._neurons_shown import (
     show_removal,
     show_writing,
 )
-from analyses._phrases import listed
+from analyses._phrases import listed, signed
 from analyses._task import Task, TaskConfig, measure_baseline, task_pairs, task_section
 from analyses._text import read_windows
 from interp.neurons import neuron_ids, neuron_stats
@@ -165,7 +165,7 @@ def _findings(
     row = table.loc[first]
     report.finding(
         f"Of {len(table):,} neurons, each removed alone ({config.kind} ablation), neuron "
-        f"{name_of(first)} costs the task most on average: {_signed(row['effect'])}"
+        f"{name_of(first)} costs the task most on average: {signed(row['effect'])}"
         f"{_bounds(row['low'], row['high'])} of {clean:.2f} logits; "
         f"{ranking.beyond or 'none'} of the {len(table):,} have an effect beyond chance."
     )
@@ -196,8 +196,8 @@ def _sets_finding(report: Report, sets: pd.DataFrame) -> None:
     told = f"the {size} costliest neurons" if size > 1 else "the costliest neuron"
     report.finding(
         f"Ranked on one half of the prompts and removed together on the other, {told} change the "
-        f"logit difference by {_signed(row['effect'])}{_bounds(row['low'], row['high'])}; "
-        f"{RANDOM} random sets of as many by {_signed(other['low'])} to {_signed(other['high'])}"
+        f"logit difference by {signed(row['effect'])}{_bounds(row['low'], row['high'])}; "
+        f"{RANDOM} random sets of as many by {signed(other['low'])} to {signed(other['high'])}"
         f"{'' if beyond.any() else ', so that nothing tells them apart'}."
     )
 
@@ -309,12 +309,8 @@ def _doubts(report: Report, config: Config) -> None:
     )
 
 
-def _signed(value: float) -> str:
-    return f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")
-
-
 def _bounds(low: float, high: float) -> str:
-    return "" if low != low else f" [{_signed(low)}, {_signed(high)}]"
+    return "" if low != low else f" [{signed(low)}, {signed(high)}]"
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import interp
-from analyses._phrases import head_name, listed, plus_minus
+from analyses._phrases import head_name, listed, number, plus_minus, signed
 from analyses._task import (
     TaskConfig,
     measure_baseline,
@@ -118,3 +118,6 @@ def test_phrases():
     assert listed(range(10), most=3) == "0, 1, 2 and 7 more"
     assert head_name(3, 1) == "L3 H1"
     assert plus_minus(1.234, 0.1) == "1.23 ± 0.10" and plus_minus(1.0, float("nan")) == "1.00"
+    assert plus_minus(-1.234, 0.1, "+z.1f") == "−1.2 ± 0.1"
+    assert number(-0.001) == "0.00" and number(-1.5, "g") == "−1.5"
+    assert signed(-0.001) == "+0.00" and signed(-2.5, 1) == "−2.5"

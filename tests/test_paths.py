@@ -3,6 +3,7 @@ planted paths."""
 
 from __future__ import annotations
 
+import dataclasses
 from unittest import mock
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import interp
-from interp import metrics
+from interp import metrics, paths
 from interp.attribution import logit_attribution
 from interp.model import HookedTransformer
 from interp.paths import path_patch
@@ -146,6 +147,73 @@ def test_effects_are_those_of_a_plain_route(cfg, held, direction, draw):
         expected = by_hand.effect(ids, other, *ends, (line.from_layer, line.from_head), to, held)
         assert line.effect == pytest.approx(expected, rel=1e-7, abs=1e-8), (line, to)
         assert line.value == pytest.approx(line.baseline + line.effect)
+
+
+def nothing(paths, sender, layers):
+    return []
+
+
+def one_layer_less(paths, sender, layers, behind=paths._Paths.behind):
+    return behind(paths, sender, layers - 1)
+
+
+def scales_left(paths, sender, layers, behind=paths._Paths.behind):
+    return [name for name in behind(paths, sender, layers) if "scale" not in name]
+
+
+def own_layer_held(paths, sender, layers, behind=paths._Paths.behind):
+    return [paths.z(sender[0]), *behind(paths, sender, layers)]
+
+
+def same_run(*given, found=paths._paths):
+    both = found(*given)
+    return dataclasses.replace(both, other=both.base)
+
+
+def other_way(model, pairs, direction, *rest, found=paths._paths):
+    return found(model, pairs, "noise" if direction == "denoise" else "denoise", *rest)
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "mutant"),
+    [
+        (paths._Paths, "behind", nothing),
+        (paths._Paths, "behind", one_layer_less),
+        (paths._Paths, "behind", scales_left),
+        (paths._Paths, "behind", own_layer_held),
+        (paths, "_paths", same_run),
+        (paths, "_paths", other_way),
+        (paths, "_with_scale", lambda metric, scale: metric),
+        (paths, "_site", lambda model, part: f"blocks.{part.layer}.attn.hook_k"),
+    ],
+    ids=["nothing held", "one layer less", "no scales", "sender held", "same run", "other way",
+         "last norm", "receiver"],
+)  # fmt: skip
+def test_mutants_of_path_patching_are_seen(monkeypatch, where, name, mutant):
+    """The comparison with the plain route can fail."""
+    model, pairs = random_model(small_config(n_layers=3)), made_pairs()
+    receivers = ["logits", ("q", 2, 1), ("v", 1, 0)]
+    by_hand = Plain(model)
+    answer, wrong = int(pairs.answer[0]), int(pairs.wrong[0])
+
+    def differs():
+        try:
+            frame = path_patch(
+                model, pairs, None, receivers, freeze_norms=True, reduce="none", progress=False
+            )
+        except (RuntimeError, ValueError):
+            return True
+        return any(
+            abs(line.effect - by_hand.effect(
+                CORRUPTED[0], CLEAN[0], answer, wrong, (line.from_layer, line.from_head),
+                "logits" if line.to == "logits" else (line.to, line.to_layer, line.to_head), True,
+            )) > 1e-6
+            for line in frame[frame["example"] == 0].itertuples()
+        )  # fmt: skip
+
+    assert not differs()
+    monkeypatch.setattr(where, name, mutant)
+    assert differs()
 
 
 @settings(max_examples=15)
