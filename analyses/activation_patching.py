@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 
 from analyses import main
-from analyses._patching_effects import EFFECTS, Effects, Study, short, stacked, together
-from analyses._patching_heads import HeadDress, named_heads, strongest_heads
-from analyses._patching_paths import PATHS, measure_paths
+from analyses._patching.effects import EFFECTS, Effects, Study, short, stacked, together
+from analyses._patching.heads import HeadDress, named_heads, strongest_heads
+from analyses._patching.paths import PATHS, measure_paths
 from analyses._task import TABLES as TASK_TABLES
 from analyses._task import (
     Baseline,

@@ -16,8 +16,8 @@ import pandas as pd
 import torch
 
 from analyses import _task, main
-from analyses._head_pages import CHANCES, head_page, tokens_frame
-from analyses._head_words import certainty, doubts, findings
+from analyses._heads.pages import CHANCES, head_page, tokens_frame
+from analyses._heads.words import certainty, doubts, findings
 from analyses._task import TaskConfig, measure_baseline, metric_of, task_pairs, task_section
 from analyses._text import read_windows
 from interp import heads, metrics

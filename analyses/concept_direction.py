@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from analyses import _concept_report as parts
 from analyses import _task, main
-from analyses._concept_measure import (
+from analyses._concept import report as parts
+from analyses._concept.measure import (
     SEPARATION,
     SUMMARY,
     Found,

@@ -9,15 +9,14 @@ another prompt's answer, a random pair of tokens.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from analyses import _task, main
-from analyses._direct import DIRECT_TABLES, direct_sections
-from analyses._lens import LENS_TABLES, lens_sections
-from analyses._task import TaskConfig, measure_baseline, task_pairs, task_section
-from analyses._tuned import TUNED_TABLES, train_lens, tuned_section
+from analyses._lens.config import Config
+from analyses._lens.direct import DIRECT_TABLES, direct_sections
+from analyses._lens.reading import LENS_TABLES, lens_sections
+from analyses._lens.tuned import TUNED_TABLES, train_lens, tuned_section
+from analyses._task import measure_baseline, task_pairs, task_section
 from interp.lens.reading import check_layers, check_readable
 from interp.provenance import provenance
 from interp.report import Report
@@ -25,41 +24,6 @@ from interp.tasks import Pairs
 
 TABLES = {**_task.TABLES, **LENS_TABLES, **TUNED_TABLES, **DIRECT_TABLES}
 """The CSV files of the report and their columns."""
-
-
-@dataclass(frozen=True)
-class Config(TaskConfig):
-    """A task, what to read of it, and with which lens."""
-
-    layers: tuple[int, ...] | None = None
-    """Layers to read and to split into heads and neurons: layer l is what layer l reads. What the
-    last one leaves is always read. By default all."""
-    tuned: bool = True
-    """Whether a tuned lens is trained and read beside the plain one."""
-    text: Path | None = None
-    """A UTF-8 text file to train the tuned lens on; by default other prompts of the same task."""
-    width: int = 64
-    """Tokens of a window of --text."""
-    windows: int = 256
-    """Windows of --text that are read, a fifth of which is held out."""
-    steps: int = 100
-    """Training steps of the tuned lens, behind its start by regression."""
-    neurons: bool = True
-    """Whether MLPs are split into neurons."""
-    top: int = 12
-    """Parts, heads and neurons that are shown by name."""
-    out: Path = Path("reports/logit-lens")
-    """Directory of the report; an older report there is replaced."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, least in (("width", 2), ("windows", 2), ("steps", 0), ("top", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least {least}")
-        if self.layers is not None and not self.layers:
-            raise ValueError("layers=(): expected one layer at least; leave it out for all")
-        if self.text is not None and not self.tuned:
-            raise ValueError("text is what the tuned lens is trained on, and tuned is off")
 
 
 def run(model: Any, config: Config) -> Report:

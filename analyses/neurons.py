@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyses import _neurons_shown, _task, main
-from analyses._neurons_parts import (
+from analyses import _task, main
+from analyses._neurons import shown
+from analyses._neurons.parts import (
     LAYERS,
     RANDOM,
     RANKING,
@@ -29,7 +30,7 @@ from analyses._neurons_parts import (
     sets_against_random,
     whole_layers,
 )
-from analyses._neurons_shown import (
+from analyses._neurons.shown import (
     MOST,
     Reading,
     show_examples,
@@ -55,7 +56,7 @@ TABLES = {
     "rankings": ("neuron", "removal", "writes", "layer"),
     "sets": SETS,
     "removed-together": ("size", "effect", "low", "high", "removed"),
-    **_neurons_shown.TABLES,
+    **shown.TABLES,
 }
 
 

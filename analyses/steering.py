@@ -19,7 +19,7 @@ import torch
 from analyses import main
 from analyses._concepts import METHODS, Concept, Method, find, of_labelled, of_pairs, of_words
 from analyses._phrases import listed
-from analyses._steering_measure import (
+from analyses._steering.measure import (
     STEERED,
     SUMMARY,
     Plan,
@@ -28,7 +28,7 @@ from analyses._steering_measure import (
     side_by_side,
     summary,
 )
-from analyses._steering_report import say_findings, show
+from analyses._steering.report import say_findings, show
 from analyses._task import TASKS, Task
 from interp.directions import Direction, promoted_tokens
 from interp.provenance import provenance

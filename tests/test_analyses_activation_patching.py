@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import interp
-from analyses._patching_effects import unrelated
+from analyses._patching.effects import unrelated
 from analyses._task import measure_baseline
 from analyses.activation_patching import Config, examine, run
 from interp.report import Report

@@ -10,8 +10,8 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from analyses import _concept_report
-from analyses._concept_measure import (
+from analyses._concept import report as parts
+from analyses._concept.measure import (
     Verdict,
     auroc,
     auroc_interval,
@@ -150,8 +150,8 @@ def test_f5_a_dormant_direction_is_named_dormant(name, dormant):
     report = Report("t", "q?")
     metric = metrics.function(known.measure, "y")
     tokens = torch.tensor([[0], [1], [0], [1]])
-    told = _concept_report.dormancy_section(report, known.model, tokens, own, metric, "all", 1.0,
-                                            progress=False)  # fmt: skip
+    told = parts.dormancy_section(report, known.model, tokens, own, metric, "all", 1.0,
+                                      progress=False)  # fmt: skip
     # the real axis lies half off the line (1, 0, 1) along which the data vary: ½ against ½
     assert told == dormant
     assert ("is dormant" in report.findings[0]) == bool(report.warnings) == dormant

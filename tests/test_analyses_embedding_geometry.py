@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 import interp
-from analyses._geometry_layers import alignment_section, compare_section, depth_section
-from analyses._geometry_senses import (
+from analyses._geometry.layers import alignment_section, compare_section, depth_section
+from analyses._geometry.senses import (
     AFTER,
     BEFORE,
     OWN,

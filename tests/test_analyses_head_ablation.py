@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import interp
-from analyses import _head_ablation_measure, head_ablation
+from analyses import head_ablation
+from analyses._ablation import measure
 from analyses.head_ablation import Config, examine, run
 from interp import metrics
 from interp.model import HookedTransformer
@@ -305,9 +306,9 @@ def test_induction_small_costs_what_was_recorded(shared_data, tmp_path):
     clean, corrupted = (Tokens(one, roles={"end": end}) for one in (ids, other))
     pairs = Pairs("induction-small", clean, corrupted, labels, (labels + 1) % 26)
     config = Config(kinds=("mean",))
-    made = _head_ablation_measure.edits_of(clean, corrupted, clean, config)
+    made = measure.edits_of(clean, corrupted, clean, config)
     nodes = {"head": interp.nodes(model, "z", by=("layer", "head")), "mlp": None}
-    losses = _head_ablation_measure._losses(model, pairs, nodes, made, None, {}, config)
+    losses = measure._losses(model, pairs, nodes, made, None, {}, config)
     assert losses["answer"].round(2).tolist() == [3.9, 3.2]
 
 

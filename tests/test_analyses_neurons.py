@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import interp
-from analyses._neurons_parts import layers_that_fit
+from analyses._neurons.parts import layers_that_fit
 from analyses._task import TaskConfig, measure_baseline, task_pairs
 from analyses.neurons import Config, run
 from tests.vocabularies import model_of, models_by_kind, whole_words

@@ -11,8 +11,8 @@ import torch
 from threadpoolctl import threadpool_limits
 
 import interp
-from analyses._probe_measure import _by_clusters, measure
-from analyses._probe_texts import Read, activations, read_texts
+from analyses._probes.measure import _by_clusters, measure
+from analyses._probes.texts import Read, activations, read_texts
 from analyses.probe_layers import Config, examine, run
 from interp.probes import held_out_predictions, probe_sweep
 from interp.report import Report

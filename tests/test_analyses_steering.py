@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import interp
-from analyses._steering_measure import Plan, Words, continued, measured, steered
+from analyses._steering.measure import Plan, Words, continued, measured, steered
 from analyses.steering import Config, examine, run
 from interp.directions import Direction, word_direction
 from interp.report import Report

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from analyses._direct import direct_sections
+from analyses._lens.direct import direct_sections
 from analyses.logit_lens import Config, examine
 from interp.config import TransformerConfig
 from interp.lens import fit_tuned_lens, logit_lens

@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from analyses import neurons
-from analyses._neurons_parts import ranked, sets_against_random
+from analyses._neurons.parts import ranked, sets_against_random
 from analyses.neurons import Config, run
 from interp.neurons import neuron_stats, promoted_tokens, top_activations
 from interp.tasks import Pairs

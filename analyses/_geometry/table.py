@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
+from analyses._geometry.config import Config
 from analyses._phrases import listed, number
 from interp.geometry import Embedding, embedding
 from interp.report import Report
 from interp.report.figures import curves, plane
-
-if TYPE_CHECKING:
-    from analyses.embedding_geometry import Config
 
 LEAST = 3
 """Words of a category that is looked for."""

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 import interp
+from analyses._geometry.config import Config
 from analyses._phrases import number
 from interp.geometry import Places, alignment, at_tokens, of_texts, procrustes
 from interp.report import Report
 from interp.report.figures import curves, heatmap
-
-if TYPE_CHECKING:
-    from analyses.embedding_geometry import Config
 
 LEAST = 20
 """Places without which the layers are not measured."""

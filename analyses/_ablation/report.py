@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from analyses._head_ablation_measure import Measured, Removals, part_name
+from analyses._ablation.config import Config
+from analyses._ablation.measure import Measured, Removals, part_name
 from analyses._phrases import head_name
 from interp.report import Report, figures
 from interp.report.report import Section
-
-if TYPE_CHECKING:
-    from analyses.head_ablation import Config
 
 BARS = 12
 """Heads of the figure of the strongest."""

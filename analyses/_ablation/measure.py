@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 import interp
+from analyses._ablation.config import Config
 from analyses._phrases import head_name
 from analyses._task import Baseline, metric_of
 from interp import edits, metrics, stats
@@ -19,9 +20,6 @@ from interp.metrics import Metric
 from interp.removal import cumulative_ablation, default_counts, second_removals, significance
 from interp.tasks import Pairs
 from interp.tokens import Tokens
-
-if TYPE_CHECKING:
-    from analyses.head_ablation import Config
 
 ALPHA = 0.05
 KEPT = 0.9

@@ -5,10 +5,11 @@ their senses lie apart.
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
+from analyses._geometry.config import Config
 from analyses._labelled import read_labelled
 from analyses._phrases import listed, number
 from interp.geometry import Senses, at_words, disambiguation, separable
@@ -17,9 +18,6 @@ from interp.report import Report, Section
 from interp.report.figures import curves
 from interp.zoo import tinyworld
 from interp.zoo.tinyworld.lexicon import tables
-
-if TYPE_CHECKING:
-    from analyses.embedding_geometry import Config
 
 DRAWN = 3000
 """Sentences drawn of the bundled language; most are drawn more than once, and each is kept once."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,12 +14,10 @@ from torch import Tensor
 
 from analyses._labelled import read_labelled
 from analyses._phrases import listed
+from analyses._probes.config import Config
 from analyses._text import tokens_of_rows
 from interp.tokens import Tokens
 from interp.zoo import tinyworld
-
-if TYPE_CHECKING:
-    from analyses.probe_layers import Config
 
 BUNDLED = {"sentiment": "sentiment", "number": "agreement", "gender": "gender"}
 """Labels of the language of tinyworld, and the kind of sentence in which each is read."""

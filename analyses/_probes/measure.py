@@ -4,7 +4,7 @@ against its rivals, example by example."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,12 +12,10 @@ from scipy.stats import false_discovery_control
 from torch import Tensor
 
 from analyses._phrases import number
-from analyses._probe_texts import Read, activations, word_counts, word_types
+from analyses._probes.config import Config
+from analyses._probes.texts import Read, activations, word_counts, word_types
 from interp import stats
 from interp.probes import held_out_predictions, probe_sweep, random_copy
-
-if TYPE_CHECKING:
-    from analyses.probe_layers import Config
 
 MODEL, RANDOM, EMBEDDING, WORDS = "model", "random weights", "embedding", "words alone"
 EMBEDDED = "blocks.0.hook_resid_pre"

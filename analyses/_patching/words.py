@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyses._patching_effects import HOLES, WAYS, Effects, Study
+from analyses._patching.effects import HOLES, WAYS, Effects, Study
 from analyses._phrases import listed
 from analyses._task import position_names
 from interp.report import Report, figures

@@ -7,7 +7,7 @@ of tokens is what parts come to when there is nothing to find.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 import interp
+from analyses._lens.config import Config
 from analyses._phrases import head_name, listed, plus_minus
 from analyses._task import metric_of
 from interp import edits, stats
@@ -22,9 +23,6 @@ from interp.attribution import NONE, logit_attribution
 from interp.report import Report, Section
 from interp.report.figures import bars, curves, heatmap, scatter
 from interp.tasks import Pairs
-
-if TYPE_CHECKING:
-    from analyses.logit_lens import Config
 
 INTERVAL = ("value", "stderr?", "low?", "high?")
 KEY = ["component", "layer", "head"]

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyses._patching_effects import EFFECTS, HOLES, WAYS, Effects, Study
-from analyses._patching_words import SHOWN, Dress, strongest_first
+from analyses._patching.effects import EFFECTS, HOLES, WAYS, Effects, Study
+from analyses._patching.words import SHOWN, Dress, strongest_first
 from analyses._phrases import head_name, listed, plus_minus
 from interp.report import figures
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pandas as pd
 
-from analyses._head_ablation_measure import ALPHA, KEPT, Measured, carriers, part_name
+from analyses._ablation.config import Config
+from analyses._ablation.measure import ALPHA, KEPT, Measured, carriers, part_name
 from analyses._phrases import head_name, listed, number, plus_minus, signed
 from interp.report import Report
 from interp.tasks import Pairs
 from interp.tokens import Tokens
-
-if TYPE_CHECKING:
-    from analyses.head_ablation import Config
 
 ORDER = ("resample", "mean", "zero")
 """Kinds by the damage that is commonly found, the least first."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from analyses._phrases import listed, number, signed
-from analyses._probe_measure import (
+from analyses._probes.config import Config
+from analyses._probes.measure import (
     EMBEDDING,
     LEVEL,
     RANDOM,
@@ -15,9 +16,6 @@ from analyses._probe_measure import (
     score_name,
 )
 from interp.report import Report
-
-if TYPE_CHECKING:
-    from analyses.probe_layers import Config
 
 OF_RIVAL = {
     EMBEDDING: "from the embedding, before any context",

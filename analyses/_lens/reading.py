@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from analyses._lens_prompt import PROMPT_TABLES, prompt_section, token_words
+from analyses._lens.config import Config
+from analyses._lens.prompt import PROMPT_TABLES, prompt_section, token_words
 from analyses._phrases import number
 from interp import stats
 from interp.lens import TunedLens, logit_lens, random_lens
 from interp.report import Report, Section
 from interp.report.figures import curves
 from interp.tasks import Pairs
-
-if TYPE_CHECKING:
-    from analyses.logit_lens import Config
 
 DRAWN = ("curve", "layer", "value", "low", "high")
 ARRIVAL = ("lens", "example", "first_top?", "top_for_good?", "ahead_for_good?")

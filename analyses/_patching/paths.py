@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyses._patching_effects import EFFECTS, WAYS, Study
+from analyses._patching.effects import EFFECTS, WAYS, Study
 from interp.paths import path_patch
 from interp.report import Report
 

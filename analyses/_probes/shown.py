@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyses._probe_measure import (
+from analyses._probes.measure import (
     EMBEDDING,
     FIRST,
     RANDOM,

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from analyses._concept_measure import EVEN, SURE, Found, Verdict
+from analyses._concept.measure import EVEN, SURE, Found, Verdict
 from analyses._concepts import METHODS, Method
 from analyses._phrases import listed, plus_minus, signed
 from interp.directions import Direction, cosines, promoted_tokens

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
+from analyses._lens.config import Config
 from analyses._phrases import listed
 from analyses._task import TASKS
 from analyses._text import read_windows, tokens_of_rows
@@ -16,9 +17,6 @@ from interp.report import Report, Section
 from interp.report.figures import curves
 from interp.tasks import Pairs
 from interp.tokens import Tokens
-
-if TYPE_CHECKING:
-    from analyses.logit_lens import Config
 
 FITTED = ("layer", "plain", "plain_stderr?", "tuned", "tuned_stderr?", "train_plain", "train_tuned")
 TUNED_TABLES = {

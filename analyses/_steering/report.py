@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analyses._phrases import listed, number
-from analyses._steering_measure import SUMMARY, Plan, Words, shaded
+from analyses._steering.measure import SUMMARY, Plan, Words, shaded
 from interp.directions import Direction
 from interp.report import Report
 from interp.report.figures import curves

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyses._neurons_parts import INTERVAL, edit_of, name_of, numbers, removed
+from analyses._neurons.parts import INTERVAL, edit_of, name_of, numbers, removed
 from analyses._phrases import listed, signed
 from analyses._task import TaskConfig, metric_of
 from interp import metrics, stats

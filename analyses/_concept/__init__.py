@@ -1,0 +1,1 @@
+"""Parts of `concept_direction`."""
