@@ -142,6 +142,28 @@ def test_a_stopped_run_ends_in_the_same_bits(data, tokenizer, tmp_path):
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
 
 
+def test_training_may_begin_with_the_weights_that_a_model_has(data, tokenizer, tmp_path):
+    config = dataclasses.replace(QUICK, checkpoints=2)
+    given = HookedTransformer(fresh(tokenizer).cfg, tokenizer, seed=5)
+    kept = {name: value.clone() for name, value in given.state_dict().items()}
+    train(given, data, tmp_path / "more", config, fresh=False, progress=False)
+    first = interp.load(tmp_path / "more" / "checkpoints" / "step-0000000").state_dict()
+    assert all(torch.equal(first[name], value) for name, value in kept.items())
+    assert any(not torch.equal(given.state_dict()[name], kept[name]) for name in kept)
+    # The same call finds the run done; other first weights, or none, are another run.
+    given.load_state_dict(kept)
+    train(given, data, tmp_path / "more", config, fresh=False, progress=False)
+    assert (
+        weights(tmp_path / "more")
+        != (tmp_path / "more" / "checkpoints" / "step-0000000" / "model.safetensors").read_bytes()
+    )
+    other = HookedTransformer(given.cfg, tokenizer, seed=6)
+    with pytest.raises(TrainingError, match="the first weights are others"):
+        train(other, data, tmp_path / "more", config, fresh=False, progress=False)
+    with pytest.raises(TrainingError, match="the first weights are others"):
+        train(other, data, tmp_path / "more", config, progress=False)
+
+
 def test_ctrl_c_on_the_command_line(tmp_path):
     """Interrupted and resumed, `interp train` gives the weights of an uninterrupted run."""
     text = tmp_path / "input.txt"

@@ -112,14 +112,17 @@ def train(
     out: str | os.PathLike,
     config: TrainConfig | None = None,
     *,
+    fresh: bool = True,
     progress: bool = True,
 ) -> HookedTransformer:
-    """Train `model`, whose weights are drawn anew, and leave it in the folder `out`.
+    """Train `model` and leave it in the folder `out`.
+
+    fresh: its weights are drawn anew; False begins with those that it has (fine-tuning).
 
     The same call goes on where a stopped run was: after Ctrl-C, a kill or an error. On the CPU it
     ends in the same bits as an uninterrupted run. Raises TrainingError where `out` holds a run of
-    another config or other data (with the differences), and on a loss that is not finite (the last
-    good state stays); KeyboardInterrupt once the state is saved.
+    another config, other data or other first weights (with the differences), and on a loss that is
+    not finite (the last good state stays); KeyboardInterrupt once the state is saved.
     """
     config, out = config or TrainConfig(), Path(out)
     described = {
@@ -127,7 +130,10 @@ def train(
         "model": model.cfg.to_dict(),
         "data": data.fingerprint,
     }
-    model.init_weights(config.seed, config.init_std)
+    if fresh:
+        model.init_weights(config.seed, config.init_std)
+    else:
+        described["first weights"] = state.digest(model)
     model.requires_grad_(True)
     run = Run(model, data, out, config, described)
     run.resume()

@@ -6,6 +6,7 @@ the new one is there. Nothing in it is a pickle.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -72,6 +73,15 @@ def read_about(folder: Path) -> dict[str, Any]:
     return json.loads((folder / ABOUT).read_text("utf-8"))
 
 
+def digest(model: nn.Module) -> str:
+    """Of all weights: equal for equal ones, wherever they lie."""
+    found = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        found.update(name.encode())
+        found.update(value.cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
     """What two runs were asked to do differently, in words; empty: nothing."""
     found = []
@@ -83,5 +93,6 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
                 if one.get(name) != other.get(name):
                     found.append(f"{name} was {one.get(name)!r} and is {other.get(name)!r}")
         elif one != other:
-            found.append(f"the {part} are others" if part == "data" else f"{part} differs")
+            plural = part in ("data", "first weights")
+            found.append(f"the {part} are others" if plural else f"{part} differs")
     return "; ".join(found)

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 import tyro
 
+from ..loading import load
 from ..model import HookedTransformer
 from ..training import Data, TrainConfig, train
 from ..training.text import made
@@ -26,12 +27,14 @@ class Recipe:
 
     about: str
     make: Callable[[RecipeRun], tuple[HookedTransformer, Data]]
-    """The model with weights that training sets anew, and its data."""
+    """The model, and its data."""
     train: TrainConfig
     evaluate: Callable[[HookedTransformer, Path | None], pd.DataFrame]
     """Frame task split measure n value."""
     text: str | None = None
     """The text that it needs, where it needs one."""
+    fresh: bool = True
+    """Training draws the weights anew; else it begins with those of the model that is made."""
     kept: tuple[int, ...] = ()
     """Steps whose weights are bundled, beside the last."""
 
@@ -74,9 +77,12 @@ def _tinyworld(run: RecipeRun) -> tuple[HookedTransformer, Data]:
 
 
 def _tiny_encoder(run: RecipeRun) -> tuple[HookedTransformer, Data]:
+    """It begins as tinyworld: from random weights it knows no more than word classes after 10
+    million words (compare BehnamGhader et al. 2024, LLM2Vec)."""
     model = HookedTransformer(
         tinyworld.encoder_config(), tinyworld.tokenizer(), name="tiny-encoder"
     )
+    model.load_state_dict(load("tinyworld", "cpu").state_dict())
     return model, tinyworld.encoder_data()
 
 
@@ -99,6 +105,7 @@ RECIPES = {
         about="masked language model of a small English whose every word is known",
         make=_tiny_encoder,
         train=tinyworld.encoder_training(),
+        fresh=False,
         evaluate=lambda model, _: tinyworld.evaluate(model, seed=SEED),
     ),
     "tinyworld": Recipe(
@@ -117,7 +124,7 @@ def train_recipe(run: RecipeRun, *, progress: bool = True) -> HookedTransformer:
     recipe.check_text(run.recipe, run.text)
     model, data = recipe.make(run)
     model.to(run.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return train(model, data, run.out, recipe.train, progress=progress)
+    return train(model, data, run.out, recipe.train, fresh=recipe.fresh, progress=progress)
 
 
 def command(options: Sequence[str]) -> Path:

@@ -53,19 +53,9 @@ def config() -> TransformerConfig:
 
 
 def encoder_config() -> TransformerConfig:
-    """The masked language model: 4 layers of 4 heads, bidirectional, rotary positions, a plain tied
-    unembedding."""
-    return TransformerConfig(
-        n_layers=4,
-        d_model=128,
-        n_heads=4,
-        d_mlp=512,
-        d_vocab=tokenizer().vocab_size,
-        n_ctx=128,
-        positions="rotary",
-        causal=False,
-        tied=True,
-    )
+    """The masked language model: the decoder without its causal mask, whose weights it starts
+    from."""
+    return config().replace(causal=False)
 
 
 def training() -> TrainConfig:
@@ -91,10 +81,10 @@ def encoder_data(seed: int = 0) -> MaskedData:
 def encoder_training() -> TrainConfig:
     """How the masked language model is trained."""
     return TrainConfig(
-        steps=10_000,
-        batch_size=32,
-        lr=2e-3,
-        min_lr=1e-4,
+        steps=8_000,
+        batch_size=16,
+        lr=1.5e-3,
+        min_lr=5e-5,
         warmup=200,
         eval_every=200,
         eval_batches=5,
