@@ -6,9 +6,14 @@ Names are imported when first used; `import interp` computes nothing.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+# Fresh memory is most of what it costs to keep all activations of a run. torch asks Linux for it in
+# large pages if it is told so before its first large tensor; 0 leaves that as it was.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 _HOMES = {
     "ActivationCache": "interp.tap",

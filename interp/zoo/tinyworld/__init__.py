@@ -81,7 +81,7 @@ def encoder_data(seed: int = 0) -> MaskedData:
 def encoder_training() -> TrainConfig:
     """How the masked language model is trained."""
     return TrainConfig(
-        steps=8_000,
+        steps=6_000,
         batch_size=16,
         lr=1.5e-3,
         min_lr=5e-5,
