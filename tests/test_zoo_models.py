@@ -23,10 +23,12 @@ SHAKESPEARE = Path(interp.__file__).parents[2] / "shared/data/text/tinyshakespea
 TRAINED = [name for name in RECIPES if (ZOO / name / cards.CARD).is_file()]
 REACHED = {
     "tinyworld": {
-        ("indirect_object", "held-out words", "first"): 0.97,
-        ("indirect_object", "held-out template", "first"): 0.94,
-        ("gender", "trained", "above wrong"): 0.9,
-        ("pronoun", "held-out template", "above wrong"): 0.95,
+        ("indirect_object", "held-out words", "first"): 0.98,
+        ("indirect_object", "held-out words", "above wrong"): 0.99,
+        ("indirect_object", "held-out template", "above wrong"): 0.99,
+        ("indirect_object", "held-out template", "first"): 0.975,
+        ("gender", "trained", "above wrong"): 0.98,
+        ("pronoun", "held-out template", "above wrong"): 0.98,
         ("capitals", "held-out words", "first"): 0.99,
         ("capitals", "held-out template", "first"): 0.99,
         ("origins", "held-out words", "first"): 0.97,
@@ -34,14 +36,14 @@ REACHED = {
         ("agreement", "held-out template", "above wrong"): 0.99,
         ("greater_than", "held-out template", "later"): 0.99,
         ("sense", "held-out template", "above wrong"): 0.99,
-        ("sentiment", "held-out template", "above wrong"): 0.98,
-        ("random_spans", "held-out words", "first"): 0.98,
+        ("sentiment", "held-out template", "above wrong"): 0.99,
+        ("random_spans", "held-out words", "first"): 0.99,
         ("indirect_object", "baseline", "first"): 0.99,
         ("capitals", "baseline", "first"): 0.99,
         ("agreement", "baseline", "above wrong"): 0.99,
-        ("gendered_pronoun", "baseline", "above wrong"): 0.97,
+        ("gendered_pronoun", "baseline", "above wrong"): 0.99,
         ("greater_than", "baseline", "above wrong"): 0.99,
-        ("induction", "baseline", "first"): 0.98,
+        ("induction", "baseline", "first"): 0.99,
     },
 }
 """By model and measure the least that it reaches on sentences it was never trained on."""
