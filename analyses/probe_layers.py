@@ -98,7 +98,7 @@ def _enough(read: Read, config: Config) -> Read:
     if read.regression or "side" in frame:
         return read
     has = frame.groupby("label")["group" if "group" in frame else "line"].nunique()
-    rare = sorted(str(name) for name, n in has.items() if n < config.folds)
+    rare = sorted(map(str, has.index[has < config.folds]))
     if not rare:
         return read
     kept = np.flatnonzero(~frame["label"].isin(rare))

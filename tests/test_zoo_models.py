@@ -45,6 +45,26 @@ REACHED = {
         ("greater_than", "baseline", "above wrong"): 0.99,
         ("induction", "baseline", "first"): 0.99,
     },
+    "tiny-encoder": {
+        ("indirect_object", "held-out words", "first"): 0.98,
+        ("indirect_object", "held-out template", "first"): 0.99,
+        ("gender", "trained", "above wrong"): 0.99,
+        ("pronoun", "held-out template", "above wrong"): 0.99,
+        ("capitals", "held-out words", "first"): 0.98,
+        ("capitals", "held-out template", "first"): 0.99,
+        ("origins", "held-out words", "first"): 0.96,
+        ("origins", "held-out template", "first"): 0.98,
+        ("agreement", "held-out template", "above wrong"): 0.99,
+        ("greater_than", "held-out template", "later"): 0.98,
+        ("sense", "held-out template", "above wrong"): 0.99,
+        ("sentiment", "held-out template", "above wrong"): 0.99,
+        ("random_spans", "held-out words", "first"): 0.98,
+        ("indirect_object", "baseline", "first"): 0.98,
+        ("capitals", "baseline", "first"): 0.99,
+        ("agreement", "baseline", "above wrong"): 0.99,
+        ("gendered_pronoun", "baseline", "above wrong"): 0.98,
+        ("induction", "baseline", "first"): 0.98,
+    },
 }
 """By model and measure the least that it reaches on sentences it was never trained on."""
 
@@ -76,7 +96,7 @@ def test_a_model_of_tinyworld_knows_what_was_held_out(name):
     short = {key: value[key] for key, least in REACHED[name].items() if value[key] < least}
     assert not short
     rank = value["king - man + woman = queen", "embedding", "rank"]
-    assert rank == 1 or name != "tinyworld"
+    assert rank == 1
 
 
 @pytest.mark.parametrize("name", TRAINED)

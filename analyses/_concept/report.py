@@ -10,7 +10,7 @@ import torch
 
 from analyses._concept.measure import EVEN, SURE, Found, Verdict
 from analyses._concepts import METHODS, Method
-from analyses._phrases import listed, plus_minus, signed
+from analyses._phrases import listed, number, plus_minus, signed
 from interp.directions import Direction, cosines, promoted_tokens
 from interp.erasure import amnesic_check
 from interp.report import Report
@@ -176,8 +176,9 @@ def tokens_section(report: Report, model: Any, direction: Direction, layer: int,
     up, down = (frame[frame["side"] == side] for side in ("promoted", "suppressed"))
     report.finding(
         f"Read by the unembedding directly, the direction of layer {layer} raises "
-        f"{_quoted(up)} most (z up to {up['z'].iloc[0]:.1f}) and lowers {_quoted(down)} most (z "
-        f"down to {down['z'].iloc[0]:.1f}); later layers may do more with it."
+        f"{_quoted(up)} most (z up to {number(up['z'].iloc[0], '.1f')}) and lowers "
+        f"{_quoted(down)} most (z down to {number(down['z'].iloc[0], '.1f')}); later "
+        "layers may do more with it."
     )
 
 
@@ -213,10 +214,10 @@ def causal_section(
     top, low = added.loc[added["factor"].idxmax()], added.loc[added["factor"].idxmin()]
     gone = told[told["action"] == "ablate"].iloc[0]
     report.finding(
-        f"Adding {top['factor']:g} standard deviations at layer {layer} changes {name} by "
-        f"{_with(top)}; {low['factor']:g} by {_with(low)}. Random directions of equal norm stay "
-        f"within ±{top['random_size']:.2f} (p = {top['p_random']:.2f}), those drawn as the data "
-        f"vary within ±{top['covariance_size']:.2f} (p = {top['p_covariance']:.2f})."
+        f"Adding {number(top['factor'], 'g')} standard deviations at layer {layer} changes {name} "
+        f"by {_with(top)}; {number(low['factor'], 'g')} by {_with(low)}. Random directions of "
+        f"equal norm stay within ±{top['random_size']:.2f} (p = {top['p_random']:.2f}), those drawn "
+        f"as the data vary within ±{top['covariance_size']:.2f} (p = {top['p_covariance']:.2f})."
     )
     report.finding(
         f"Ablating it changes {name} by {gone['size']:.2f} per prompt (mean absolute change); "
@@ -226,8 +227,9 @@ def causal_section(
     )
     report.finding(
         f"Off target, over all other tokens: {top['off_target']:.3f} nats for adding "
-        f"{top['factor']:g} standard deviations (random directions {top['off_random']:.3f} on "
-        f"average), {gone['off_target']:.3f} for ablating it ({gone['off_random']:.3f})."
+        f"{number(top['factor'], 'g')} standard deviations (random directions "
+        f"{top['off_random']:.3f} on average), {gone['off_target']:.3f} for ablating it "
+        f"({gone['off_random']:.3f})."
     )
 
 
@@ -256,8 +258,8 @@ def _dose(frame: pd.DataFrame, name: str, layer: int) -> Any:
         data, x="factor", value="effect", low="low", high="high", group="added",
         x_axis=f"standard deviations added at layer {layer}", axis=f"change of {name}",
         alt=f"Dose and response: the direction moves {name} from {signed(own['effect'].iloc[0])} "
-        f"at {own['factor'].iloc[0]:g} to {signed(own['effect'].iloc[-1])} at "
-        f"{own['factor'].iloc[-1]:g} standard deviations; controls lie between "
+        f"at {number(own['factor'].iloc[0], 'g')} to {signed(own['effect'].iloc[-1])} at "
+        f"{number(own['factor'].iloc[-1], 'g')} standard deviations; controls lie between "
         f"{signed(data[data['added'] != names['found']]['low'].min())} and "
         f"{signed(data[data['added'] != names['found']]['high'].max())}.",
     )  # fmt: skip
@@ -278,8 +280,8 @@ def _layers(frame: pd.DataFrame, name: str, method: str) -> Any:
     return curves(
         data, x="layer", value="effect", low="low", high="high", group="added", x_axis="layer",
         axis=f"change of {name}",
-        alt=f"The effect of {best['factor']:g} standard deviations by layer, largest at layer "
-        f"{best['layer']} ({signed(best['effect'])}); random directions stay within "
+        alt=f"The effect of {number(best['factor'], 'g')} standard deviations by layer, largest at "
+        f"layer {best['layer']} ({signed(best['effect'])}); random directions stay within "
         f"±{own['random_size'].max():.2f}.",
     )  # fmt: skip
 

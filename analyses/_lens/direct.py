@@ -245,10 +245,10 @@ def _tell(
     if abs(total.value) > 2 * np.nan_to_num(total.stderr) and total.value != 0:
         share = f", {float(sum_of.value / total.value):.0%} of it,"
     report.finding(
-        f"The mean logit difference is {_logits(total.value, total.stderr)}. The "
-        f"{len(shown)} parts shown write {_logits(sum_of.value, sum_of.stderr)}"
+        f"The mean logit difference is {plus_minus(total.value, total.stderr)}. The "
+        f"{len(shown)} parts shown write {plus_minus(sum_of.value, sum_of.stderr)}"
         f"{share} and the other {len(table) - len(shown)} parts "
-        f"{_logits(left.value, left.stderr)}."
+        f"{plus_minus(left.value, left.stderr)}."
     )
     report.sure(
         f"All {len(table)} parts add up to the logit difference of every prompt to within "
@@ -327,7 +327,7 @@ def _neurons(
         f"The {len(top)} neurons that write most, of {len(every):,}, write "
         f"{top['value'].sum():.2f} of the {every['value'].sum():.2f} logits of all neurons; the "
         f"first is neuron {int(top['neuron'].iloc[0])} of layer {int(top['layer'].iloc[0])} with "
-        f"{_logits(top['value'].iloc[0], top['stderr'].iloc[0])}."
+        f"{plus_minus(top['value'].iloc[0], top['stderr'].iloc[0])}."
     )
 
 
@@ -376,6 +376,6 @@ def _removed(report: Report, model: Any, pairs: Pairs, table: pd.DataFrame, conf
     away = frame.loc[(frame["direct"] - frame["total"]).abs().idxmax()]
     report.finding(
         f"Direct and total effect of these heads differ most for {away['part']}: it writes "
-        f"{_logits(away['direct'], away['direct_stderr'])} logits towards the answer, and without "
-        f"it {_logits(away['total'], away['total_stderr'])} are lost."
+        f"{plus_minus(away['direct'], away['direct_stderr'])} logits towards the answer, and "
+        f"without it {plus_minus(away['total'], away['total_stderr'])} are lost."
     )

@@ -9,7 +9,7 @@ import pandas as pd
 
 from analyses._patching.effects import EFFECTS, HOLES, WAYS, Effects, Study
 from analyses._patching.words import SHOWN, Dress, strongest_first
-from analyses._phrases import head_name, listed, plus_minus
+from analyses._phrases import head_name, listed, number, plus_minus
 from interp.report import figures
 
 INPUTS = ("q", "k", "v", "pattern", "z")
@@ -114,7 +114,7 @@ class HeadDress(Dress):
         rows = z.set_index(["layer", "head"])
         told = [
             f"{head_name(*one)} (restores {self.amount(rows.loc[one])}; noised it loses "
-            f"{rows.loc[one, 'noise_share']:.0%})"
+            f"{number(rows.loc[one, 'noise_share'], 'z.0%')})"
             for one in named
         ]
         self.report.finding(
@@ -129,7 +129,7 @@ class HeadDress(Dress):
             if name in share.index.get_level_values(0):
                 own = share[name]
                 best = own[["q", "k", "v"]].abs().idxmax()
-                parts = ", ".join(f"{part} {own[part]:.0%}" for part in INPUTS[:4])
+                parts = ", ".join(f"{part} {number(own[part], 'z.0%')}" for part in INPUTS[:4])
                 carried.append(f"{name} most by {best} ({parts})")
         self.report.finding(f"What reaches them, by input: {listed(carried)}.")
 
@@ -141,8 +141,8 @@ class HeadDress(Dress):
             return
         rows = z.set_index(["layer", "head"])
         apart = [
-            f"{head_name(*one)} ({rows.loc[one, 'denoise_share']:.0%} restored, "
-            f"{rows.loc[one, 'noise_share']:.0%} lost)"
+            f"{head_name(*one)} ({number(rows.loc[one, 'denoise_share'], 'z.0%')} restored, "
+            f"{number(rows.loc[one, 'noise_share'], 'z.0%')} lost)"
             for one in named
             if abs(rows.loc[one, "denoise_share"] - rows.loc[one, "noise_share"]) > max(
                 least, 0.5 * rows.loc[one, ["denoise_share", "noise_share"]].abs().max()
@@ -247,7 +247,7 @@ class HeadDress(Dress):
             left, count = 1 - one["denoise_share"], int(one["count"])
             self.report.finding(
                 f"The named heads ({count}) patched together restore {self.amount(one)} of "
-                f"the gap and lose {one['noise_share']:.0%} when noised; "
+                f"the gap and lose {number(one['noise_share'], 'z.0%')} when noised; "
                 + (f"{left:.0%} remains unexplained by them" if left > 0
                    else f"that is {-left:.0%} too much, which other parts hold back")
                 + f". For comparison: {listed(others)}."
@@ -312,7 +312,11 @@ class HeadDress(Dress):
     def _path_words(self, direct: pd.DataFrame, between: pd.DataFrame, least: float) -> str:
         speak = [
             f"{head_name(row['from_layer'], row['from_head'])} ({self.amount(row)}"
-            + (f"; {row['held_share']:.0%} with norms held)" if row["held"] == row["held"] else ")")
+            + (
+                f"; {number(row['held_share'], 'z.0%')} with norms held)"
+                if row["held"] == row["held"]
+                else ")"
+            )
             for row in self._sure(direct, least).to_dict("records")
         ]
         read = [

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analyses._patching.effects import HOLES, WAYS, Effects, Study
-from analyses._phrases import listed
+from analyses._phrases import listed, number
 from analyses._task import position_names
 from interp.report import Report, figures
 
@@ -56,8 +56,8 @@ class Dress:
     def amount(self, row: Any, way: str = "denoise") -> str:
         """A share and its interval."""
         low, high = row[f"{way}_low"], row[f"{way}_high"]
-        told = f"{row[f'{way}_share']:.0%}"
-        return told if low != low else f"{told}, {low:.0%} to {high:.0%}"
+        told = number(row[f"{way}_share"], "z.0%")
+        return told if low != low else f"{told}, {number(low, 'z.0%')} to {number(high, 'z.0%')}"
 
     def agree(self, name: str, table: pd.DataFrame, what: str) -> str | None:
         """Keeps the nodes for the scatter, and says how alike both ways rank them."""
@@ -124,7 +124,7 @@ class Dress:
             best = table.loc[table["denoise"].abs().sort_values(ascending=False).index[:3]]
             cells = [
                 f"{OUTPUT_NAMES[row['site']]} of layer {row['layer']} at “{row['position']}” "
-                f"({self.amount(row)}; noised it loses {row['noise_share']:.0%})"
+                f"({self.amount(row)}; noised it loses {number(row['noise_share'], 'z.0%')})"
                 for _, row in best.iterrows()
             ]
             self.report.finding(f"Of single sublayer outputs most is restored by {listed(cells)}.")

@@ -107,9 +107,9 @@ def _share(short: pd.DataFrame) -> Any:
     return curves(
         data, x="factor", value="share", low="low", high="high", group="added",
         x_axis="steps added", axis="continuations with a positive word",
-        alt=f"Continuations with a positive word: {first['share']:.0%} at {first['factor']:g} "
-        f"steps, {last['share']:.0%} at {last['factor']:g}; with random directions "
-        f"{random['random_low'].min():.0%} to {random['random_high'].max():.0%}.",
+        alt=f"Continuations with a positive word: {first['share']:.0%} at "
+        f"{number(first['factor'], 'g')} steps, {last['share']:.0%} at {number(last['factor'], 'g')}; "
+        f"with random directions {random['random_low'].min():.0%} to {random['random_high'].max():.0%}.",
     )  # fmt: skip
 
 
@@ -133,6 +133,6 @@ def _price(frame: pd.DataFrame) -> Any:
         data, x="factor", value="perplexity", low="low", high="high", group="added",
         x_axis="steps added", axis="perplexity under the unsteered model",
         alt=f"Perplexity of what is written: {np.exp(base['loss']):.1f} unsteered, "
-        f"{own['perplexity'].iloc[0]:.1f} at {own['factor'].iloc[0]:g} and "
-        f"{own['perplexity'].iloc[-1]:.1f} at {own['factor'].iloc[-1]:g} steps.",
+        f"{own['perplexity'].iloc[0]:.1f} at {number(own['factor'].iloc[0], 'g')} and "
+        f"{own['perplexity'].iloc[-1]:.1f} at {number(own['factor'].iloc[-1], 'g')} steps.",
     )  # fmt: skip
