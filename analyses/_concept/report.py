@@ -216,8 +216,9 @@ def causal_section(
     report.finding(
         f"Adding {number(top['factor'], 'g')} standard deviations at layer {layer} changes {name} "
         f"by {_with(top)}; {number(low['factor'], 'g')} by {_with(low)}. Random directions of "
-        f"equal norm stay within ±{top['random_size']:.2f} (p = {top['p_random']:.2f}), those drawn "
-        f"as the data vary within ±{top['covariance_size']:.2f} (p = {top['p_covariance']:.2f})."
+        f"equal norm stay within ±{top['random_size']:.2f} (p = {top['p_random']:.2f}), those "
+        f"drawn as the data vary within ±{top['covariance_size']:.2f} (p = "
+        f"{top['p_covariance']:.2f})."
     )
     report.finding(
         f"Ablating it changes {name} by {gone['size']:.2f} per prompt (mean absolute change); "

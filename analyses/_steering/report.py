@@ -108,8 +108,9 @@ def _share(short: pd.DataFrame) -> Any:
         data, x="factor", value="share", low="low", high="high", group="added",
         x_axis="steps added", axis="continuations with a positive word",
         alt=f"Continuations with a positive word: {first['share']:.0%} at "
-        f"{number(first['factor'], 'g')} steps, {last['share']:.0%} at {number(last['factor'], 'g')}; "
-        f"with random directions {random['random_low'].min():.0%} to {random['random_high'].max():.0%}.",
+        f"{number(first['factor'], 'g')} steps, {last['share']:.0%} at "
+        f"{number(last['factor'], 'g')}; with random directions {random['random_low'].min():.0%} "
+        f"to {random['random_high'].max():.0%}.",
     )  # fmt: skip
 
 
