@@ -29,7 +29,7 @@ def _one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("analyses._tuned.PROMPTS", 60)
+        patch.setattr("analyses._lens.tuned.PROMPTS", 60)
         yield
     torch.set_num_threads(before)
 

@@ -125,7 +125,7 @@ def test_a_label_that_is_drawn_is_found_no_more_often_than_by_chance(lookup):
 
 def test_sentiment_is_read_in_tinyworld_and_not_from_its_last_token():
     model = interp.load("tinyworld", device="cpu")
-    report = run(model, Config(n=80, sites=("resid_post",), **FAST))
+    report = run(model, Config(n=160, sites=("resid_post",), **FAST))
     assert not report.warnings
     assert report.findings[0].startswith("“sentiment” can be read best at resid_post of layer")
     rivals = frame_of(report, "rivals").set_index("rival")
@@ -136,7 +136,7 @@ def test_sentiment_is_read_in_tinyworld_and_not_from_its_last_token():
     assert any("control task" in one for one in report.skipped)
     told = " ".join(report.findings)
     assert "more than from the embedding" in told and "Description length" in told
-    assert len(frame_of(report, "examples")) <= 80
+    assert len(frame_of(report, "examples")) <= 160
 
 
 # The parts, by another route ----------------------------------------------------------------------
