@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import pkgutil
 import subprocess
 import sys
@@ -122,3 +123,13 @@ def test_importing_interp_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "", done.stderr
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "1"), ("0", "0")])
+def test_large_pages_are_asked_for_unless_somebody_said_otherwise(before, after):
+    given = {k: v for k, v in os.environ.items() if k != "THP_MEM_ALLOC_ENABLE"}
+    given |= {"THP_MEM_ALLOC_ENABLE": before} if before else {}
+    code = "import interp, os; print(os.environ['THP_MEM_ALLOC_ENABLE'])"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=given)
+    assert done.stdout.strip() == after, done.stderr

@@ -34,6 +34,12 @@ ENGINES = ("rerun", "naive")
 PLAN = [[(0, 0, 0), (0, 1, 0)], [(1, 0, 2)], [(1, 1, 3), (2, 0, 3), (2, 1, 3)]]
 
 
+interruptible = pytest.mark.skipif(
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
+    reason="Ctrl-C is ignored here, as in a shell's background job",
+)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread():
     """Tiny products on several threads mostly wait for one another."""
@@ -447,6 +453,7 @@ def interrupted(times: int, done: list) -> None:
         done.append("pass")
 
 
+@interruptible
 def test_ctrl_c_waits_for_the_end_of_a_pass_but_the_second_does_not():
     old = signal.getsignal(signal.SIGINT)
     for times, expected in ((1, ["pass"]), (2, [])):
@@ -489,6 +496,7 @@ def victim(*arguments, **options) -> subprocess.Popen:
                             **options)  # fmt: skip
 
 
+@interruptible
 def test_ctrl_c_commits_the_pass_in_flight_and_exits_130(path):
     process = victim("wait", path.parent, env={**os.environ, "PYTHONHASHSEED": "7"})
     try:
