@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int
+from torch import Tensor
 
 from analyses._phrases import listed, number
-from analyses._steering.measure import SUMMARY, Plan, Words, shaded
+from analyses._steering.measure import SUMMARY, Words, shaded
 from interp.directions import Direction
 from interp.report import Report
 from interp.report.figures import curves
@@ -17,8 +19,9 @@ SURE = 0.05
 
 
 def say_findings(
-    report: Report, short: pd.DataFrame, plan: Plan, direction: Direction, told: str
+    report: Report, model: Any, short: pd.DataFrame, words: Words, direction: Direction, told: str
 ) -> None:
+    toward, away = (_one_of(model, ids) for ids in words)
     base = short[short["factor"] == 0].iloc[0]
     steps = short[short["factor"] != 0]
     sure = steps[
@@ -35,11 +38,11 @@ def say_findings(
     report.finding(f"Adding the direction ({told}; {direction.site}) {acts}.")
     for _, row in steps.iterrows():
         report.finding(
-            f"At {_step(row['factor'])} steps {row['positive']:.0%} of the continuations hold a "
-            f"positive word (95 % interval {row['positive_low']:.0%} to "
+            f"At {_step(row['factor'])} steps {row['positive']:.0%} of the continuations hold "
+            f"{toward} (95 % interval {row['positive_low']:.0%} to "
             f"{row['positive_high']:.0%}), unsteered {base['positive']:.0%}; with random "
             f"directions {row['random_low']:.0%} to {row['random_high']:.0%} (p = "
-            f"{row['p']:.2f}). A negative word: {row['negative']:.0%}, unsteered "
+            f"{row['p']:.2f}); {row['negative']:.0%} hold {away}, unsteered "
             f"{base['negative']:.0%}."
         )
     report.finding(
@@ -47,6 +50,13 @@ def say_findings(
         f"{base['perplexity']:.1f} to {best['perplexity']:.1f} at {_step(best['factor'])} steps; "
         f"with random directions of equal norm to {best['random_perplexity']:.1f}."
     )
+
+
+def _one_of(model: Any, ids: Int[Tensor, " k"]) -> str:
+    """The counted words of a side, each once, with or without its space."""
+    texts = model.tokenizer.str_tokens(ids.tolist())
+    named = list(dict.fromkeys(f"“{text.strip()[:30]}”" for text in texts))
+    return named[0] if len(named) == 1 else f"one of {listed(named, 4)}"
 
 
 def _steps(frame: pd.DataFrame) -> list[str]:
