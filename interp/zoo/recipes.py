@@ -77,7 +77,7 @@ def _tinyworld(run: RecipeRun) -> tuple[HookedTransformer, Data]:
 
 
 def _tiny_encoder(run: RecipeRun) -> tuple[HookedTransformer, Data]:
-    """It begins as tinyworld: from random weights it knows no more than word classes after 10
+    """It begins as tinyworld: from random weights it knows no more than word classes after 8
     million words (compare BehnamGhader et al. 2024, LLM2Vec)."""
     model = HookedTransformer(
         tinyworld.encoder_config(), tinyworld.tokenizer(), name="tiny-encoder"
