@@ -210,7 +210,7 @@ def _layer(model: Any, config: Config) -> int:
     layer = n // 2 if config.layer is None else config.layer
     if not 0 <= layer < n:
         raise ValueError(f"layer={layer}: {model.name} has layers 0 to {n - 1}")
-    return min(layer, n - 1)
+    return layer
 
 
 def _counted(

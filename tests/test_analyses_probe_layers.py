@@ -309,7 +309,7 @@ BAD = [
     ({}, {"task": "regression"}, "line 2: label is 'k', which is no number"),
     ({"size": "inf"}, {"label": "size", "task": "regression"}, "line 2: size is 'inf'"),
     ({"word": "duke"}, {"position": "word"}, "line 2: the word 'duke' is not in"),
-    ({"word": "king#4"}, {"position": "word"}, "there 1 times, and #4 was asked for"),
+    ({"word": "king#4"}, {"position": "word"}, "line 2: 'king#4', but 'king' is there 1 times"),
     ({"text": "the king and the king", "word": "king"}, {"position": "word"}, "write king#1"),
     ({"side": "exam"}, {"split": "side"}, "line 2: side is 'exam'; expected train or test"),
     ({}, {"group": "word", "folds": 2}, "two are needed; rare: k and t"),

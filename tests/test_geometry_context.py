@@ -22,9 +22,9 @@ from interp.geometry import (
     procrustes,
     separable,
 )
-from interp.geometry.context import word_end
 from interp.geometry.senses import BY_WORD, POOLED, nearest_centroid
 from interp.model import HookedTransformer
+from interp.occurrence import word_span
 from tests.strategies import small_config
 from tests.vocabularies import KINDS, models_by_kind, whole_words
 
@@ -106,15 +106,15 @@ def test_a_long_text_is_cut_and_a_word_beyond_the_context_is_named():
     [("banks bank", "bank", 10), ("Bank!", "bank", 4), ("a b a", "a#2", 5), ("x-ray", "ray", 5)],
 )
 def test_a_word_is_found_whole(text, word, end):
-    assert word_end(text, word) == end
+    assert word_span(text, word, fold=True)[1] == end
 
 
 @pytest.mark.parametrize(
     ("act", "message"),
     [
         (lambda m: at_words(m, ["the party"], ["art"]), "the word 'art' is not in 'the party'"),
-        (lambda m: at_words(m, ["a king a"], ["a"]), "2 times in 'a king a'; write a#1 or a#2"),
-        (lambda m: at_words(m, ["a king"], ["a#2"]), "'a#2', but 'a' is 1 times"),
+        (lambda m: at_words(m, ["a king a"], ["a"]), "'a' is there 2 times; write a#1 or a#2"),
+        (lambda m: at_words(m, ["a king"], ["a#2"]), "'a#2', but 'a' is there 1 times"),
         (lambda m: at_words(m, ["a king"], [" "]), "' ' is not a word"),
         (lambda m: at_words(m, ["a king"], []), "0 words for 1 texts"),
         (lambda m: at_words(m, [], []), "a list of one text or more"),

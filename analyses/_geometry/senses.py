@@ -14,6 +14,7 @@ from analyses._labelled import read_labelled
 from analyses._phrases import listed, number
 from interp.geometry import Senses, at_words, disambiguation, separable
 from interp.geometry.reading import reader
+from interp.occurrence import bare_word
 from interp.report import Report, Section
 from interp.report.figures import curves
 from interp.zoo import tinyworld
@@ -39,9 +40,7 @@ def users_senses(config: Config) -> dict[str, pd.DataFrame]:
         config.data, text=config.text, label=config.label, group=config.group, more=(config.word,)
     )
     found = found.rename(columns={config.word: "named", "label": "sense"})
-    # "bank#2" is where it stands; the word is "bank".
-    word = found["named"].str.replace(r"#[1-9]\d?$", "", regex=True).str.lower()
-    return {OWN: found.assign(word=word)}
+    return {OWN: found.assign(word=found["named"].map(bare_word).str.lower())}
 
 
 def default_senses(model: Any, config: Config) -> dict[str, pd.DataFrame]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +15,7 @@ from analyses._labelled import read_labelled
 from analyses._phrases import listed
 from analyses._probes.config import Config
 from analyses._text import tokens_of_rows
+from interp.occurrence import bare_word, word_span
 from interp.tokens import Tokens
 from interp.zoo import tinyworld
 
@@ -151,7 +151,7 @@ def _placed(
             lost.append(row["line"])
             continue
         if config.position == "word" and at[1] - at[0] > 1:
-            several.append(_bare_word(row["word"]))
+            several.append(bare_word(row["word"]))
         cut += len(bare) > room
         start = at[0] if config.position == "mean" else at[1] - 1
         rows.append([*lead, *bare[:room], *tail])
@@ -206,30 +206,18 @@ def _span(
 
 
 def _find(row: dict[Any, Any]) -> tuple[int, int]:
-    """Where the word of a row stands in its text, in any case; "bank#2" is its second place."""
-    word, number = _bare_word(row["word"]), re.search(r"#([1-9]\d?)$", row["word"])
-    pattern = rf"(?<!\w){re.escape(word)}(?!\w)"
-    found = [m.span() for m in re.finditer(pattern, row["text"], re.IGNORECASE)]
-    where = f"line {row['line']}: the word {word!r} is"
-    if not found:
-        raise ValueError(f"{where} not in {row['text'][:200]!r}")
-    if number is None and len(found) > 1:
-        raise ValueError(f"{where} there {len(found)} times; write {word}#1 or {word}#2")
-    which = int(number[1]) if number else 1
-    if which > len(found):
-        raise ValueError(f"{where} there {len(found)} times, and #{which} was asked for")
-    return found[which - 1]
-
-
-def _bare_word(word: str) -> str:
-    return re.sub(r"#[1-9]\d?$", "", word)
+    """Where the word of a row stands in its text, in any case."""
+    try:
+        return word_span(row["text"], row["word"], fold=True)
+    except ValueError as error:
+        raise ValueError(f"line {row['line']}: {error}") from None
 
 
 def word_types(frame: pd.DataFrame) -> np.ndarray | None:
     """The word of each row, which a control task gives one label wherever it stands."""
     if "word" not in frame:
         return None
-    return np.array([_bare_word(word).casefold() for word in frame["word"]])
+    return np.array([bare_word(word).casefold() for word in frame["word"]])
 
 
 @torch.no_grad()

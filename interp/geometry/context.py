@@ -6,7 +6,6 @@ Layer l is what layer l reads, n_layers what the last one leaves (before the fin
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..occurrence import word_span
 from ..tokens import Tokens
 from .reading import BATCH, reader, to_numpy
 from .vectors import Embedding
@@ -149,7 +149,7 @@ def _plain(model: Any, rows: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
 def _find(model: Any, text: str, word: str) -> tuple[list[int], int]:
     """The ids of a text, and the position of its word's last token."""
     encode, cut = model.tokenizer.encode, model.cfg.n_ctx
-    end = word_end(text, word)
+    end = word_span(text, word, fold=True)[1]
     ids, bare, part = encode(text), encode(text, bos=False), encode(text[:end], bos=False)
     lead = next(
         (k for k in range(len(ids) - len(bare) + 1) if ids[k : k + len(bare)] == bare), None
@@ -162,24 +162,6 @@ def _find(model: Any, text: str, word: str) -> tuple[list[int], int]:
             f"{word!r} is token {place} of {text[:40]!r}…, and the model reads {cut}; shorten it"
         )
     return ids[:cut], place
-
-
-def word_end(text: str, word: str) -> int:
-    """The index behind a word in a text; see `at_words`."""
-    bare, count = word.strip(), None
-    if numbered := re.fullmatch(r"(.+)#([1-9]\d?)", bare):
-        bare, count = numbered[1], int(numbered[2])
-    if not bare:
-        raise ValueError(f"{word!r} is not a word")
-    found = re.finditer(rf"(?<!\w){re.escape(bare)}(?!\w)", text, re.IGNORECASE)
-    ends = [match.end() for match in found]
-    if not ends:
-        raise ValueError(f"the word {bare!r} is not in {text!r}")
-    if count is None and len(ends) > 1:
-        raise ValueError(f"{bare!r} is {len(ends)} times in {text!r}; write {bare}#1 or {bare}#2")
-    if (count or 1) > len(ends):
-        raise ValueError(f"{word!r}, but {bare!r} is {len(ends)} times in {text!r}")
-    return ends[(count or 1) - 1]
 
 
 def _read(

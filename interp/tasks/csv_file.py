@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from pathlib import Path
 from typing import Any
 
+from ..occurrence import word_span
 from .pairs import Pairs
 from .prompts import Draft, Prompt, Reader, as_pairs
 
@@ -157,17 +157,7 @@ def _answer(reader: Reader, text: str, row: dict[str, str], what: str, space: bo
 
 def _end_of(role: str, cell: str, text: str) -> int:
     """The index behind the word that a role's cell names."""
-    word, count = cell.strip(), None
-    if numbered := re.fullmatch(r"(.+)#([1-9]\d?)", word):
-        word, count = numbered[1], int(numbered[2])
-    # A word ends where no letter or digit follows; "art" is not found in "party".
-    ends = [m.end() for m in re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", text)]
-    if not ends:
-        raise ValueError(f"role {role}: the word {word!r} is not in {text!r}")
-    if count is None and len(ends) > 1:
-        raise ValueError(
-            f"role {role}: {word!r} is there {len(ends)} times; write {word}#1 or {word}#2"
-        )
-    if (count or 1) > len(ends):
-        raise ValueError(f"role {role}: {cell!r}, but {word!r} is there {len(ends)} times")
-    return ends[(count or 1) - 1]
+    try:
+        return word_span(text, cell)[1]
+    except ValueError as error:
+        raise ValueError(f"role {role}: {error}") from None

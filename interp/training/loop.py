@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from ..fingerprint import digest
 from ..loading import save
 from ..model import HookedTransformer
 from . import state
@@ -133,7 +134,7 @@ def train(
     if fresh:
         model.init_weights(config.seed, config.init_std)
     else:
-        described["first weights"] = state.digest(model)
+        described["first weights"] = digest(model.state_dict())
     model.requires_grad_(True)
     run = Run(model, data, out, config, described)
     run.resume()

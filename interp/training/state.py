@@ -6,7 +6,6 @@ the new one is there. Nothing in it is a pickle.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -71,15 +70,6 @@ def read(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> No
 def read_about(folder: Path) -> dict[str, Any]:
     """The step of a state, its log, and the run that it belongs to."""
     return json.loads((folder / ABOUT).read_text("utf-8"))
-
-
-def digest(model: nn.Module) -> str:
-    """Of all weights: equal for equal ones, wherever they lie."""
-    found = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        found.update(name.encode())
-        found.update(value.cpu().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:16]
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:

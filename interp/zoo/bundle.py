@@ -70,6 +70,7 @@ def bundle(wanted: Bundle) -> Path:
         "commit": wanted.commit,
         "seed": str(recipe.train.seed),
         "data": about["run"]["data"],
+        **{key: about["run"][key] for key in ("first weights",) if key in about["run"]},
         "took": wanted.took,
         "stored": f"{STORED}; no number below moves by more than {changed:.2g} for it",
         "licence": "MIT",

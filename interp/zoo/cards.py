@@ -18,7 +18,17 @@ from ..untrusted import read_json
 from .recipes import RECIPES
 
 CARD, CURVE, CHECKPOINTS = "card.json", "curve.csv", "checkpoints"
-FACTS = ("made by", "commit", "seed", "data", "took", "stored", "licence", "sha256")
+FACTS = (
+    "made by",
+    "commit",
+    "seed",
+    "first weights",
+    "data",
+    "took",
+    "stored",
+    "licence",
+    "sha256",
+)
 """What a card says, in order, as far as it does."""
 
 
