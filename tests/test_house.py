@@ -19,7 +19,7 @@ ROOT = Path(interp.__file__).parents[1]
 
 # Lowest first. A module may import from its own floor's package and from floors below it.
 FLOORS = (
-    {"config", "untrusted", "memory", "stats", "moments", "occurrence"},
+    {"config", "untrusted", "memory", "stats", "moments", "occurrence", "indices"},
     {"sites", "tokens", "tokenizer"},
     {"tap", "analogies", "axes"},
     {"model"},
