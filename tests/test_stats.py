@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, sem
 
 from interp import stats
 
@@ -43,3 +43,62 @@ def test_a_ratio_to_nothing_is_refused():
     under = np.array([1.0, -1.0, 0.5, -0.6])
     with pytest.raises(ValueError, match="means nothing"):
         stats.ratio_of_means(np.ones(4), under)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 20])
+def test_wilson_stays_within_a_share_and_encloses_it(n):
+    k = np.arange(n + 1)
+    low, high = stats.wilson(k, np.full(n + 1, n))
+    assert low[0] == 0 and high[-1] == 1  # exactly, not by a rounding error more or less
+    assert ((low >= 0) & (low <= k / n) & (k / n <= high) & (high <= 1)).all()
+
+
+@pytest.mark.parametrize("n", [2, 3, 7])
+def test_a_mean_has_scipys_standard_error_row_by_row(n):
+    values = np.random.default_rng(n).normal(size=(4, 3, n))
+    estimate = stats.mean(values)
+    np.testing.assert_allclose(estimate.value, values.mean(-1), rtol=1e-12)
+    np.testing.assert_allclose(estimate.stderr, sem(values, axis=-1), rtol=1e-12)
+    np.testing.assert_allclose(estimate.high - estimate.low, 2 * stats.Z * estimate.stderr)
+
+
+@pytest.mark.parametrize("shape", [(1,), (2, 1), (4, 3, 1)])
+def test_one_example_per_row_keeps_the_shape_of_the_rows(shape):
+    with np.errstate(all="raise"):
+        estimate = stats.mean(np.ones(shape))
+    assert all(array.shape == shape[:-1] for array in estimate)
+    assert np.isnan(estimate.stderr).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.int64, bool, object])
+def test_intervals_are_computed_in_double_precision(dtype):
+    values = np.array([[1, 0, 1, 1, 0], [1, 1, 1, 1, 0]]).astype(dtype)
+    estimate = stats.mean(values)
+    assert {array.dtype for array in estimate} == {np.dtype(float)}
+    assert estimate.value.tolist() == [0.6, 0.8]
+    ratio = stats.ratio_of_means(values[:1], values[1])
+    assert {array.dtype for array in ratio} == {np.dtype(float)}
+    assert ratio.value == pytest.approx(0.75, abs=1e-15)
+
+
+def test_a_ratio_of_means_is_taken_row_by_row():
+    over, under = np.array([[1.0, 2, 6], [4, 5, 9], [0, 1, 2]]), np.array([2.0, 3, 4])
+    ratio = stats.ratio_of_means(over, under)
+    np.testing.assert_allclose(ratio.value, [1, 2, 1 / 3])
+    spread = over - ratio.value[:, None] * under
+    np.testing.assert_allclose(ratio.stderr, sem(spread, axis=-1) / 3)
+
+
+@pytest.mark.parametrize(("errors", "refused"), [(0.0, True), (1.9, True), (2.0, True),
+                                                 (2.1, False), (2.9, False)])  # fmt: skip
+def test_a_ratio_is_refused_up_to_two_standard_errors_from_zero(errors, refused):
+    spread = np.array([-1.0, 0.0, 1.0]) * 3**0.5  # its standard error is one
+    under = spread + errors
+    if errors == 2.0:
+        under = np.array([1.0, 3.0])  # mean 2, standard error 1, both without rounding
+    if refused:
+        with pytest.raises(ValueError, match=f"{errors:.3g} ± 1 .*means nothing"):
+            stats.ratio_of_means(np.ones(len(under)), under)
+    else:
+        value = stats.ratio_of_means(np.ones(len(under)), under).value
+        assert value == pytest.approx(1 / errors)
