@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Prints a card; the exit code is 1 where a check fails.",
     )
     check.add_argument("model", help="bundled name, local folder, or hub id")
-    check.add_argument("--device", help="cpu, cuda or cuda:<number>")
+    check.add_argument("--device", help="cpu, cuda, cuda:1, xpu, …; by default CUDA or the CPU")
     check.add_argument("--dtype", help="float16, bfloat16, float32 or float64; as stored")
     check.add_argument("--json", metavar="FILE", type=Path, help="write what was found there too")
     check.set_defaults(act=_doctor)
@@ -132,6 +132,7 @@ def _add_generate(commands: Any) -> None:
     text.add_argument("--top-k", type=int, metavar="K")
     text.add_argument("--top-p", type=float, metavar="P")
     text.add_argument("--seed", type=int, default=0)
+    text.add_argument("--device", help="cpu, cuda, cuda:1, xpu, …; by default CUDA or the CPU")
     text.set_defaults(act=_generate)
 
 
@@ -207,7 +208,7 @@ def _models(parsed: argparse.Namespace) -> int:
 
 
 def _generate(parsed: argparse.Namespace) -> int:
-    model = interp.load(parsed.model)
+    model = interp.load(parsed.model, parsed.device)
     names = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
     prompt = parsed.prompt
     if prompt is None:

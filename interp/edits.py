@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from . import chance
 from .selection import counted_by, stable_hash
 from .sites import Site
 from .tap import ActivationCache
@@ -105,8 +106,7 @@ def noise(sigma: float, seed: int = 0) -> Edit:
         full = list(x.shape)  # drawn from position 0 on, wherever the tensor begins
         full[axis] += rows.start
         drawn = torch.stack([
-            torch.randn(full[1:], generator=_generator(seed, node, int(example)),
-                        dtype=torch.float64)
+            chance.normal(*full[1:], generator=_generator(seed, node, int(example)))
             for node, example in zip(rows.nodes, rows.examples, strict=True)
         ])  # fmt: skip
         drawn = drawn.narrow(axis, rows.start, x.shape[axis])
@@ -266,4 +266,4 @@ def _mean(x: Tensor, site: Site, tokens: Tokens, per: str) -> Tensor:
 
 
 def _generator(*parts: int) -> torch.Generator:
-    return torch.Generator().manual_seed(stable_hash(*parts))
+    return chance.seeded(stable_hash(*parts))

@@ -22,6 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
+from . import chance
 from .edits import Edit, Replace, Rows, each
 from .engine import sweep
 from .metrics import Metric, Where
@@ -152,8 +153,8 @@ def random_eraser(
     basis, values = _varying(moments, RTOL)
     if not 1 <= rank <= len(values):
         raise ValueError(f"rank={rank}: the data vary along {len(values)} directions")
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randn(len(values), rank, generator=generator, dtype=torch.float64)
+    generator = chance.seeded(seed)
+    drawn = chance.normal(len(values), rank, generator=generator)
     own = torch.linalg.qr(drawn).Q.to(values)
     size = values.sqrt()[:, None] if method == "leace" else torch.ones_like(values)[:, None]
     parts = (part.cpu() for part in (basis @ (size * own), (own / size).T @ basis.T, moments.mean))

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 import interp
 
+from . import chance
 from .fingerprint import SIZE, digest
 from .journal import code_hash, device_kind
 from .loading import DTYPES, weights_hash
@@ -199,8 +200,8 @@ def _sampled(real: Tensor, batch: Batch, sample: int, seed: int) -> Tensor:
     for i in range(len(real)):
         at = real[i].nonzero().flatten()
         drawn = stable_hash(seed, int(batch.text[i]), int(batch.window[i]))
-        generator = torch.Generator().manual_seed(drawn)
-        kept[i, at[torch.randperm(len(at), generator=generator)[:sample]]] = True
+        generator = chance.seeded(drawn)
+        kept[i, at[chance.permutation(len(at), generator)[:sample]]] = True
     return kept
 
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from . import edits
+from . import chance, edits
 from .edits import Edit
 from .engine import sweep
 from .metrics import Metric, Where
@@ -143,10 +143,10 @@ def _measured(
 def _arms(unit: Tensor, x: Tensor, n_random: int, seed: int) -> Iterator[Part]:
     yield Part("found", 0, unit)
     for draw in range(n_random):
-        generator = torch.Generator().manual_seed(1_000_003 * seed + draw)
-        even = torch.randn(len(unit), generator=generator, dtype=torch.float64)
+        generator = chance.seeded(1_000_003 * seed + draw)
+        even = chance.normal(len(unit), generator=generator)
         yield Part("random", draw, even / even.norm())
-        own = torch.randn(len(x), generator=generator, dtype=torch.float64) @ x
+        own = chance.normal(len(x), generator=generator) @ x
         yield Part("covariance", draw, own / own.norm())
 
 

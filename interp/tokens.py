@@ -125,6 +125,8 @@ class Tokens:
 
     def __getitem__(self, rows: int | slice | Sequence[int] | Tensor) -> Tokens:
         """Some of the rows, as Tokens; the width stays."""
+        if isinstance(rows, Tensor):
+            rows = rows.cpu()  # where the index of all rows lies, whatever the device of the tokens
         index = torch.arange(len(self))[[rows] if isinstance(rows, int) else rows]
         return dataclasses.replace(
             self,

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from . import edits, metrics
+from . import chance, edits, metrics
 from .engine import sweep
 from .metrics import Metric, Where, answer_ids, checked, one_position
 from .selection import as_frame, stable_hash
@@ -176,9 +176,8 @@ def noised(
         raise ValueError(f"sigma={sigma}: expected a number of 0 or more")
     mask, vectors = subject_mask(tokens, where), _embedded(model, tokens).clone()
     for example, row in enumerate(mask):
-        generator = torch.Generator().manual_seed(stable_hash("noise", seed, draw, example))
-        size = (int(row.sum()), vectors.shape[-1])
-        drawn = torch.randn(size, generator=generator, dtype=torch.float64)
+        generator = chance.seeded(stable_hash("noise", seed, draw, example))
+        drawn = chance.normal(int(row.sum()), vectors.shape[-1], generator=generator)
         vectors[example, row] += sigma * drawn.to(vectors)
     return dataclasses.replace(tokens, ids=None, vectors=vectors)
 

@@ -19,7 +19,8 @@ ROOT = Path(interp.__file__).parents[1]
 
 # Lowest first. A module may import from its own floor's package and from floors below it.
 FLOORS = (
-    {"config", "untrusted", "memory", "stats", "moments", "occurrence", "indices"},
+    {"config", "chance", "devices", "indices", "untrusted", "memory"}
+    | {"stats", "moments", "occurrence"},
     {"sites", "tokens", "tokenizer"},
     {"tap", "analogies", "axes"},
     {"model"},

@@ -197,13 +197,14 @@ def test_unknown_device(device: str):
         interp.load("minilm", device=device)
 
 
-def test_mps_is_refused_and_never_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_mps_is_never_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     published("gpt2", tmp_path)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert interp.load(tmp_path).W_E.device.type == "cpu"
-    with pytest.raises(ValueError, match=r"wrong results on Apple's GPU.*use device='cpu'"):
-        interp.load(tmp_path, device="mps")
+    if not torch.backends.mps.is_built():
+        with pytest.raises(ValueError, match="device 'mps' cannot be used"):
+            interp.load(tmp_path, device="mps")
 
 
 @pytest.mark.gpu

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from analyses._phrases import number
+from interp import chance
 from interp.directions import Direction
 from interp.model.generate import Generation
 from interp.stats import mean, wilson
@@ -107,8 +108,8 @@ def arms(direction: Direction, plan: Plan) -> Iterator[tuple[str, int, Tensor]]:
     """The direction, and directions at random, all of length one."""
     yield "found", 0, direction.unit
     for draw in range(plan.n_random):
-        generator = torch.Generator().manual_seed(1_000_003 * plan.seed + draw)
-        drawn = torch.randn(direction.width, generator=generator, dtype=torch.float64)
+        generator = chance.seeded(1_000_003 * plan.seed + draw)
+        drawn = chance.normal(direction.width, generator=generator)
         yield "random", draw, drawn / drawn.norm()
 
 

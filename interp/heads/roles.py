@@ -23,6 +23,7 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
+from .. import chance
 from ..tokens import Tokens
 from .circuits import copying
 from .looks import pairs_seen, random_repeats, targets, weighed
@@ -153,7 +154,7 @@ def rotated_shares(
     per draw the patterns alone, of those queries that have a weight.
     """
     cfg = model.cfg
-    generator = torch.Generator().manual_seed(seed)
+    generator = chance.seeded(seed)
     cache = model.run_with_cache(tokens, ["attn.hook_q", "attn.hook_k", "attn.hook_pattern"])[1]
     layout = model.layout(tokens)
     asked = (weights != 0).any(-1).any(0)
@@ -188,7 +189,7 @@ def rotated_shares(
 
 def rotations(n: int, size: int, generator: torch.Generator) -> Float[Tensor, "n size size"]:
     """Uniform over all rotations and reflections (Mezzadri 2007), float64."""
-    drawn = torch.randn(n, size, size, generator=generator, dtype=torch.float64)
+    drawn = chance.normal(n, size, size, generator=generator)
     q, r = torch.linalg.qr(drawn)
     return q * r.diagonal(dim1=-2, dim2=-1).sign()[:, None, :]
 

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from .. import stats
+from .. import chance, stats
 from ..loading import weights_hash
 from ..tokens import Tokens
 from .reading import check_layers, check_readable, divergence, log_probs, streams
@@ -108,7 +108,7 @@ def _split(tokens: Tokens, held_out: float, seed: int) -> tuple[Tokens, Tokens]:
     if n < 2:
         raise ValueError(f"{n} row of tokens: one is held out, so a tuned lens needs at least two")
     size = min(max(1, round(n * held_out)), n - 1)
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    order = chance.permutation(n, chance.seeded(seed))
     return tokens[order[size:]], tokens[order[:size]]
 
 
@@ -180,10 +180,10 @@ def _descend(
 
 def _batches(tokens: Tokens, positions: int, seed: int) -> Iterator[Tokens]:
     """Rows in random order, all of them before any comes again."""
-    generator = torch.Generator().manual_seed(seed + 1)
+    generator = chance.seeded(seed + 1)
     size = max(1, round(positions * len(tokens) / int(tokens.real.sum())))
     while True:
-        for rows in torch.randperm(len(tokens), generator=generator).split(size):
+        for rows in chance.permutation(len(tokens), generator).split(size):
             yield tokens[rows]
 
 

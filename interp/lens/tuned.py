@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .. import chance
 from ..loading import weights_hash
 from ..metrics import Where
 from ..untrusted import parse_json
@@ -169,8 +170,8 @@ def random_lens(model: Any, seed: int = 0) -> TunedLens:
     """A control: every stream, the last one too, turned by one random orthogonal matrix, uniform
     over all of them (Mezzadri 2007). What it reads, the directions of the stream do not say."""
     check_readable(model)
-    d, generator = model.cfg.d_model, torch.Generator().manual_seed(seed)
-    q, r = torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64))
+    d, generator = model.cfg.d_model, chance.seeded(seed)
+    q, r = torch.linalg.qr(chance.normal(d, d, generator=generator))
     wide = torch.promote_types(model.dtype, torch.float32)
     turn = (q * r.diagonal().sign() - torch.eye(d)).to(model.device, wide)
     own = Translator(turn, turn.new_zeros(d))

@@ -15,6 +15,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from ..devices import as_device
 from ..model import HookedTransformer
 from ..tokenizer import Tokenizer
 from .assemble import WeightsError, assembled, with_stored_head
@@ -54,7 +55,8 @@ def load(
     """A published model, ready to run.
 
     `name` is a bundled model ("minilm"), else a local folder, else a Hugging Face hub id.
-    device: by default CUDA where there is one, else the CPU. dtype: by default as stored, or as the
+    device: any that torch knows and that is here; by default CUDA where there is one, else the CPU
+    (Apple's "mps" only when it is named). dtype: by default as stored, or as the
     model was when `save` stored it in another one (the small bundled models: float32).
     Peak memory is that of the weights. `model.source` says where they came from.
 
@@ -65,7 +67,7 @@ def load(
     Raises ValueError on an unknown name, anything but safetensors, a corrupt file, an architecture
     that is not supported, weights that do not fit it (all faults listed), or a check that fails.
     """
-    where, wanted = _device(device), _dtype(dtype)
+    where, wanted = as_device(device), _dtype(dtype)
     source = locate(name)
     config_file = f"{source.folder / 'config.json'}"
     values = config_values(source)
@@ -167,24 +169,4 @@ def _dtype(dtype: str | torch.dtype | None, where: str | None = None) -> torch.d
     if found not in DTYPES.values():
         allowed, file = ", ".join(DTYPES), f"{where}: " if where else ""
         raise ValueError(f"{file}dtype {dtype!r}: expected one of {allowed}, or None (as stored)")
-    return found
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-    except RuntimeError:
-        found = None
-    if found is not None and found.type == "mps":
-        raise ValueError(
-            "device 'mps': PyTorch computes wrong results on Apple's GPU for models of this kind "
-            "(TransformerLens issue 1178), so it is refused; use device='cpu'"
-        )
-    if found is None or found.type not in ("cpu", "cuda"):
-        raise ValueError(f"device {device!r}: expected 'cpu', 'cuda', 'cuda:<number>' or None")
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise ValueError(f"device {device!r}: this machine has {count} CUDA devices; use 'cpu'")
     return found

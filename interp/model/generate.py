@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .. import chance
 from ..sites import SiteFilter
 from ..tap import SILENT, ActivationCache
 from ..tokens import Tokens
@@ -105,7 +106,7 @@ def stream(
     capacity = prompt.shape[1] + max_new_tokens
     prefix = model.new_prefix(len(prompt), capacity)
     # One generator per row: a row draws the same numbers alone and in a batch.
-    generators = [torch.Generator().manual_seed(sampling.seed + i) for i in range(len(prompt))]
+    generators = [chance.seeded(sampling.seed + i) for i in range(len(prompt))]
     real = prompt.real.sum(1, keepdim=True)
     tokens, seen = prompt, prompt
     for step in range(max_new_tokens):
@@ -121,7 +122,9 @@ def stream(
             raise ValueError(f"the logits of step {step} are NaN; a hook or a weight is not finite")
         draws = None
         if sampling.temperature > 0:
-            draws = torch.stack([torch.rand((), generator=g) for g in generators])
+            draws = torch.stack(
+                [chance.uniform(generator=g, dtype=torch.float32) for g in generators]
+            )
         ids = sampling.choose(logits, draws)
         cache = ActivationCache(tap.values, model.sites, tokens, model.stacks) if keep else None
         yield Step(ids, cache)

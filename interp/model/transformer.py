@@ -14,7 +14,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from .. import chance
 from ..config import TransformerConfig
+from ..devices import as_device
 from ..sites import ALONE, DECODER, ENCODER, SiteFilter, SiteTable
 from ..tap import SILENT, ActivationCache, FwdHooks, Positions, Silent, Tap
 from ..tokens import Tokens
@@ -246,7 +248,7 @@ class HookedTransformer(Verbs):
             reading=True,
             stop_at_layer=stop_at_layer,
             pos=pos,
-            device=device,
+            device=None if device is None else as_device(device),
             grad=grad,
         )
         with torch.set_grad_enabled(grad):
@@ -321,7 +323,7 @@ class HookedTransformer(Verbs):
     @torch.no_grad()
     def init_weights(self, seed: int = 0, std: float = 0.02) -> None:
         """Random weights as GPT-2's: N(0, std), writers divided by √(2 n_layers), biases 0."""
-        generator = torch.Generator(self.device).manual_seed(seed)
+        generator = chance.seeded(seed)
         shrink = (2 * self.cfg.n_layers) ** -0.5
         for name, parameter in self.named_parameters():
             if name.endswith(".w"):
@@ -330,4 +332,5 @@ class HookedTransformer(Verbs):
                 parameter.zero_()
             else:
                 own = std * (shrink if name.endswith("out_weight") else 1)
-                parameter.normal_(0, own, generator=generator)
+                size, dtype = parameter.shape, parameter.dtype
+                parameter.copy_(chance.normal(*size, generator=generator, std=own, dtype=dtype))

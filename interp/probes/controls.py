@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .. import chance
 from ..model import HookedTransformer
 from . import fitting
 from .splits import Examples, Folds
@@ -52,8 +53,8 @@ def control_labels(
 
 def random_features(n: int, d: int, draws: int, seed: int, like: Tensor) -> Float[Tensor, "b n d"]:
     """Gaussian features; the same for a seed on every device."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(draws, n, d, generator=generator, dtype=like.dtype).to(like.device)
+    generator = chance.seeded(seed)
+    return chance.normal(draws, n, d, generator=generator, dtype=like.dtype).to(like.device)
 
 
 def random_copy(model: HookedTransformer, seed: int = 0) -> HookedTransformer:

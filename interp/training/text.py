@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 import tyro
 
 from ..config import TransformerConfig
+from ..devices import as_device
 from ..model import HookedTransformer
 from .data import Data, MaskedData, TextData
 from .loop import TrainConfig, train
@@ -67,7 +67,7 @@ def made(run: TextRun) -> tuple[HookedTransformer, Data]:
         causal=not masked,
         tied=True,
     )
-    device = run.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = as_device(run.device)
     model = HookedTransformer(cfg, tokenizer, name=name, device=device, seed=run.train.seed)
     data = TextData(text, tokenizer, run.n_ctx, seed=run.train.seed)
     return model, MaskedData(data, cfg.d_vocab, seed=run.train.seed) if masked else data

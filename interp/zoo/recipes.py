@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
-import torch
 import tyro
 
+from ..devices import as_device
 from ..loading import load
 from ..model import HookedTransformer
 from ..training import Data, TrainConfig, train
@@ -122,8 +122,9 @@ def train_recipe(run: RecipeRun, *, progress: bool = True) -> HookedTransformer:
     """Train a bundled model again."""
     recipe = RECIPES[run.recipe]
     recipe.check_text(run.recipe, run.text)
+    device = as_device(run.device)
     model, data = recipe.make(run)
-    model.to(run.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model.to(device)
     return train(model, data, run.out, recipe.train, fresh=recipe.fresh, progress=progress)
 
 

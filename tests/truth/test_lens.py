@@ -11,6 +11,7 @@ import torch
 
 from analyses._lens.direct import direct_sections
 from analyses.logit_lens import Config, examine
+from interp.chance import seeded
 from interp.config import TransformerConfig
 from interp.lens import fit_tuned_lens, logit_lens
 from interp.report import Report
@@ -18,7 +19,7 @@ from interp.tasks import Pairs
 from interp.tokenizer import Tokenizer
 from interp.tokens import Tokens
 from interp.zoo import planted
-from interp.zoo.planted.base import blank, orthogonal, seeded
+from interp.zoo.planted.base import blank, orthogonal
 from tests.truth.by_hand import SEEDS, build
 from tests.vocabularies import word_level
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
+from ...devices import as_device
 from ...tokenizer import Tokenizer
-from .. import _device, _dtype
+from .. import _dtype
 from .model import BridgedConfig, BridgedTransformer
 from .source import check_architecture, from_name
 from .weights import QuantisedWeights
@@ -41,7 +42,8 @@ def load(
     if isinstance(model, str | os.PathLike):
         if tokenizer is not None:
             raise ValueError("tokenizer= goes with a model that you made; a folder brings its own")
-        hf_model, tokenizer, source = from_name(model, _device(device), _dtype(dtype), quantization)
+        where, wanted = as_device(device), _dtype(dtype)
+        hf_model, tokenizer, source = from_name(model, where, wanted, quantization)
         name, made_of = source.name, {"kind": source.kind, "revision": source.revision}
     else:
         given = {"device": device, "dtype": dtype, "quantization": quantization}

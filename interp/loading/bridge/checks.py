@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ... import chance
 from ...model.identities import TOLERANCE
 from ...sites import RESIDUAL, Site, SiteTable
 from ...tap import Tap
@@ -157,11 +158,11 @@ class _Check:
         own = [one for one in acting if set(one.causes) & set(names)]
         if not own:
             return {}
-        generator = torch.Generator().manual_seed(0)
+        generator = chance.seeded(0)
 
         def noise(x: Tensor, hook: Any) -> Tensor:
             size = self.size(x, hook, plain)
-            drawn = torch.rand(x.shape, generator=generator, dtype=torch.float64)
+            drawn = chance.uniform(*x.shape, generator=generator)
             if local.endswith("hook_scale"):
                 return x * (1 + drawn).to(x)
             return x + size * (2 * drawn - 1).to(x)
@@ -270,8 +271,8 @@ def some_tokens(model: Any) -> Tokens:
     cfg = model.cfg
     sizes = (cfg.n_heads, cfg.n_kv_heads, cfg.d_head, cfg.d_model, cfg.d_mlp)
     pos = next(n for n in range(6, 100) if n not in sizes)
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(cfg.d_vocab // 4, cfg.d_vocab, (2, pos), generator=generator)
+    generator = chance.seeded(0)
+    ids = chance.integers(cfg.d_vocab // 4, cfg.d_vocab, 2, pos, generator=generator)
     return Tokens(ids.to(model.device))
 
 

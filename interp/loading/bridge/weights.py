@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ... import chance
+
 BLOCK_WEIGHTS = {
     "attn": {"Q": "q", "K": "k", "V": "v", "O": "o"},
     "mlp": {"in": "in", "gate": "gate", "out": "out"},
@@ -68,7 +70,7 @@ class PartWeights:
 def _in_out(module: nn.Module, weight: Tensor, bias: Tensor | None, name: str) -> Tensor:
     """The weight as [in, out]: of the two ways to read it, the one that the module computes."""
     for W in (weight.T, weight) if weight.ndim == 2 else ():
-        x = torch.randn(PROBES, W.shape[0], generator=torch.Generator().manual_seed(0)).to(weight)
+        x = chance.normal(PROBES, W.shape[0], generator=chance.seeded(0)).to(weight)
         try:
             y = module(x)
         except RuntimeError:  # the sizes are those of the other way

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ... import chance
 from ...config import TransformerConfig
 from ...model import HookedTransformer
 from ...sites import SiteName
@@ -183,18 +184,13 @@ def blank(cfg: TransformerConfig, name: str, tokenizer=None) -> HookedTransforme
     return model
 
 
-def seeded(seed: int) -> torch.Generator:
-    """A generator on the CPU, so that a seed means the same everywhere."""
-    return torch.Generator().manual_seed(seed)
-
-
 def orthogonal(n: int, generator: torch.Generator) -> Float[Tensor, "n n"]:
     """A random rotation or reflection, uniform over all of them (Mezzadri 2007)."""
-    q, r = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))
+    q, r = torch.linalg.qr(chance.normal(n, n, generator=generator))
     return q * r.diagonal().sign()
 
 
 def distinct(n: int, k: int, among: range, generator: torch.Generator) -> Int[Tensor, "n k"]:
     """n rows of k different numbers out of a range, at random."""
-    draws = torch.rand(n, len(among), generator=generator)
+    draws = chance.uniform(n, len(among), generator=generator, dtype=torch.float32)
     return draws.argsort(dim=1)[:, :k] + among.start

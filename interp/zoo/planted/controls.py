@@ -8,8 +8,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ... import chance
+from ...chance import seeded
 from ...model import HookedTransformer
-from .base import Planted, Truth, orthogonal, seeded
+from .base import Planted, Truth, orthogonal
 
 READS = ("W_E", "W_pos", "W_token_type", "qkv_weight", "in_weight", "unembed.weight", "out_bias")
 """Parameters whose last axis is the residual stream."""
@@ -51,7 +53,7 @@ def random_control(planted: Planted, seed: int = 0) -> Planted:
     for name, value in state.items():
         if name.endswith((".w", ".b")):  # the gain of a norm: random, it would break the norm
             continue
-        noise = torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value)
+        noise = chance.normal(*value.shape, generator=generator).to(value)
         if name.endswith("attn.qkv_weight"):
             by_head, axes = (-1, cfg.d_head, cfg.d_model), (1, 2)
         elif name.endswith("attn.out_weight"):
@@ -80,7 +82,7 @@ def permuted_control(planted: Planted, seed: int = 0) -> Planted:
                 f"layer {layer} of {planted.name!r} has {len(own)} heads in the circuit and "
                 f"{len(others)} beside it; permuting needs at least as many beside it, and two"
             )
-        shuffled = torch.randperm(len(others), generator=generator).tolist()
+        shuffled = chance.permutation(len(others), generator).tolist()
         order = torch.tensor([*own, *(others[i] for i in shuffled)])
         name = f"blocks.{layer}.attn.out_weight"
         by_head = state[name].unflatten(1, (cfg.n_heads, cfg.d_head)).clone()

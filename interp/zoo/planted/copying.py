@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ... import chance
+from ...chance import seeded
 from ...config import TransformerConfig
 from .base import (
     BOS,
@@ -22,7 +24,6 @@ from .base import (
     blank,
     distinct,
     links,
-    seeded,
 )
 from .crowd import HeadWeights, check_count, seats, set_heads
 
@@ -134,7 +135,7 @@ def _repeated(n: int, generator: torch.Generator) -> Prompts:
     ids = torch.cat([torch.full((n, 1), BOS), body, body[:, :1]], dim=1)
     # Both are followed by a token of the body, and neither by the other.
     apart = [(i, j) for i in range(1, LENGTH - 2) for j in range(1, LENGTH - 2) if abs(i - j) > 1]
-    chosen = torch.tensor(apart)[torch.randint(len(apart), (n,), generator=generator)]
+    chosen = torch.tensor(apart)[chance.integers(0, len(apart), n, generator=generator)]
     first, other = chosen.T
     row = torch.arange(n)
     ids[row, -1] = ids[row, first]
@@ -222,9 +223,9 @@ def _pair_axes(d_head: int, interleaved: bool) -> tuple[Tensor, Tensor]:
 
 
 def _last_but_one(n: int, generator: torch.Generator) -> Prompts:
-    body = torch.randint(BOS + 1, D_VOCAB, (n, LENGTH - 1), generator=generator)
+    body = chance.integers(BOS + 1, D_VOCAB, n, LENGTH - 1, generator=generator)
     ids = torch.cat([torch.full((n, 1), BOS), body], dim=1)
-    shift = torch.randint(1, D_VOCAB - 1, (n,), generator=generator)
+    shift = chance.integers(1, D_VOCAB - 1, n, generator=generator)
     answer = ids[:, -2]
     wrong = (answer - 1 + shift) % (D_VOCAB - 1) + 1
     corrupted = ids.clone()

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ... import chance
 from ...model.attention import Attention
 from .base import Spaces, orthogonal
 
@@ -38,7 +39,7 @@ def seats(n_heads: int, n_real: int, generator: torch.Generator) -> list[int]:
     At the ends a wrong grouping of query heads (h % n_kv_heads for h // group) would go unseen.
     """
     inner = range(1, n_heads - 1) if n_heads - 2 >= n_real else range(n_heads)
-    order = torch.randperm(len(inner), generator=generator)
+    order = chance.permutation(len(inner), generator)
     return [inner[int(i)] for i in order[:n_real]]
 
 

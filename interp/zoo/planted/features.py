@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from ... import chance
+from ...chance import seeded
 from ...config import TransformerConfig
 from ...model import HookedTransformer
 from ...tokens import Tokens
@@ -25,7 +27,6 @@ from .base import (
     blank,
     distinct,
     links,
-    seeded,
 )  # fmt: skip
 from .crowd import HeadWeights, check_count, elsewhere, seats
 
@@ -80,8 +81,8 @@ def lookup(
     for head, weights in zip((mover, bag), _heads(spaces), strict=True):
         for name, matrix in weights._asdict().items():
             getattr(model.blocks[0].attn, f"W_{name}")[head] = matrix
-    value = torch.randperm(n_keys, generator=generator).view(SIDE, SIDE)
-    own = torch.randperm(model.cfg.d_mlp, generator=generator)[:n_keys]
+    value = chance.permutation(n_keys, generator).view(SIDE, SIDE)
+    own = chance.permutation(model.cfg.d_mlp, generator)[:n_keys]
     _set_neurons(model.blocks[0].mlp, spaces, own, value, generator)
     truth = Truth(
         roles={"key_mover": ((0, mover),)},
@@ -135,10 +136,10 @@ def _set_neurons(
     others = torch.ones(mlp.d_mlp, dtype=torch.bool)
     others[own] = False
     n_others = int(others.sum())
-    noise = torch.randn(spaces.d_model, n_others, generator=generator, dtype=torch.float64)
+    noise = chance.normal(spaces.d_model, n_others, generator=generator)
     mlp.W_in[:, others] = noise / noise.norm(dim=0) * 2**0.5
     if n_others:
-        narrow = torch.randn(n_others, SIDE * SIDE, generator=generator, dtype=torch.float64)
+        narrow = chance.normal(n_others, SIDE * SIDE, generator=generator)
         written = elsewhere(narrow, spaces, generator)
         mlp.W_out[others] = written / written.norm(dim=1, keepdim=True)
     i, j = (index.flatten() for index in torch.meshgrid(*[torch.arange(SIDE)] * 2, indexing="ij"))
@@ -151,7 +152,7 @@ def _set_neurons(
 def _ids(abc: Int[Tensor, "batch 3"], generator: torch.Generator) -> tuple[Tensor, dict]:
     """Prompts that hold these a, b, c (0 … 3), and where a and c stand."""
     n = len(abc)
-    fill = torch.randint(FILLERS.start, FILLERS.stop, (n, LENGTH - 2), generator=generator)
+    fill = chance.integers(FILLERS.start, FILLERS.stop, n, LENGTH - 2, generator=generator)
     ends = torch.full((n, 1), BOS), abc[:, 1:2] + B.start
     ids = torch.cat([ends[0], fill, ends[1]], dim=1)
     at_a, at_c = distinct(n, 2, range(1, LENGTH - 1), generator).T
@@ -161,9 +162,9 @@ def _ids(abc: Int[Tensor, "batch 3"], generator: torch.Generator) -> tuple[Tenso
 
 
 def _prompts(n: int, generator: torch.Generator, value: Int[Tensor, "a b"]) -> Prompts:
-    abc = torch.randint(SIDE, (n, 3), generator=generator)
+    abc = chance.integers(0, SIDE, n, 3, generator=generator)
     ids, roles = _ids(abc, generator)
-    other = (abc[:, 0] + torch.randint(1, SIDE, (n,), generator=generator)) % SIDE
+    other = (abc[:, 0] + chance.integers(1, SIDE, n, generator=generator)) % SIDE
     corrupted = ids.clone()
     corrupted[torch.arange(n), roles["a"]] = other + A.start
     answer, wrong = (value[a, abc[:, 1]] + VALUES.start for a in (abc[:, 0], other))
@@ -171,7 +172,7 @@ def _prompts(n: int, generator: torch.Generator, value: Int[Tensor, "a b"]) -> P
 
 
 def _labelled(n: int, generator: torch.Generator) -> Labelled:
-    cell = torch.arange(n)[torch.randperm(n, generator=generator)] % SIDE**3
+    cell = torch.arange(n)[chance.permutation(n, generator)] % SIDE**3
     abc = torch.stack([cell // SIDE**2, cell // SIDE % SIDE, cell % SIDE], dim=1)
     ids, roles = _ids(abc, generator)
     a, b, c = (abc % 2).T

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import torch
 
+from ... import chance
+from ...chance import seeded
 from ...config import TransformerConfig
 from ...model import HookedTransformer
 from .base import (
@@ -25,7 +27,6 @@ from .base import (
     blank,
     distinct,
     links,
-    seeded,
 )
 from .crowd import HeadWeights, check_count, seats, set_heads
 
@@ -179,10 +180,10 @@ def _model(spaces: Spaces, name: str, n_heads: int) -> HookedTransformer:
 
 def _named(n: int, generator: torch.Generator) -> Prompts:
     """BOS, fillers with one name among them, END."""
-    fill = torch.randint(FILLERS.start, FILLERS.stop, (n, LENGTH - 2), generator=generator)
+    fill = chance.integers(FILLERS.start, FILLERS.stop, n, LENGTH - 2, generator=generator)
     ids = torch.cat([torch.full((n, 1), BOS), fill, torch.full((n, 1), END)], dim=1)
     names = distinct(n, 2, NAMES, generator)
-    at, row = torch.randint(1, LENGTH - 1, (n,), generator=generator), torch.arange(n)
+    at, row = chance.integers(1, LENGTH - 1, n, generator=generator), torch.arange(n)
     corrupted = ids.clone()
     ids[row, at], corrupted[row, at] = names.T
     roles = {"bos": torch.zeros_like(at), "name": at, "end": torch.full((n,), LENGTH - 1)}

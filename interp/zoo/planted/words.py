@@ -11,9 +11,11 @@ from jaxtyping import Float
 from tokenizers import models, pre_tokenizers
 from torch import Tensor
 
+from ... import chance
+from ...chance import seeded
 from ...config import TransformerConfig
 from ...tokenizer import Tokenizer
-from .base import Planted, Spaces, Truth, blank, seeded
+from .base import Planted, Spaces, Truth, blank
 from .controls import with_state
 
 RELATIONS: dict[str, tuple[tuple[str, str], ...]] = {
@@ -95,7 +97,7 @@ def _table(
 ) -> Float[Tensor, "word d_model"]:
     """The vectors, in the order of the words: unknown, pairs, graded, noise."""
     n_pairs, n_planted = len(kinds), 1 + 2 * len(kinds) + len(SCALE)
-    table = torch.randn(n_words, spaces.d_model, generator=generator, dtype=torch.float64)
+    table = chance.normal(n_words, spaces.d_model, generator=generator)
     table /= table.norm(dim=1, keepdim=True)
     table[1:n_planted] = 0.0
     first, pair = 1 + 2 * torch.arange(n_pairs), spaces["pair"]
@@ -121,7 +123,7 @@ def shuffled_control(planted: Planted, seed: int = 0) -> Planted:
             f"{planted.name!r} has no planted analogies to shuffle; use random_control or "
             "permuted_control"
         )
-    order = torch.randperm(planted.model.cfg.d_vocab, generator=seeded(seed))
+    order = chance.permutation(planted.model.cfg.d_vocab, seeded(seed))
     state = planted.model.state_dict()
     state["embed.W_E"] = state["embed.W_E"][order.to(planted.model.device)]
     truth = Truth(note="Control: the vectors belong to other words; there is nothing to find.")
