@@ -43,7 +43,7 @@ def ratio_of_means(over: np.ndarray, under: np.ndarray) -> Estimate:
     example's gap is small. Raises ValueError where the mean of `under` lies within two standard
     errors of zero, since the ratio is then unbounded (Fieller 1954).
     """
-    over, under = np.broadcast_arrays(np.asarray(over, float), np.asarray(under, float))
+    over, under = np.broadcast_arrays(np.asarray(over, float), under)
     below = mean(under)
     if bool((np.abs(below.value) <= 2 * np.nan_to_num(below.stderr)).any()):
         raise ValueError(

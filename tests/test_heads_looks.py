@@ -1,0 +1,125 @@
+"""Where heads look, counted again pair by pair in plain Python from the patterns themselves."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from interp import heads
+from interp.heads import looks
+from interp.tokens import Tokens
+from tests.strategies import random_model, small_config
+
+# Repeats at several distances, a token three times, a repeat right behind itself, a pad id (0)
+# that also stands among the words, and rows of unequal length.
+ROWS = [[7, 5, 2, 7, 5, 2, 9, 5], [3, 4, 3, 4], [6, 6, 6, 1, 6], [1, 2, 0, 8, 2, 0]]
+
+
+def by_hand(model, tokens: Tokens) -> pd.DataFrame:
+    """`attention_scores`, from loops over rows, queries and keys."""
+    cfg, causal = model.cfg, model.cfg.causal
+    _, cache = model.run_with_cache(tokens, "pattern")
+    real = tokens.real.tolist()
+    # Each row as its real tokens, with the place where each stands in the padded batch.
+    rows = [
+        [(at, int(tokens.ids[b, at])) for at in range(tokens.shape[1]) if real[b][at]]
+        for b in range(len(tokens))
+    ]
+    lines = []
+    for layer in range(cfg.n_layers):
+        for head in range(cfg.n_heads):
+            pattern = cache["pattern", layer][:, head].double()
+            lines.append({"layer": layer, "head": head} | _of_head(pattern, rows, causal, tokens))
+    return pd.DataFrame(lines)
+
+
+def _of_head(pattern, rows, causal: bool, tokens: Tokens) -> dict[str, float]:
+    shares: dict[str, list[float]] = {name: [] for name in looks.MEASURED}
+    induction_of_rows, entropy = [], []
+    by_offset: dict[int, list[float]] = {}
+    for b, row in enumerate(rows):
+        induction_of_row, distances = [], []
+        queries = [q for q in range(len(row)) if q > 0 or not causal]
+        seen = {q: [k for k in range(len(row)) if k <= q or not causal] for q in queries}
+
+        def weight(q: int, k: int, b=b, row=row) -> float:
+            return float(pattern[b, row[q][0], row[k][0]])
+
+        def behind_equal(q: int, k: int, row=row) -> bool:
+            return k > 0 and row[k - 1][1] == row[q][1] and k - 1 != q
+
+        for q in queries:
+            keys = seen[q]
+            entropy.append(-sum(w * math.log2(w) for k in keys if (w := weight(q, k)) > 0))
+            for k in keys:
+                by_offset.setdefault(q - k, []).append(weight(q, k))
+            wanted = {
+                "previous_token": [k for k in keys if k == q - 1],
+                "duplicate_token": [k for k in keys if k != q and row[k][1] == row[q][1]],
+                "induction": [k for k in keys if behind_equal(q, k)],
+                "bos": [k for k in keys if k == 0],
+                "self": [q],
+                "local": [k for k in keys if q - looks.NEAR <= k < q],
+            }
+            for name, chosen in wanted.items():
+                if chosen:
+                    shares[name].append(sum(weight(q, k) for k in chosen))
+            if wanted["induction"]:
+                induction_of_row.append(shares["induction"][-1])
+                distances += [q - k for k in wanted["induction"]]
+        induction_of_rows.append(induction_of_row)
+        for q in queries:  # the control: as far away, where nothing is repeated
+            if any(behind_equal(q, k) for k in seen[q]):
+                continue
+            chosen = [
+                k
+                for k in seen[q]
+                if q - k in distances
+                and not (k != q and row[k][1] == row[q][1])
+                and (k > 0 or tokens.bos is False)
+            ]
+            if chosen:
+                shares["same_distance"].append(sum(weight(q, k) for k in chosen) / len(chosen))
+    with_any = [row for row in induction_of_rows if row]
+    mean = np.mean([share for row in with_any for share in row])
+    off = [sum(row) - len(row) * mean for row in with_any]
+    most = max(1, tokens.shape[1] // 2)
+    offsets = {d: np.mean(w) for d, w in by_offset.items() if abs(d) <= most}
+    offset = max(sorted(offsets), key=offsets.__getitem__)
+    return {name: float(np.mean(values)) for name, values in shares.items()} | {
+        "induction_stderr": np.std(off, ddof=1) / len(off) ** 0.5 / np.mean([*map(len, with_any)]),
+        "offset": offset,
+        "offset_share": offsets[offset],
+        "entropy": np.mean(entropy),
+    }
+
+
+@pytest.mark.parametrize("bos", [None, True, False])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("causal", [True, False])
+def test_scores_are_what_loops_over_the_pattern_count(causal, side, bos, monkeypatch):
+    monkeypatch.setattr(looks, "ELEMENTS", 600)  # a batch in several chunks
+    cfg = small_config(causal=causal, n_layers=2) if causal else small_config(
+        causal=False, head="none", n_layers=2
+    )  # fmt: skip
+    model = random_model(cfg)
+    tokens = Tokens.from_rows(ROWS, side=side)
+    tokens = model.accept(Tokens(tokens.ids, mask=tokens.mask, bos=bos))
+    assert sum(1 for _ in looks.chunks(model, tokens)) > 1
+    scores = heads.attention_scores(model, tokens)
+    expected = by_hand(model, tokens)
+    pd.testing.assert_frame_equal(
+        scores[list(expected)], expected, check_dtype=False, atol=1e-6, rtol=1e-5
+    )
+
+
+def test_without_ids_there_is_no_equal_token():
+    model = random_model(small_config())
+    vectors = torch.randn(2, 5, model.cfg.d_model, generator=torch.Generator().manual_seed(0))
+    scores = heads.attention_scores(model, Tokens.of(vectors))
+    assert scores[["duplicate_token", "induction", "same_distance"]].isna().all(axis=None)
+    assert scores[["previous_token", "bos", "self", "local", "entropy"]].notna().all(axis=None)
