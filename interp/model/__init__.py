@@ -8,10 +8,11 @@ import pandas as pd
 import torch
 
 from ..config import TransformerConfig
+from .factored import FactoredMatrix
 from .generate import Generation, Step
 from .positions import GrowingPrefix, Layout, Memory, Prefix
 from .transformer import HookedTransformer
-from .weights import FactoredMatrix, count_params
+from .weights import count_params
 
 __all__ = [
     "FactoredMatrix",

@@ -15,8 +15,9 @@ from ..config import TransformerConfig
 from ..sites import SiteFilter
 from ..tokens import Tokens
 from . import generate as generation
+from .factored import FactoredMatrix
 from .identities import check_identities
-from .weights import FactoredMatrix, count_params, folded
+from .weights import count_params, folded
 
 if TYPE_CHECKING:
     from ..tokenizer import Tokenizer

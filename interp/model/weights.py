@@ -1,4 +1,4 @@
-"""Weights as a researcher reads them: per-head matrices, products kept factored, folded norms."""
+"""Weights as a researcher reads them: how many there are, and folded norms."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from ..config import TransformerConfig
@@ -20,75 +19,6 @@ COMPONENTS = (
     "embed", "pos_embed", "W_Q", "W_K", "W_V", "W_O", "W_in", "W_gate", "W_out", "router",
     "norms", "unembed",
 )  # fmt: skip
-
-
-class FactoredMatrix:
-    """The product A B, kept as its factors: [..., m, r] and [..., r, n] with r small.
-
-    Products, singular values, eigenvalues and norms never multiply it out (Elhage et al. 2021 read
-    QK and OV circuits this way).
-    """
-
-    def __init__(self, A: Float[Tensor, "*batch m r"], B: Float[Tensor, "*batch r n"]) -> None:
-        if A.shape[-1] != B.shape[-2]:
-            raise ValueError(
-                f"inner sizes differ: A is {list(A.shape)}, B is {list(B.shape)}; "
-                "expected [..., m, r] and [..., r, n]"
-            )
-        self.A, self.B = A, B
-
-    @property
-    def shape(self) -> torch.Size:
-        batch = torch.broadcast_shapes(self.A.shape[:-2], self.B.shape[:-2])
-        return torch.Size([*batch, self.A.shape[-2], self.B.shape[-1]])
-
-    @property
-    def AB(self) -> Float[Tensor, "*batch m n"]:
-        """The product, multiplied out."""
-        return self.A @ self.B
-
-    @property
-    def T(self) -> FactoredMatrix:
-        return FactoredMatrix(self.B.mT, self.A.mT)
-
-    def __getitem__(self, index) -> FactoredMatrix:
-        """A part of the batch axes: QK[3, 5]."""
-        batch = self.shape[:-2]
-        A = self.A.expand(*batch, *self.A.shape[-2:])
-        B = self.B.expand(*batch, *self.B.shape[-2:])
-        return FactoredMatrix(A[index], B[index])
-
-    def __matmul__(self, other: FactoredMatrix | Tensor) -> FactoredMatrix:
-        if isinstance(other, FactoredMatrix):
-            inner = self.B @ other.A
-            if inner.shape[-1] <= inner.shape[-2]:  # keep the smaller inner size
-                return FactoredMatrix(self.A @ inner, other.B)
-            return FactoredMatrix(self.A, inner @ other.B)
-        return FactoredMatrix(self.A, self.B @ other)
-
-    def __rmatmul__(self, other: Tensor) -> FactoredMatrix:
-        return FactoredMatrix(other @ self.A, self.B)
-
-    def svd(self) -> tuple[Tensor, Tensor, Tensor]:
-        """U [..., m, r], S [..., r] falling, Vh [..., r, n] with A B = U diag(S) Vh."""
-        q_a, r_a = torch.linalg.qr(self.A)
-        q_b, r_b = torch.linalg.qr(self.B.mT)
-        U, S, Vh = torch.linalg.svd(r_a @ r_b.mT, full_matrices=False)
-        return q_a @ U, S, Vh @ q_b.mT
-
-    @property
-    def eigenvalues(self) -> Tensor:
-        """The eigenvalues of A B that can differ from zero, complex [..., r]: those of B A."""
-        if self.shape[-1] != self.shape[-2]:
-            raise ValueError(f"eigenvalues need a square product, this one is {list(self.shape)}")
-        return torch.linalg.eigvals(self.B @ self.A)
-
-    def norm(self) -> Tensor:
-        """Frobenius norm [...], from singular values (a Gram product would square the error)."""
-        return self.svd()[1].square().sum(-1).sqrt()
-
-    def __repr__(self) -> str:
-        return f"FactoredMatrix({list(self.shape)}, inner {self.A.shape[-1]})"
 
 
 def count_params(
