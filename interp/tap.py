@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from .calls import is_plain, second_argument
 from .sites import SiteFilter, SiteName, SiteTable, UnknownSite
 from .tokens import Tokens
 
@@ -24,7 +25,8 @@ class Hook(NamedTuple):
     layer: int | None
 
 
-EditFn: TypeAlias = Callable[[Tensor, Hook], Tensor | None]
+EditFn: TypeAlias = Callable[..., Tensor | None]
+"""(tensor, hook) → its replacement, or None for the tensor as it was changed in place."""
 FwdHooks: TypeAlias = Sequence[tuple[SiteFilter, EditFn]]
 Positions: TypeAlias = int | slice | Sequence[int] | None
 
@@ -62,8 +64,9 @@ SILENT = Silent()
 class Tap:
     """Reads `reads` into `values` and applies `fwd_hooks`, in order, during one run.
 
-    An edit function gets its own copy of the tensor and a `Hook`; it returns a tensor of the same
-    shape, dtype and device, or None for the copy as it stands. A value is read after its edits.
+    An edit function gets its own copy of the tensor and a `Hook`, by name if it has a parameter
+    `hook` and as its second argument otherwise. It returns a tensor of the site's shape, dtype and
+    device, or None for the copy as it stands. A value is read after its edits.
     `pos` keeps some positions of each read (the axis stays); `device` moves reads there; `grad`
     keeps them in the autograd graph. What becomes of the sites `met_before` is remembered from an
     earlier run, which has read and edited them. Raises UnknownSite on a name that the table does
@@ -85,9 +88,8 @@ class Tap:
         self.values: dict[str, Tensor] = {}
         self._reads = set(reads)
         self._edits: dict[str, list[EditFn]] = {}
-        for names_filter, edit in fwd_hooks:
-            if not callable(edit):
-                raise EditError(f"the hook on {names_filter!r} is {edit!r}, not a function")
+        for names_filter, fn in fwd_hooks:
+            edit = _taking_hook(fn, names_filter)
             for name in sites.select(names_filter):
                 self._edits.setdefault(name, []).append(edit)
         for name in self._reads:
@@ -139,9 +141,10 @@ class Tap:
     def _edit(self, site: str, x: Tensor) -> Tensor:
         hook = Hook(site, self.sites[site].layer)
         for edit in self._edits[site]:
-            own = x.clone()
-            returned = edit(own, hook)
-            x = own if returned is None else _checked(returned, own, site)
+            copy = x.clone()
+            returned = edit(copy, hook)
+            # The copy too may have become something else: x.data = …, x.resize_(…).
+            x = _checked(copy if returned is None else returned, x, site)
         times, rows = self._fired.get(site, (0, 0))
         self._fired[site] = [times + 1, rows + x.shape[0]]
         return x
@@ -164,23 +167,39 @@ def _same_weights(ours: nn.ModuleList | None, theirs: nn.ModuleList) -> bool:
     )
 
 
-def _checked(returned: Tensor, given: Tensor, site: str) -> Tensor:
-    if not isinstance(returned, Tensor):
+def _taking_hook(fn: EditFn, names_filter: SiteFilter) -> EditFn:
+    """The same function with its hook as the second argument."""
+    if not callable(fn):
+        raise EditError(f"the hook on {names_filter!r} is {fn!r}, not a function")
+    if is_plain(fn, "hook"):
+        return fn
+    try:
+        second = second_argument(fn, "hook")
+    except TypeError as error:
+        raise EditError(f"the hook on {names_filter!r}: {error}, not (tensor, hook)") from None
+    if second == "absent":
+        raise EditError(f"the hook on {names_filter!r} takes one argument, not (tensor, hook)")
+    return fn if second != "named" else lambda x, hook: fn(x, hook=hook)
+
+
+def _checked(edited: Tensor, given: Tensor, site: str) -> Tensor:
+    """What an edit made of a site's tensor. Raises EditError where it is no tensor like that."""
+    if not isinstance(edited, Tensor):
         raise EditError(
-            f"the edit on {site!r} returned {type(returned).__name__}, not a tensor or None"
+            f"the edit on {site!r} returned {type(edited).__name__}, not a tensor or None"
         )
-    if returned.shape != given.shape:
+    if edited.shape != given.shape:
         raise EditError(
-            f"the edit on {site!r} returned shape {list(returned.shape)}; "
+            f"the edit on {site!r} returned shape {list(edited.shape)}; "
             f"the site has {list(given.shape)}"
         )
-    for what in ("dtype", "device"):
-        if getattr(returned, what) != getattr(given, what):
+    for what in ("dtype", "device", "layout"):
+        if getattr(edited, what) != getattr(given, what):
             raise EditError(
-                f"the edit on {site!r} returned {what} {getattr(returned, what)}; "
+                f"the edit on {site!r} returned {what} {getattr(edited, what)}; "
                 f"the site has {getattr(given, what)}"
             )
-    return returned
+    return edited
 
 
 def _positions(x: Tensor, pos: Positions, axis: int, site: str) -> Tensor:

@@ -20,7 +20,8 @@ ROOT = Path(interp.__file__).parents[1]
 # Lowest first. A module may import from its own floor's package and from floors below it.
 FLOORS = (
     {"config", "chance", "devices", "indices", "untrusted", "memory"}
-    | {"stats", "moments", "occurrence"},
+    | {"stats", "moments", "occurrence"}
+    | {"calls"},
     {"sites", "tokens", "tokenizer"},
     {"tap", "analogies", "axes"},
     {"model"},
