@@ -11,12 +11,15 @@ import torch
 
 from interp import heads
 from interp.heads import looks
+from interp.tokenizer import Tokenizer
 from interp.tokens import Tokens
 from tests.strategies import random_model, small_config
+from tests.vocabularies import word_level
 
 # Repeats at several distances, a token three times, a repeat right behind itself, a pad id (0)
 # that also stands among the words, and rows of unequal length.
-ROWS = [[7, 5, 2, 7, 5, 2, 9, 5], [3, 4, 3, 4], [6, 6, 6, 1, 6], [1, 2, 0, 8, 2, 0]]
+ROWS = [[7, 5, 2, 7, 5, 2, 9, 5], [3, 4, 3, 4], [6, 6, 6, 1, 6], [1, 2, 0, 8, 2, 0], [8, 1, 4],
+        [2, 8, 2, 8], [5, 4, 3, 2, 1, 9]]  # fmt: skip
 
 
 def by_hand(model, tokens: Tokens) -> pd.DataFrame:
@@ -115,6 +118,81 @@ def test_scores_are_what_loops_over_the_pattern_count(causal, side, bos, monkeyp
     pd.testing.assert_frame_equal(
         scores[list(expected)], expected, check_dtype=False, atol=1e-6, rtol=1e-5
     )
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:Degrees of freedom")
+@pytest.mark.parametrize("rows", [[[1, 2, 1, 2], [3, 4, 3, 4]], [[1, 2], [3, 4]], [[1, 1]]])
+@pytest.mark.parametrize("causal", [True, False])
+def test_scores_of_few_and_short_rows(causal, rows):
+    model = random_model(small_config(causal=causal, head="unembed" if causal else "none"))
+    tokens = model.accept(rows)
+    scores = heads.attention_scores(model, tokens)
+    expected = by_hand(model, tokens)
+    pd.testing.assert_frame_equal(
+        scores[list(expected)], expected, check_dtype=False, atol=1e-6, rtol=1e-5
+    )
+    assert set(scores.dtypes[["induction_stderr", "entropy", "offset_share"]]) == {np.dtype(float)}
+
+
+def with_words(n: int, special: dict[str, str], **changes):
+    """A model whose tokenizer has n words and these special tokens behind them."""
+    tokenizer = Tokenizer(word_level(n, tuple(special.values())), special)
+    model = random_model(small_config(d_vocab=n + len(special), **changes))
+    model.tokenizer = tokenizer
+    return model
+
+
+SPECIAL = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>"}
+
+
+@pytest.mark.parametrize("special", [{}, {"pad_token": "<pad>"}, SPECIAL])
+@pytest.mark.parametrize("n_ctx", [4, 5, 8, 9, 24])
+@pytest.mark.parametrize("words", [3, 4, 5, 6, 7, 11, 40])
+def test_random_repeats_fill_what_context_and_vocabulary_allow(words, n_ctx, special):
+    """Whatever the sizes, a row is distinct ordinary tokens, then the last `span` of them again,
+    and the longest that fits: half the context, and no more distinct tokens than there are."""
+    model = with_words(words, special, n_ctx=n_ctx)
+    has_bos = "bos_token" in special
+
+    def distinct(length: int) -> int:  # tokens that the shortest repetition needs
+        return 2 * length - max(2, math.ceil(length / 2))
+
+    fitting = [
+        length for length in range(2, (n_ctx - has_bos) // 2 + 1) if distinct(length) <= words
+    ]
+    if not fitting:
+        sizes = f"n_ctx={n_ctx}, {words} ordinary tokens: nothing can repeat"
+        with pytest.raises(ValueError, match=sizes):
+            heads.random_repeats(model, 12, 50)
+        return
+    tokens = heads.random_repeats(model, 12, 50)
+    assert tokens.bos is has_bos and tokens.mask is None
+    rows = tokens.ids.tolist()
+    if has_bos:
+        assert {row[0] for row in rows} == {model.tokenizer.bos_id}
+        rows = [row[1:] for row in rows]
+    length = len(rows[0]) // 2
+    assert length == max(fitting) and {len(row) for row in rows} == {2 * length}
+    spans = []
+    for row in rows:
+        span = 2 * length - len(set(row))
+        assert row[-span:] == row[-2 * span : -span], "the last span, twice"
+        assert len(set(row[:-span])) == len(row) - span, "and nothing else"
+        assert max(row) < words, "no special token"
+        spans.append(span)
+    balanced = range(max(2, math.ceil(length / 2)), length + 1)
+    counts = [spans.count(span) for span in balanced]
+    assert sum(counts) == 12 and max(counts) - min(counts) <= 1
+
+
+def test_random_repeats_are_no_longer_than_asked_and_follow_their_seed():
+    model = with_words(40, SPECIAL, n_ctx=24)
+    tokens = heads.random_repeats(model, 5, 6)
+    assert tokens.shape == (5, 13)
+    assert torch.equal(tokens.ids, heads.random_repeats(model, 5, 6, seed=0).ids)
+    assert not torch.equal(tokens.ids, heads.random_repeats(model, 5, 6, seed=1).ids)
+    with pytest.raises(ValueError, match="nothing can repeat"):
+        heads.random_repeats(model, 5, 1)
 
 
 def test_without_ids_there_is_no_equal_token():
