@@ -5,8 +5,6 @@ Every fault is named with the file and the line, and nothing is left out in sile
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,10 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-MAX_BYTES = 64 << 20
+from interp.files import parse_json_text, read_csv, read_text
+
 JSON_LINES = (".jsonl", ".ndjson", ".json")
-NO_VALUE = ("nan", "null", "none", "na", "n/a")
-"""What writers put where there is no label; in any case."""
 
 Row = tuple[int, dict[str, Any]]
 
@@ -30,19 +27,23 @@ def read_labelled(
     group: str | None = None,
     more: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """The rows of a CSV file with a header, a .tsv, or a file of JSON objects, one a line (.jsonl):
-    line text label group, and `more` under their own names. All but `line` are text.
+    """The rows of a CSV file with a header (see `interp.files.read_csv`), or of a file of JSON
+    objects, one a line (.jsonl): line text label group, and `more` under their own names. All but
+    `line` are text.
 
     `text`, `label` and `group` name the file's columns; a label of None leaves that column out, and
     so does a group of None. Other columns are not read. Labels are stripped; numbers and truth
     values of JSON become text as JSON writes them. Raises ValueError, naming the line, on a cell
-    that is empty or no value (NaN, null); on a file that is no UTF-8, larger than 64 MiB, without
-    rows or without a column (naming those there are); and on fewer than two different labels.
+    that is empty, and on a null of JSON; on a file without a column (naming those there are), or
+    that the readers of `interp.files` refuse; and on fewer than two different labels.
     """
     path = Path(path)
     wanted = {"text": text} | {k: v for k, v in (("label", label), ("group", group)) if v}
     wanted |= {name: name for name in more}
-    rows = list(_json_rows(path) if path.suffix.lower() in JSON_LINES else _csv_rows(path, wanted))
+    if path.suffix.lower() in JSON_LINES:
+        rows = list(_json_rows(path))
+    else:
+        rows = [(row.line, row.cells) for row in read_csv(path, tuple(wanted.values()))]
     if not rows:
         raise ValueError(f"{path}: no rows; expected {', '.join(wanted.values())} and a text a row")
     found = [{"line": line, **_cells(path, line, row, wanted)} for line, row in rows]
@@ -55,63 +56,11 @@ def read_labelled(
     return frame
 
 
-def _decoded(path: Path) -> str:
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-    if path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"{path}: more than {MAX_BYTES:,} bytes; take a part of it")
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from None
-
-
-def _csv_rows(path: Path, wanted: dict[str, str]) -> Iterator[Row]:
-    tab = path.suffix.lower() == ".tsv"
-    source = io.StringIO(_decoded(path), newline="")
-    lines = csv.reader(source, strict=True, delimiter="\t" if tab else ",")
-    header, begins = None, 1
-    try:
-        for cells in lines:
-            line, begins = begins, lines.line_num + 1
-            if header is None:
-                header = [cell.strip() for cell in cells]
-                _check_header(path, header, wanted)
-            elif any(cells):
-                if len(cells) != len(header):
-                    raise ValueError(
-                        f"{path}, line {line}: {len(cells)} cells for {len(header)} columns "
-                        f"({', '.join(header)}); a cell with a comma stands in quotes"
-                    )
-                yield line, dict(zip(header, cells, strict=True))
-    except csv.Error as error:
-        raise ValueError(
-            f"{path}, line {begins}: {error}; a cell with a comma, a quote or a line break stands "
-            'in quotes, and a quote inside it is written ""'
-        ) from None
-
-
-def _check_header(path: Path, header: list[str], wanted: dict[str, str]) -> None:
-    missing = [name for name in wanted.values() if name not in header]
-    if missing:
-        raise ValueError(
-            f"{path}: no column {', '.join(map(repr, missing))}; there are: {', '.join(header)}"
-        )
-    twice = sorted({name for name in wanted.values() if header.count(name) > 1})
-    if twice:
-        raise ValueError(f"{path}: the columns {', '.join(twice)} stand there twice")
-
-
 def _json_rows(path: Path) -> Iterator[Row]:
-    for line, one in enumerate(_decoded(path).split("\n"), 1):
-        if not one.strip():
+    for line, text in enumerate(read_text(path).split("\n"), 1):
+        if not text.strip():
             continue
-        try:
-            row = json.loads(one)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(
-                f"{path}, line {line}: not a JSON object ({error}); write one object a line"
-            ) from None
+        row = parse_json_text(text, f"{path}, line {line}")
         if not isinstance(row, dict):
             raise ValueError(
                 f"{path}, line {line}: a {type(row).__name__}, expected an object such as "
@@ -136,7 +85,7 @@ def _cells(path: Path, line: int, row: dict[str, Any], wanted: dict[str, str]) -
         stripped = cell.strip()
         if not stripped:
             raise ValueError(f"{path}, line {line}: {column} is empty")
-        if stripped.lower() in NO_VALUE and (name != "text" or not isinstance(value, str)):
-            raise ValueError(f"{path}, line {line}: {column} is {cell}, which is no value")
+        if value is None:
+            raise ValueError(f"{path}, line {line}: {column} is null, which is no value")
         found[name] = cell if name == "text" else stripped
     return found

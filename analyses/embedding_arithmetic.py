@@ -17,6 +17,7 @@ import pandas as pd
 from analyses import main
 from analyses._word_pairs import direction_section, pairs_of, plane_section
 from interp.analogies import QUESTION, SETTING, accuracy, swap_answers
+from interp.files import read_csv
 from interp.geometry import Embedding, embedding
 from interp.provenance import provenance
 from interp.report import Report, Section
@@ -145,24 +146,10 @@ def run(model: Any, config: Config) -> Report:
 
 
 def read_analogies(path: Path) -> pd.DataFrame:
-    """The questions of a CSV file as text; raises ValueError if a column is missing or no row."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}; a list of analogies is a CSV file with the "
-                                f"columns {', '.join(QUESTION)}")  # fmt: skip
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except ValueError as error:
-        raise ValueError(f"{path}: not a readable CSV file ({error})") from None
-    frame.columns = frame.columns.str.strip()
-    missing = [name for name in QUESTION if name not in frame.columns]
-    if missing:
-        raise ValueError(
-            f"{path}: no column {', '.join(missing)}; expected {', '.join(QUESTION)}, "
-            f"got {', '.join(frame.columns)}"
-        )
-    if frame.empty:
-        raise ValueError(f"{path}: no questions below the heading")
-    return frame[list(QUESTION)].apply(lambda column: column.fillna("").str.strip())
+    """The questions of a CSV file as text. Raises ValueError, naming the line, on a file that
+    `interp.files.read_csv` refuses."""
+    rows = [[row.cells[name].strip() for name in QUESTION] for row in read_csv(path, QUESTION)]
+    return pd.DataFrame(rows, columns=list(QUESTION), dtype=str)
 
 
 def answers(table: Embedding, config: Config) -> pd.DataFrame:

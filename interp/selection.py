@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from .files import Row, parse_json_text, read_csv, read_text, unguarded
 from .sites import Site, SiteTable, stack_config
 from .tokens import Tokens
 
@@ -157,17 +157,32 @@ def _whole_numbers(column: pd.Series) -> pd.Series:
 
 
 def _read_file(path: Path) -> pd.DataFrame:
-    if path.suffix not in (".csv", ".json"):
+    if path.suffix == ".csv":
+        return _as_read([_csv_node(row) for row in read_csv(path, ("site",))])
+    if path.suffix != ".json":
         raise ValueError(f"{str(path)!r}: nodes are read from .csv or .json")
-    try:
-        if path.suffix == ".csv":
-            return pd.read_csv(path)
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise ValueError(f"{str(path)!r} cannot be read as nodes: {error}") from None
+    records = parse_json_text(read_text(path), str(path))
     if not isinstance(records, list) or not all(isinstance(one, dict) for one in records):
         raise ValueError(f"{str(path)!r}: expected a list of objects, one per node")
-    return pd.DataFrame(records)
+    return _as_read(records)
+
+
+def _as_read(records: list[dict[str, object]]) -> pd.DataFrame:
+    """A frame of these records, in which whole numbers beside blanks are not made floats."""
+    frame = pd.DataFrame(records, dtype=object)
+    return frame.assign(site=frame["site"].infer_objects()) if "site" in frame else frame
+
+
+def _csv_node(row: Row) -> dict[str, object]:
+    """A line of a file, whose blank cells mean all; names are as they were before a report wrote
+    them (`unguarded`)."""
+    node: dict[str, object] = {}
+    for column, cell in row.cells.items():
+        value = row.whole_number(column) if column in NUMBERS else unguarded(cell) or None
+        node[column] = pd.NA if value is None else value
+    if node["site"] is pd.NA:
+        raise ValueError(f"{row.where}: 'site' must not be blank")
+    return node
 
 
 def read_nodes(frame: pd.DataFrame, model: Any, tokens: Tokens) -> list[Node]:

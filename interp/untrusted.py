@@ -11,6 +11,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from .files import decode, read_bytes
+
 MAX_JSON_BYTES = 8 << 20
 """A config with 20,000 class labels has about 1 MB."""
 MAX_NAME = 200
@@ -43,16 +45,13 @@ def _is_plain(name: str) -> bool:
 
 def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """The JSON object in a file. Raises ValueError, naming the file, on anything else."""
-    size = path.stat().st_size
-    if size > max_bytes:
-        raise ValueError(f"{path}: {size:,} bytes, but at most {max_bytes:,} are read")
-    return parse_json(path.read_bytes(), str(path))
+    return parse_json(read_bytes(path, max_bytes), str(path))
 
 
 def parse_json(data: bytes, where: str) -> dict[str, Any]:
     """The JSON object in these bytes; `where` names them in errors. Refuses NaN and infinity."""
     try:
-        values = json.loads(data, parse_constant=_refuse_constant)
+        values = json.loads(decode(data, where), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: not valid JSON ({error})") from None
     if not isinstance(values, dict):

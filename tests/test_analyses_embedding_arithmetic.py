@@ -116,12 +116,13 @@ def test_a_list_of_one_question_has_no_swapped_control(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "not a readable CSV"),
-        (HEADING, "no questions"),
-        ("category,a,b\nx,y,z", "no column c, expected"),
+        ("", "the file is empty"),
+        (HEADING, "no rows below the header"),
+        ("category,a,b\nx,y,z", "no column 'c', 'expected'"),
         (f"{HEADING}\nx,not,one,token,here", "none of the 1 questions.*'not' is 2 tokens"),
-        (b"\xff\xfe\x00", "not a readable CSV"),
-        (f"{HEADING}\na,b,c,d,e,f,g,h", "not a readable CSV|none of the 1"),
+        (b"\xff\xfe\x00", "UTF-16, not UTF-8"),
+        (f"{HEADING}\na,b,c,d,e,f,g,h", "line 2: 8 cells for 5 columns"),
+        (f"{HEADING}\na,b,c,d", "line 2: 4 cells for 5 columns"),
     ],
 )
 def test_bad_lists_are_errors(tmp_path, content, message):

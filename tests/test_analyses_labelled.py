@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
-from analyses import _labelled
 from analyses._labelled import read_labelled
 
 
@@ -47,27 +47,39 @@ def test_labels_of_json_become_text(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("label", ["null", "NaN", "None", "n/a", "True", "007", "-1.50"])
+def test_no_word_is_missing_for_being_a_word(tmp_path, label):
+    frame = read_labelled(written(tmp_path, f"text,label\n{label},{label}\nb,y\n"))
+    assert frame.iloc[0].tolist() == [2, label, label]
+    lines = f'{{"text": "{label}", "label": "{label}"}}\n{{"text": "b", "label": "y"}}'
+    frame = read_labelled(written(tmp_path, lines, "own.jsonl"))
+    assert frame.iloc[0].tolist() == [1, label, label]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("a.csv", "text,sense\na,b\n", "no column 'label'; there are: text, sense"),
         ("a.csv", "text,label\na,x\n ,y\n", "line 3: text is empty"),
         ("a.csv", "text,label\na,x\nb,\n", "line 3: label is empty"),
-        ("a.csv", 'text,label\n"a\nb",x\nb,NaN\n', "line 4: label is NaN, which is no value"),
+        ("a.csv", 'text,label\n"a\nb",x\nb\n', "line 4: 1 cells for 2 columns"),
         ("a.csv", "text,label\na,x\nb,x\n", "all 2 rows have the label 'x'"),
         ("a.csv", "text,label\n", "no rows"),
-        ("a.csv", "", "no rows"),
+        ("a.csv", "", "the file is empty; expected a header such as text,label"),
+        ("a.jsonl", "\n", "no rows"),
         ("a.csv", "text,label\na,b,c\n", "line 2: 3 cells for 2 columns"),
         ("a.csv", 'text,label\n"a,x\n', "line 2: .*stands in quotes"),
-        ("a.csv", "text,label,text\na,b,c\n", "columns text stand there twice"),
+        ("a.csv", "text,label,text\na,b,c\n", "the column 'text' stands there twice"),
+        ("a.csv", "text,label,x,x\na,b,c,d\n", "the column 'x' stands there twice"),
         ("a.csv", b"text,label\n\xff,x\n", "not UTF-8"),
         ("a.jsonl", '{"text": "a"}\n', "line 1: no column 'label'; there are: text"),
         ("a.jsonl", '{"text": "a", "label": null}\n', "line 1: label is null, which is no value"),
-        ("a.jsonl", '{"text": NaN, "label": "x"}\n', "line 1: text is NaN, which is no value"),
+        ("a.jsonl", '{"text": NaN, "label": "x"}\n', "line 1: .*NaN is not a number of JSON"),
+        ("a.jsonl", '{"text": "a", "label": "x", "label": "y"}', "'label' stands there twice"),
         ("a.jsonl", '\n{"text": ["a"], "label": "x"}\n', "line 2: text is a list"),
         ("a.jsonl", "[1]\n", "line 1: a list, expected an object"),
-        ("a.jsonl", '{"text": "a"\n', "line 1: not a JSON object"),
-        ("a.jsonl", "[" * 100_000, "line 1: not a JSON object"),
+        ("a.jsonl", '{"text": "a"\n', "line 1: not valid JSON"),
+        ("a.jsonl", "[" * 100_000, "line 1: not valid JSON"),
     ],
 )
 def test_faults_are_named(tmp_path, name, content, message):
@@ -75,11 +87,11 @@ def test_faults_are_named(tmp_path, name, content, message):
         read_labelled(written(tmp_path, content, name))
 
 
-def test_size_is_bounded_and_an_absent_file_is_named(tmp_path, monkeypatch):
+def test_size_is_bounded_and_an_absent_file_is_named(tmp_path):
     path = written(tmp_path, "text,label\na,x\nb,y\n")
     assert len(read_labelled(path)) == 2
-    monkeypatch.setattr(_labelled, "MAX_BYTES", 10)
-    with pytest.raises(ValueError, match="more than 10 bytes"):
+    os.truncate(path, (64 << 20) + 1)
+    with pytest.raises(ValueError, match="more than 67,108,864 bytes"):
         read_labelled(path)
     with pytest.raises(FileNotFoundError, match=r"absent\.csv"):
         read_labelled(tmp_path / "absent.csv")

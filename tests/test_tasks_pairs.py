@@ -140,11 +140,11 @@ def test_from_csv_finds_the_mask_where_it_stands(models, tmp_path):
 
 HEAD = "clean,corrupted,answer,wrong\n"
 BAD = {
-    "columns": ("clean,answer\na,b\n", r"columns corrupted, wrong are missing.*got clean, answer"),
-    "empty file": ("", "no rows; expected a header clean,corrupted,answer,wrong"),
+    "columns": ("clean,answer\na,b\n", r"no column 'corrupted', 'wrong'; there are: clean, answer"),
+    "empty file": ("", "the file is empty; .* such as clean,corrupted,answer,wrong"),
     "no rows": (HEAD, "no rows"),
-    "twice": ("clean,corrupted,answer,wrong,wrong\n", "the columns wrong stand there twice"),
-    "end": ("clean,corrupted,answer,wrong,role:end\n", "role:end is set by itself"),
+    "twice": ("clean,corrupted,answer,wrong,wrong\n", "the column 'wrong' stands there twice"),
+    "end": ("clean,corrupted,answer,wrong,role:end\na,b,c,d,e\n", "role:end is set by itself"),
     "open quote": (HEAD + '"in France,in Italy,Paris,Rome\n', "line 2: unexpected end of data"),
     "bad quote": (HEAD + 'a,b,c,d\n"in" France,in Italy,Paris,Rome\n', "line 3: .* expected after"),
     "cells": (HEAD + "in France, in Italy,in Japan,Paris,Rome\n", "line 2: 5 cells for 4 columns"),
@@ -165,7 +165,8 @@ BAD = {
     "role thrice": ("clean,corrupted,answer,wrong,role:x\nin France,in Italy,Paris,Rome,in#3\n",
                     "'in#3', but 'in' is there 1 times"),
     "utf-8": (HEAD.encode() + b"in \xff,in Italy,Paris,Rome\n", "not UTF-8"),
-    "huge cell": (HEAD + "x" * 140_000 + ",b,c,d\n", "field larger than field limit"),
+    "huge cell": (HEAD + "x" * 140_000 + ",b,c,d\n", "line 2: clean has .* tokens"),
+    "note twice": (HEAD[:-1] + ",n,n\na,b,c,d,e,f\n", "the column 'n' stands there twice"),
 }  # fmt: skip
 
 

@@ -8,18 +8,16 @@ Every fault is named with the file and the line, and nothing is left out in sile
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
+from ..files import Row, read_csv
 from ..occurrence import word_span
 from .pairs import Pairs
 from .prompts import Draft, Prompt, Reader, as_pairs
 
 COLUMNS = ("clean", "corrupted", "answer", "wrong")
 ROLE = "role:"
-MAX_BYTES = 64 << 20
 
 
 def from_csv(path: str | Path, model: Any, *, bos: bool | None = None, space: bool = True) -> Pairs:
@@ -28,76 +26,31 @@ def from_csv(path: str | Path, model: Any, *, bos: bool | None = None, space: bo
     The answer is the one token that follows the prompt behind a space (space=False: without one).
     A column role:<name> holds a word of the clean prompt; the role is the position of its last
     token, in both prompts ("John#2": its second occurrence). "end" is always there. Other columns
-    are kept in `table`. Rows may differ in length, and are then padded on the right. Raises
-    ValueError where a column is missing, quoting is broken, a cell is empty, clean and corrupted
-    differ in length, an answer is several tokens, or a word does not occur.
+    are kept in `table`, as text. Rows may differ in length, and are then padded on the right.
+    Raises ValueError, naming the line, where the file is none that `files.read_csv` reads, a cell
+    is empty, clean and corrupted differ in length, an answer is several tokens, or a word does not
+    occur.
     """
     path = Path(path)
     reader = Reader(model, path.stem, bos)
     drafts = []
-    for where, row in _rows(path):
+    for row in read_csv(path, COLUMNS):
         try:
-            drafts.append(_draft(reader, row, space))
+            _check_row(row)
+            drafts.append(_draft(reader, row.cells, space))
         except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
+            raise ValueError(f"{row.where}: {error}") from None
     return as_pairs(reader, drafts, changed=())
 
 
-def _rows(path: Path) -> list[tuple[str, dict[str, str]]]:
-    """Each row with the words that say where it stands."""
-    if path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"{path}: more than {MAX_BYTES:,} bytes; split it into several files")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from None
-    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
-    rows, header, begins = [], None, 1
-    try:
-        for cells in lines:
-            where, begins = f"{path}, line {begins}", lines.line_num + 1
-            if header is None:
-                header = _header(path, cells)
-            elif any(cells):
-                rows.append((where, _row(where, header, cells)))
-    except csv.Error as error:
-        raise ValueError(
-            f"{path}, line {begins}: {error}; a cell with a comma, a quote or a line break stands "
-            'in quotes, and a quote inside it is written ""'
-        ) from None
-    if not rows:
-        raise ValueError(f"{path}: no rows; expected a header {','.join(COLUMNS)} and a row a pair")
-    return rows
-
-
-def _header(path: Path, cells: list[str]) -> list[str]:
-    header = [cell.strip() for cell in cells]
-    missing = [name for name in COLUMNS if name not in header]
-    if missing:
-        raise ValueError(
-            f"{path}: the columns {', '.join(missing)} are missing; expected {', '.join(COLUMNS)} "
-            f"and perhaps role:<name>, got {', '.join(header)}"
-        )
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise ValueError(f"{path}: the columns {', '.join(twice)} stand there twice")
-    if f"{ROLE}end" in header or ROLE in header:
-        raise ValueError(f"{path}: role:end is set by itself, and role: needs a name behind it")
-    return header
-
-
-def _row(where: str, header: list[str], cells: list[str]) -> dict[str, str]:
-    if len(cells) != len(header):
-        raise ValueError(
-            f"{where}: {len(cells)} cells for {len(header)} columns ({', '.join(header)}); a cell "
-            "with a comma stands in quotes"
-        )
-    row = dict(zip(header, cells, strict=True))
-    needed = [name for name in header if name in COLUMNS or name.startswith(ROLE)]
-    empty = [name for name in needed if not row[name].strip()]
-    if empty:
-        raise ValueError(f"{where}: {', '.join(empty)} is empty")
-    return row
+def _check_row(row: Row) -> None:
+    """Raises ValueError on a role that cannot be given, and on a blank cell that is needed."""
+    if f"{ROLE}end" in row.cells or ROLE in row.cells:
+        raise ValueError("role:end is set by itself, and role: needs a name behind it")
+    needed = [name for name in row.cells if name in COLUMNS or name.startswith(ROLE)]
+    blank = [name for name in needed if not row.cells[name].strip()]
+    if blank:
+        raise ValueError(f"{', '.join(blank)} is empty")
 
 
 def _draft(reader: Reader, row: dict[str, str], space: bool) -> tuple[Draft, dict[str, int]]:

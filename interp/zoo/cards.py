@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..files import read_csv
 from ..loading import bundled, load
 from ..loading.files import ZOO
 from ..loading.info import info
@@ -18,6 +19,8 @@ from ..untrusted import read_json
 from .recipes import RECIPES
 
 CARD, CURVE, CHECKPOINTS = "card.json", "curve.csv", "checkpoints"
+COUNTS = ("step", "tokens_per_second")
+"""Columns of the log of a training that are whole numbers."""
 FACTS = (
     "made by",
     "commit",
@@ -73,7 +76,7 @@ def card(name: str) -> Card:
         measured=pd.DataFrame(
             values.get("measured", []), columns=["task", "split", "measure", "n", "value"]
         ),
-        curve=pd.read_csv(curve) if curve.is_file() else pd.DataFrame(),
+        curve=_curve(curve) if curve.is_file() else pd.DataFrame(),
     )
 
 
@@ -114,6 +117,19 @@ def checkpoints(name: str) -> dict[int, Path]:
     card(name)
     folders = sorted((ZOO / name / CHECKPOINTS).glob("step-*"))
     return {int(folder.name.removeprefix("step-")): folder for folder in folders}
+
+
+def _curve(path: Path) -> pd.DataFrame:
+    """The log of a training, as the columns of `Card.curve` say."""
+    return pd.DataFrame(
+        [
+            {
+                name: row.whole_number(name) if name in COUNTS else row.number(name)
+                for name in row.cells
+            }
+            for row in read_csv(path)
+        ]
+    )
 
 
 def _spread(n: int, shown: int = 8) -> list[int]:
