@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .metrics import Where, answer_ids, one_position
+from .precision import to_numpy, wide
 
 Part = tuple[str, int, int | None, int | None, Tensor]
 """Component, layer, head, neuron (None: the value has one per head, or per neuron), value."""
@@ -54,7 +55,7 @@ def logit_attribution(
     rows = torch.arange(len(tokens), device=at.device)
 
     def here(site: Any) -> Tensor:
-        return cache[site][rows, at]
+        return wide(cache[site][rows, at])
 
     direction, bias, total = _direction(model, here, tokens, answer, wrong)
     frames = []
@@ -63,14 +64,14 @@ def logit_attribution(
         ("bias", NONE, NONE, NONE, bias),
         ("total", NONE, NONE, NONE, total),
     ]:
-        values = value.reshape(len(tokens), -1).cpu()
+        values = to_numpy(value.reshape(len(tokens), -1))
         n = values.shape[1]
         frame = pd.DataFrame({"example": torch.arange(len(tokens)).repeat_interleave(n).numpy()})
         count = torch.arange(n).repeat(len(tokens)).numpy()
         frame["component"], frame["layer"] = component, layer
         frame["head"] = count if head is None else head
         frame["neuron"] = count if neuron is None else neuron
-        frames.append(frame.assign(value=values.flatten().numpy()))
+        frames.append(frame.assign(value=values.flatten()))
     return pd.concat(frames, ignore_index=True).sort_values(
         "example", kind="stable", ignore_index=True
     )
@@ -125,19 +126,19 @@ def _direction(
 ) -> tuple[Float[Tensor, "batch d_model"], Tensor, Tensor]:
     """What a vector of the residual stream is multiplied by, the constant, and the whole."""
     ids = answer_ids(answer, tokens, model)
-    read = model.W_U.T[ids].mean(1)
-    bias = model.b_U[ids].mean(1)
+    read, bias = wide(model.W_U.T[ids]).mean(1), wide(model.b_U[ids]).mean(1)
     if wrong is not None:
         other = answer_ids(wrong, tokens, model)
-        read, bias = read - model.W_U.T[other].mean(1), bias - model.b_U[other].mean(1)
+        read = read - wide(model.W_U.T[other]).mean(1)
+        bias = bias - wide(model.b_U[other]).mean(1)
     scale = 1.0 if model.cfg.logit_scale is None else model.cfg.logit_scale
     read, bias = read * scale, bias * scale
     norm, resid = model.ln_final, here(model.blocks[-1].hook_resid_post)
     if norm is None:
         return read, bias, (resid * read).sum(-1) + bias
-    whole = (norm(resid) * read).sum(-1) + bias
+    whole = (wide(norm(resid.to(model.dtype))) * read).sum(-1) + bias
     if norm.b is not None:
-        bias = bias + read @ norm.b
+        bias = bias + read @ wide(norm.b)
     if norm.gain is not None:
         read = read * norm.gain
     if norm.kind == "layernorm":
@@ -158,7 +159,7 @@ def _parts(
     for layer, block in enumerate(model.blocks):
         size = 1.0 if block.scale is None else block.scale
         if by == "head" and layer in own:
-            read = torch.einsum("hed,bd->bhe", block.attn.W_O, direction)
+            read = torch.einsum("hed,bd->bhe", wide(block.attn.W_O), direction)
             heads = (here(f"{block.name}.attn.hook_z") * read).sum(-1) * size
             yield "attn", layer, None, NONE, heads
             yield "attn", layer, NONE, NONE, _along(block.attn.b_O, direction) * size
@@ -175,7 +176,7 @@ def _parts(
         if block.mlp is None:
             continue
         if by == "neuron" and layer in own:
-            read = direction @ block.mlp.W_out.T
+            read = direction @ wide(block.mlp.W_out).T
             yield "mlp", layer, NONE, None, here(block.mlp.hook_post) * read * size
             yield "mlp", layer, NONE, NONE, _along(block.mlp.b_out, direction) * size
         else:

@@ -21,7 +21,7 @@ ROOT = Path(interp.__file__).parents[1]
 FLOORS = (
     {"files"},
     {"config", "chance", "devices", "indices", "untrusted", "memory"}
-    | {"stats", "moments", "occurrence"}
+    | {"stats", "moments", "occurrence", "precision"}
     | {"calls"},
     {"sites", "tokens", "tokenizer"},
     {"tap", "analogies", "axes"},

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..model import FactoredMatrix
+from ..precision import to_numpy, wide, wide_dtype
 from .looks import LOOKS, attention_scores, random_repeats
 
 COMPOSITIONS = ("q", "k", "v")
@@ -72,10 +73,9 @@ def copying(model: Any) -> Copying:
     foldable = cfg.norm_position in ("pre", "both") and cfg.norm != "none"
     model = model.folded() if foldable and not (model.fwd_hooks or model.opaque) else model
     # The eigenvalues of W_E W_V W_O W_U that can differ from zero are those of W_O W_U W_E W_V.
-    wide = torch.promote_types(model.dtype, torch.float32)
     words = model.W_E.new_zeros(cfg.d_model, cfg.d_model, dtype=torch.float64)
     for to_word, from_word in zip(model.W_U.split(WORDS, 1), model.W_E.split(WORDS), strict=True):
-        words += to_word.to(wide) @ from_word.to(wide)
+        words += wide(to_word) @ wide(from_word)
     circuit = FactoredMatrix(words @ model.OV.A.double(), model.OV.B.double())
     values = circuit.eigenvalues
     score = values.real.sum(-1) / values.abs().sum(-1).clamp_min(1e-30)
@@ -87,10 +87,11 @@ def rotation_z(
     A: Float[Tensor, "*batch d m"], B: Float[Tensor, "*batch m d"], dtype: torch.dtype
 ) -> Float[Tensor, " *batch"]:
     """tr(A B) in standard deviations of tr(A B R) over random rotations R; 0 where A B is nothing
-    but the rounding of `dtype`."""
-    M = (A @ B).double()
+    but the rounding of `dtype` (of half precision, that of float32, in which this is computed)."""
+    M = (wide(A) @ wide(B)).double()
     trace, size = M.diagonal(dim1=-2, dim2=-1).sum(-1), M.flatten(-2).norm(dim=-1)
-    rounding = 64 * torch.finfo(dtype).eps * A.flatten(-2).norm(dim=-1) * B.flatten(-2).norm(dim=-1)
+    sizes = wide(A).flatten(-2).norm(dim=-1) * wide(B).flatten(-2).norm(dim=-1)
+    rounding = 64 * torch.finfo(wide_dtype(dtype)).eps * sizes
     z = trace * M.shape[-1] ** 0.5 / size.clamp_min(1e-300)
     return torch.where(size > rounding, z, 0.0)
 
@@ -105,7 +106,7 @@ def composition(model: Any) -> pd.DataFrame:
     root mean square of the same number when the earlier head writes in a random direction, exactly
     1/√d_model. Weights are taken as they are: give `model.folded()` for what norms do to them.
     """
-    OV, QK = model.OV, model.QK
+    OV, QK = (FactoredMatrix(wide(one.A), wide(one.B)) for one in (model.OV, model.QK))
     readers = {"q": QK, "k": QK.T, "v": OV}
     # ‖A B‖ = ‖R_A B‖ where A = Q R with orthonormal columns Q: all products stay d_head wide.
     written, ours = torch.linalg.qr(OV.A)[1] @ OV.B, OV.norm()
@@ -120,7 +121,7 @@ def composition(model: Any) -> pd.DataFrame:
             value = products.flatten(-2).norm(dim=-1) / sizes
             index = np.stack(np.unravel_index(np.arange(value.numel()), value.shape), axis=1)
             frame = pd.DataFrame(index, columns=["from_layer", "from_head", "to_head"])
-            frames.append(frame.assign(kind=kind, to_layer=to, value=value.flatten().cpu().numpy()))
+            frames.append(frame.assign(kind=kind, to_layer=to, value=to_numpy(value.flatten())))
     columns = ["kind", "from_layer", "from_head", "to_layer", "to_head", "value", "baseline"]
     if not frames:
         return pd.DataFrame(columns=columns)

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..precision import wide, wide_dtype
 from ..tokens import Tokens
 from .circuits import WORDS, rotation_z
 
@@ -57,7 +58,7 @@ def direct_writes(
     if why is not None:
         raise ValueError(f"{model.name}: {why}")
     cache = model.run_with_cache(tokens, _sites(model, "attn.hook_z"))[1]
-    read = _back(model.ln_final, direction * (model.cfg.logit_scale or 1.0), cache)
+    read = _back(model.ln_final, wide(direction) * (model.cfg.logit_scale or 1.0), cache)
     values, scores = [], []
     for layer, block in enumerate(model.blocks):
         own = _back(block.ln1_post, read, cache) * (block.scale or 1.0)
@@ -134,15 +135,15 @@ def _sources(
     """What each head of a layer writes: on the mean, and of the tokens that it takes most from."""
     attn = model.blocks[layer].attn
     W_O, real = attn.W_O, tokens.real
-    wide = torch.promote_types(W_O.dtype, torch.float32)
-    pattern = cache["attn.hook_pattern", layer].to(wide)
-    taken = torch.einsum("bhqk,bq,bk->bhk", pattern, real.to(wide), real.to(wide))
+    dtype = wide_dtype(W_O.dtype)
+    pattern = cache["attn.hook_pattern", layer].to(dtype)
+    taken = torch.einsum("bhqk,bq,bk->bhk", pattern, real.to(dtype), real.to(dtype))
     groups = model.cfg.n_heads // model.cfg.n_kv_heads
-    v = cache["attn.hook_v", layer].to(wide).repeat_interleave(groups, dim=2)
-    gram = W_O.to(wide) @ W_O.to(wide).mT
+    v = cache["attn.hook_v", layer].to(dtype).repeat_interleave(groups, dim=2)
+    gram = W_O.to(dtype) @ W_O.to(dtype).mT
     lengths = torch.einsum("bkhd,hde,bkhe->bhk", v, gram, v).clamp_min(0).sqrt()
     kinds, which = torch.unique(tokens.ids, return_inverse=True)
-    own = torch.nn.functional.one_hot(which, len(kinds)).to(wide)
+    own = torch.nn.functional.one_hot(which, len(kinds)).to(dtype)
     strength = torch.einsum("bhk,bku->hu", taken * lengths, own)
     weight = torch.einsum("bhk,bku->hu", taken, own)
     values = torch.einsum("bhk,bkhd,bku->hud", taken, v, own)
@@ -164,7 +165,7 @@ def _sources(
             "share": whole.flatten().double().cpu().numpy(),
         }
     )
-    return index, both @ W_O.to(wide)
+    return index, both @ W_O.to(dtype)
 
 
 def _extremes(

@@ -24,6 +24,7 @@ from scipy import stats
 from torch import Tensor
 
 from .. import chance
+from ..precision import wide
 from ..tokens import Tokens
 from .circuits import copying
 from .looks import pairs_seen, random_repeats, targets, weighed
@@ -177,7 +178,8 @@ def rotated_shares(
         )
         rows = torch.arange(len(columns), device=columns.device)[:, None]
         plain = cache["attn.hook_pattern", layer].transpose(1, 2)[rows, columns].transpose(1, 2)
-        if not torch.allclose(both[:, 0], _summed(plain[:, :, None], weights)[:, 0], atol=1e-3):
+        error = (both[:, 0] - _summed(plain[:, :, None], weights)[:, 0]).abs().max()
+        if not error <= max(1e-3, 8 * torch.finfo(model.dtype).eps):
             raise ValueError(
                 f"layer {layer} of {model.name}: its pattern does not follow from its queries and "
                 "keys (an edited pattern?), so that there is no null distribution"
@@ -214,7 +216,7 @@ def _rotated(
 def _summed(
     pattern: Float[Tensor, "batch head draw q k"], weights: Float[Tensor, "score batch q k"]
 ) -> Float[Tensor, "score draw head"]:
-    flat = pattern.flatten(-2).flatten(1, 2)  # batch, head·draw, q·k
+    flat = wide(pattern).flatten(-2).flatten(1, 2)  # batch, head·draw, q·k
     sums = torch.bmm(flat, weights.flatten(-2).permute(1, 2, 0).to(flat)).sum(0)
     return sums.T.unflatten(1, pattern.shape[1:3]).transpose(1, 2)
 
@@ -247,7 +249,7 @@ def _raises(
         score, z = copying(model)
         return None if bool(score.isnan().any()) else (score, _upper(z))
     rows, at, key = found.nonzero().T
-    words = model.W_U.T[tokens.ids]
+    words = wide(model.W_U.T[tokens.ids])
     real = tokens.real[..., None].to(words)
     others = (words * real).sum(1) / real.sum(1)
     direction = torch.zeros_like(words)
@@ -280,8 +282,10 @@ def _movers(model: Any, pairs: Any) -> dict[str, Asked]:
             return {}
     else:
         words = model.W_U.T
-        direction = torch.zeros(*tokens.shape, model.cfg.d_model).to(words)
-        direction[rows, end] = (words[answer].mean(1) - words[wrong].mean(1)) / len(pairs)
+        direction = torch.zeros(*tokens.shape, model.cfg.d_model).to(wide(words[:1]))
+        direction[rows, end] = (wide(words[answer]).mean(1) - wide(words[wrong]).mean(1)) / len(
+            pairs
+        )
         value, z = direct_writes(model, tokens, direction)
     up, down = _upper(z), _upper(-z)
     return dict(zip(MOVERS, (Asked(weights, value, up), Asked(weights, value, down)), strict=True))

@@ -11,13 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..indices import index_tensor, whole_number
+from ..precision import wide
 
 
 class FactoredMatrix:
     """The product A B, kept as its factors: [..., m, r] and [..., r, n] with r small.
 
     Products, singular values, eigenvalues and norms never multiply it out (Elhage et al. 2021 read
-    QK and OV circuits this way).
+    QK and OV circuits this way). Those of half-precision factors are float32.
     """
 
     def __init__(self, A: Float[Tensor, "*#batch m r"], B: Float[Tensor, "*#batch r n"]) -> None:
@@ -110,8 +111,8 @@ class FactoredMatrix:
 
     def svd(self) -> tuple[Tensor, Tensor, Tensor]:
         """U [..., m, r], S [..., r] falling, Vh [..., r, n] with A B = U diag(S) Vh."""
-        q_a, r_a = torch.linalg.qr(self.A)
-        q_b, r_b = torch.linalg.qr(self.B.mT)
+        q_a, r_a = torch.linalg.qr(wide(self.A))
+        q_b, r_b = torch.linalg.qr(wide(self.B).mT)
         U, S, Vh = torch.linalg.svd(r_a @ r_b.mT, full_matrices=False)
         return q_a @ U, S, Vh @ q_b.mT
 
@@ -140,7 +141,7 @@ class FactoredMatrix:
         """The eigenvalues of A B that can differ from zero, complex [..., r]: those of B A."""
         if self.shape[-1] != self.shape[-2]:
             raise ValueError(f"eigenvalues need a square product, this one is {list(self.shape)}")
-        return torch.linalg.eigvals(self.B @ self.A)
+        return torch.linalg.eigvals(wide(self.B) @ wide(self.A))
 
     def norm(self) -> Tensor:
         """Frobenius norm [...], from singular values (a Gram product would square the error)."""
