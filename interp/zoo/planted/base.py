@@ -136,7 +136,7 @@ class Planted:
             raise ValueError(f"{self.name!r} has no {what}; it has {', '.join(has)}")
         if n < 1:
             raise ValueError(f"n={n}: expected at least 1")
-        made = make(n, seeded(seed))
+        made = make(n, chance.seeded(seed))
         moved = {
             name: value.to(self.model.device)
             for name, value in vars(made).items()
