@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
+
+from interp import stats
 
 
 def head_name(layer: object, head: object) -> str:
@@ -34,3 +37,19 @@ def plus_minus(value: float, stderr: float, form: str = "z.2f") -> str:
     """A number and its standard error, which has no sign; of one example there is none."""
     error = "" if stderr != stderr else f" ± {stderr:{form.removeprefix('+')}}"
     return number(value, form) + error
+
+
+def out_of_reach(
+    draws: int, tests: int, thing: str, of: str, option: str,
+    correction: Literal["holm", "bh", "none"] = "bh", alpha: float = 0.05,
+) -> str:  # fmt: skip
+    """What a test by so many draws (`of` says of what) cannot find of one `thing`, however clear it
+    is, and the option that would let it; empty where it can."""
+    own = stats.reach(draws, tests, alpha=alpha, correction=correction)
+    if own.alone <= alpha:
+        return ""
+    among = f" alone, corrected for {tests}," if tests > 1 and correction != "none" else ""
+    return (
+        f"with {draws} {of} the p of one {thing}{among} is never below {own.alone:.2f}, so that "
+        f"none can pass {alpha:.2f}; --{option} {own.needed} lets it"
+    )

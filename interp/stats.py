@@ -99,6 +99,12 @@ def paired_difference_of_shares(
     return Estimate(*(np.asarray(one) for one in (value, stderr, low, high)))
 
 
+def clustered_mean(values: np.ndarray, groups: np.ndarray) -> Estimate:
+    """The mean of values [n] whose groups are drawn as wholes, with a normal 95 % interval."""
+    stderr, _ = _clustered(np.asarray(values, float), np.asarray(groups))
+    return _around(np.asarray(np.mean(values)), np.asarray(stderr))
+
+
 def _clustered(values: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
     """The standard error of a mean whose groups are drawn as wholes, and how many independent
     values would have it."""

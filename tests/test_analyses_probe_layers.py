@@ -11,12 +11,15 @@ import torch
 from threadpoolctl import threadpool_limits
 
 import interp
-from analyses._probes.measure import _by_clusters, measure
+from analyses._probes.measure import _gain, measure
 from analyses._probes.texts import Read, activations, read_texts
 from analyses.probe_layers import Config, examine, run
+from interp import stats
+from interp.model import HookedTransformer
 from interp.probes import held_out_predictions, probe_sweep
 from interp.report import Report
 from interp.zoo import planted
+from tests.strategies import small_config
 from tests.vocabularies import known_words, model_of, models_by_kind, whole_words
 
 
@@ -179,13 +182,119 @@ def test_held_out_numbers_are_those_of_r2():
 
 
 def test_differences_of_groups_have_the_interval_of_their_sums():
-    values, groups = pd.Series([1.0, 1, 0, 0, 1, 0]), np.array([0, 0, 1, 1, 2, 2])
-    value, half = _by_clusters(values, groups)
-    assert value == 0.5
+    values, groups = np.array([1.0, 1, 0, 0, 1, 0]), np.array([0, 0, 1, 1, 2, 2])
+    found = stats.clustered_mean(values, groups)
+    assert found.value == 0.5
     # Three groups whose means are 1, 0 and ½: the standard error of a mean of three.
-    assert half == pytest.approx(1.959964 * np.std([1, 0, 0.5], ddof=1) / 3**0.5, rel=1e-6)
-    alone = _by_clusters(values, np.arange(6))[1]
-    assert alone == pytest.approx(1.959964 * values.std(ddof=1) / 6**0.5, rel=1e-6)
+    error = np.std([1, 0, 0.5], ddof=1) / 3**0.5
+    assert found.stderr == pytest.approx(error) and found.high == pytest.approx(
+        0.5 + 1.959964 * error, rel=1e-6
+    )
+    alone = stats.clustered_mean(values, np.arange(6))
+    assert alone.stderr == pytest.approx(values.std(ddof=1) / 6**0.5)
+
+
+# What the run itself cannot show -----------------------------------------------------------------
+
+
+def test_differences_of_accuracies_stay_within_a_hundred_points(tmp_path):
+    """Ten texts: where the best place knows all that a rival mostly misses, a normal interval
+    passes 100 points, and where both are right it has no width."""
+    model = models_by_kind()["whole words"]
+    read = read_texts(model, Config(data=written(tmp_path, marked(10)), text="text", label="label"))
+    measured = examine(Report("T", "Q?"), model, read, Config(shuffles=19, n=10, folds=2))
+    right = np.zeros((2, 10), dtype=bool)
+    right[0], right[1, :1] = True, True
+    frames = [
+        pd.DataFrame({"example": range(10), "label": 1, "predicted": row.astype(int)})
+        for row in right
+    ]
+    apart, same = (_gain(frames[0], other, read) for other in frames[::-1])
+    normal = 0.9 + 1.96 * (right[0].astype(float) - right[1]).std(ddof=1) / 10**0.5
+    assert normal > 1 >= apart.high > apart.value == pytest.approx(0.9)
+    assert same.value == 0 and same.low < -0.2 < 0.2 < same.high
+    rivals = measured.rivals
+    assert (rivals["high"] > rivals["low"]).all() and rivals[["low", "high"]].abs().max().max() <= 1
+
+
+@pytest.mark.parametrize(("shuffles", "short"), [(19, True), (39, False)])
+def test_too_few_shuffles_are_said_and_not_called_nothing(shuffles, short, tmp_path):
+    """Labels that nothing tells: two places need 39 shuffles for one of them to pass alone."""
+    rng = np.random.default_rng(0)
+    names = ("Mary", "John", "Peter", "Lisa", "Emma", "Tom")
+    texts = [f"{names[i % 6]} and {names[i // 6 % 6]} saw {names[i // 36 % 6]}" for i in range(60)]
+    rows = [{"text": text, "label": int(rng.integers(2))} for text in texts]
+    model = HookedTransformer(
+        small_config(n_layers=2, d_vocab=whole_words().vocab_size, n_ctx=64),
+        tokenizer=whole_words(),
+    )
+    config = Config(
+        data=written(tmp_path, rows), sites=("resid_post",), shuffles=shuffles, random=False
+    )
+    report = run(model, config)
+    first = report.findings[0]
+    assert first.startswith("This run cannot tell") == short, first
+    assert first.startswith("Nothing is found") != short
+    assert ("--shuffles 39 lets it" in first) == short
+
+
+@pytest.mark.parametrize("regression", [True, False])
+def test_the_penalty_of_numbers_is_chosen_within_the_training_part(regression, tmp_path):
+    """Hundreds of features and a weak trend: at the penalty of classes R² lies far below 0."""
+    model = HookedTransformer(
+        small_config(n_layers=1, d_vocab=whole_words().vocab_size, n_ctx=64, d_model=128),
+        tokenizer=whole_words(),
+    )
+    rng = np.random.default_rng(0)
+    known = [word for word in whole_words().vocab() if word.isalpha()][:40]
+    words = [rng.choice(known, 6) for _ in range(120)]
+    sign = dict(zip(known, rng.normal(size=40), strict=True))
+    noise = rng.normal(size=120) * 3
+    values = [sum(sign[word] for word in row) + noise[i] for i, row in enumerate(words)]
+    rows = [
+        {"text": " ".join(row), "label": value if regression else int(value > 0)}
+        for row, value in zip(words, values, strict=True)
+    ]
+    options = {"data": written(tmp_path, rows), "sites": ("resid_post",), "position": "mean",
+               "random": False, "shuffles": 19}  # fmt: skip
+    report = Report("T", "Q?")
+    config = Config(**options)
+    measured = examine(report, model, read_texts(model, config), config)
+    said = " ".join(report.certainty)
+    if not regression:
+        assert "C = 0.1, the same everywhere" in said and set(measured.sweep["C"]) == {0.1}
+        return
+    fixed = Config(**options, C=(0.1,))
+    before = examine(Report("T", "Q?"), model, read_texts(model, fixed), fixed)
+    assert before.best["score"] < -0.3 and measured.best["score"] > -0.1
+    assert "chose C among 8 by a cross-validation within its training part" in said
+    again = held_out_predictions(
+        activations(model, measured.read, ["blocks.0.hook_resid_post"])["blocks.0.hook_resid_post"],
+        measured.read.frame["label"].to_numpy(), kind="ridge", C="cv", cv=5,
+        texts=measured.read.frame["text"].tolist(),
+    )  # fmt: skip
+    y, p = again["label"], again["predicted"]
+    r2 = 1 - ((p - y) ** 2).sum() / ((y - y.mean()) ** 2).sum()
+    assert r2 == pytest.approx(measured.best["score"], abs=1e-5)
+
+
+def test_latitudes_are_not_lost_to_the_penalty(shared_data, tmp_path):
+    path = shared_data / "places" / "world_place.csv"
+    folder = shared_data / "models" / "stories260K"
+    if not path.is_file() or not folder.is_dir():
+        pytest.skip(f"shared/data: no {path.name} or no {folder.name}")
+    frame = pd.read_csv(path).dropna(subset=["name", "latitude"]).sample(400, random_state=0)
+    frame.to_csv(tmp_path / "places.csv", index=False)
+    model = interp.load(folder, device="cpu")
+    options = {"data": tmp_path / "places.csv", "text": "name", "label": "latitude",
+               "sites": ("resid_post",), "shuffles": 19, "random": False}  # fmt: skip
+    scores = {}
+    for C in (None, (0.1,)):
+        config = Config(**options, C=C)
+        measured = examine(Report("T", "Q?"), model, read_texts(model, config), config)
+        scores[C] = measured.model["score"]
+    assert scores[0.1,].max() < -0.05 and scores[0.1,].min() < -0.25
+    assert scores[None].max() > 0.03 and scores[None].min() > -0.06
 
 
 @pytest.mark.parametrize("kind", ["whole words", "byte pairs", "masked"])

@@ -11,7 +11,7 @@ import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
-from sklearn.model_selection import PredefinedSplit, cross_val_predict
+from sklearn.model_selection import PredefinedSplit, cross_val_predict, cross_val_score
 from sklearn.neighbors import NearestCentroid
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -24,11 +24,13 @@ from interp.probes import (
     LinearProbeRegressor,
     controls,
     fitting,
+    held_out_predictions,
     probe_sweep,
     random_copy,
     solver,
     splits,
 )
+from interp.probes.fitting import PENALTIES
 
 
 @pytest.fixture(autouse=True)
@@ -393,7 +395,7 @@ def test_C_is_chosen_within_the_training_part():
     # By hand: the fold's choice is that of the best log-likelihood on its held-out fifth.
     examples = splits.Examples(y, np.array([0, 1]), None, None)
     made = splits.folds(examples, 5, seed=3)
-    held = splits.inner(examples, made, 3)
+    (held,) = splits.inner(examples, made, 3)
     picks = []
     for f, (train, out) in enumerate(zip(made.train, held, strict=True)):
         assert not out[~train].any()
@@ -665,3 +667,97 @@ def test_groups_and_texts_that_do_not_leak_pass():
     )
     assert held.n.tolist() == [20]
     assert held.folds.tolist() == [1]
+
+
+# The penalty of numbers ---------------------------------------------------------------------------
+
+
+def numbers(n=90, d=60, seed=0):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, d))
+    return X, X[:, :3].sum(1) + 2 * rng.normal(size=n)
+
+
+def test_C_of_numbers_is_chosen_by_cross_validation_within_the_training_part():
+    X, y = numbers()
+    frame = probe_sweep(X[None], y, kind="ridge", C="cv", n_shuffles=0, seed=3, progress=False)
+    examples = splits.Examples(y, None, None, None)
+    made = splits.folds(examples, 5, seed=3)
+    held = splits.inner(examples, made, 3, every=True)
+    assert held.shape == (5, *made.train.shape)
+    assert (held.sum(0) == made.train).all()  # every training row once, and no other
+    missed, picks = 0.0, []
+    for fold, train in enumerate(made.train):
+        errors = []
+        for C in PENALTIES:
+            pipes = [(make_pipeline(StandardScaler(), Ridge(alpha=1 / C)), part[fold])
+                     for part in held]  # fmt: skip
+            errors.append(sum(
+                ((pipe.fit(X[train & ~out], y[train & ~out]).predict(X[out]) - y[out]) ** 2).sum()
+                for pipe, out in pipes
+            ))  # fmt: skip
+        picks.append(PENALTIES[int(np.argmin(errors))])
+        pipe = make_pipeline(StandardScaler(), Ridge(alpha=1 / picks[-1])).fit(X[train], y[train])
+        asked = made.of == fold
+        missed += ((pipe.predict(X[asked]) - y[asked]) ** 2).sum()
+    assert frame["r2"][0] == pytest.approx(1 - missed / ((y - y.mean()) ** 2).sum())
+    assert frame["C"][0] == sorted(picks)[2]
+    fixed = probe_sweep(X[None], y, kind="ridge", n_shuffles=0, seed=3, progress=False)
+    assert frame["r2"][0] > fixed["r2"][0] + 0.1
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_what_is_asked_does_not_choose_the_penalty(grouped):
+    """No leak: a fold's predictions are the same whatever its own labels are."""
+    X, y = numbers()
+    groups = np.arange(90) // 3 if grouped else None
+    split = np.arange(90) // 3 % 5
+    before = held_out_predictions(X, y, kind="ridge", C="cv", split=split, groups=groups)
+    changed = np.where(split == 2, 100 * np.random.default_rng(1).normal(size=90), y)
+    after = held_out_predictions(X, changed, kind="ridge", C="cv", split=split, groups=groups)
+    own = before["fold"] == 2
+    assert np.allclose(before["predicted"][own], after["predicted"][own])
+    assert not np.allclose(before["predicted"][~own], after["predicted"][~own])
+    if grouped:
+        examples = splits.Examples(y, None, groups, None)
+        for part in splits.inner(examples, splits.folds(examples, 5, split), 0, every=True):
+            for train, out in zip(splits.folds(examples, 5, split).train, part, strict=True):
+                assert not set(groups[out]) & set(groups[train & ~out])
+
+
+@pytest.mark.parametrize("given", ["cv", (1e-5, 1e-2, 10.0), (0.5,), 0.5])
+@pytest.mark.parametrize("of", [np.asarray, torch.tensor])
+def test_one_regressor_chooses_its_penalty(given, of):
+    X, y = numbers(seed=4)
+    probe = LinearProbeRegressor(C=given, standardise=True).fit(of(X), of(y))
+    path = PENALTIES if given == "cv" else np.atleast_1d(given).tolist()
+    assert given == probe.C and probe.C_ in path
+    part = np.random.default_rng(0).permutation(np.arange(90) % 5)
+    errors = [
+        -cross_val_score(
+            make_pipeline(StandardScaler(), Ridge(alpha=1 / C)), X, y, cv=PredefinedSplit(part),
+            scoring=lambda m, X, y: -((m.predict(X) - y) ** 2).sum(),
+        ).sum()
+        for C in path
+    ]  # fmt: skip
+    assert path[int(np.argmin(errors))] == probe.C_
+    pipe = make_pipeline(StandardScaler(), Ridge(alpha=1 / probe.C_)).fit(X, y)
+    assert np.allclose(np.asarray(probe.predict(of(X))), pipe.predict(X))
+
+
+def test_penalties_that_cannot_be_chosen_are_refused(unchecked):
+    with pytest.raises(ValueError, match="2 rows are too few to choose C among 8"):
+        LinearProbeRegressor(C="cv").fit(*numbers(n=2, d=3))
+    X, y = numbers()
+    for bad in ("best", (1.0, -1.0), ()):
+        with pytest.raises(ValueError, match="expected positive numbers"):
+            LinearProbeRegressor(C=bad).fit(X, y)
+        with pytest.raises(ValueError, match="expected positive numbers"):
+            probe_sweep(X[None], y, kind="ridge", C=bad, progress=False)
+
+
+def test_the_interval_of_a_nearly_perfect_fit_stays_below_one():
+    X, _ = numbers()
+    y = X[:, 0] + 1e-3 * np.random.default_rng(0).normal(size=90) ** 9
+    row = probe_sweep(X[None], y, kind="ridge", C=1e4, n_shuffles=0, progress=False).iloc[0]
+    assert row.low < row.r2 <= row.high <= 1

@@ -21,6 +21,8 @@ MODEL, RANDOM, EMBEDDING, WORDS = "model", "random weights", "embedding", "words
 EMBEDDED = "blocks.0.hook_resid_pre"
 """What the first layer reads: word and position, before any context."""
 LEVEL = 0.05
+OF_CLASSES = 0.1
+"""The penalty of a classifier, where none is given."""
 VARIES = 1e-6
 """A feature of which all values are this near, next to its size, is the same in every text."""
 FIRST = ("source", "site", "layer", "score", "low", "high")
@@ -28,7 +30,7 @@ THEN = (
     *("constant", "random_features", "null_mean", "null_low", "null_high", "p", "p_adjusted"),
     *("control", "selectivity", "bits", "compression"),
 )
-RIVALS = ("rival", "score", "difference", "low", "high", "n")
+RIVALS = ("rival", "score", "difference", "low?", "high?", "n")
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +149,7 @@ def _options(read: Read, config: Config) -> dict[str, Any]:
     frame = read.frame
     return {
         "kind": "ridge" if read.regression else "logistic",
-        "C": config.C,
+        "C": config.C or ("cv" if read.regression else OF_CLASSES),
         "cv": config.folds,
         "split": frame["side"].to_numpy() if "side" in frame else None,
         "groups": frame["group"].to_numpy() if "group" in frame else None,
@@ -257,31 +259,23 @@ def _rivals(measured: Measured, predicted: _Predicted) -> pd.DataFrame:
     mine, found = predicted.at(best), []
     for name, row in rows:
         other = predicted.at(row)
-        difference, groups = _gain(mine, other, measured.read)
-        value, half = _by_clusters(difference, groups)
-        found.append((name, row["score"], value, value - half, value + half, len(difference)))
-    return pd.DataFrame(found, columns=list(RIVALS))
+        gain = _gain(mine, other, measured.read)
+        bounds = (float(one) for one in (gain.value, gain.low, gain.high))
+        found.append((name, row["score"], *bounds, len(mine)))
+    return pd.DataFrame(found, columns=[name.removesuffix("?") for name in RIVALS])
 
 
-def _by_clusters(values: pd.Series, groups: np.ndarray) -> tuple[float, float]:
-    """The mean, and half its 95 % interval where the members of a group are not independent."""
-    value, n = float(values.mean()), len(values)
-    sums = (values - value).groupby(groups).sum().to_numpy()
-    correction = len(sums) / max(1, len(sums) - 1)
-    return value, float(stats.Z * np.sqrt(correction * (sums**2).sum()) / n)
-
-
-def _gain(mine: pd.DataFrame, other: pd.DataFrame, read: Read) -> tuple[pd.Series, np.ndarray]:
-    """What each example adds to the difference of the scores, and the group it belongs to."""
+def _gain(mine: pd.DataFrame, other: pd.DataFrame, read: Read) -> stats.Estimate:
+    """The difference of both scores over the same examples; members of a group go together."""
     groups = mine["example"].to_numpy()
     if "group" in read.frame:
         groups = read.frame["group"].to_numpy()[groups]
     if not read.regression:
-        right = [(one["predicted"] == one["label"]).astype(float) for one in (mine, other)]
-        return right[0] - right[1], groups
-    squares = [(one["predicted"] - one["label"]) ** 2 for one in (mine, other)]
+        right = [(one["predicted"] == one["label"]).to_numpy() for one in (mine, other)]
+        return stats.paired_difference_of_shares(*right, groups)
+    squares = [((one["predicted"] - one["label"]) ** 2).to_numpy() for one in (mine, other)]
     spread = ((mine["label"] - mine["label"].mean()) ** 2).mean()
-    return (squares[1] - squares[0]) / spread, groups
+    return stats.clustered_mean((squares[1] - squares[0]) / spread, groups)
 
 
 def by_group(measured: Measured, column: str) -> pd.DataFrame:

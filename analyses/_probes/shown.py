@@ -63,7 +63,7 @@ def evidence(report: Report, measured: Measured) -> None:
     )  # fmt: skip
     section.table(
         measured.rivals, f"{place_name(measured.best)} less each rival, over the same examples",
-        name="rivals",
+        name="rivals", missing=("low", "high"),
     )  # fmt: skip
     _held_out(report, measured)
 

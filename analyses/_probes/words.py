@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from analyses._phrases import listed, number, signed
+from analyses._phrases import listed, number, out_of_reach, signed
 from analyses._probes.config import Config
 from analyses._probes.measure import (
     EMBEDDING,
@@ -15,6 +15,7 @@ from analyses._probes.measure import (
     place_name,
     score_name,
 )
+from interp.probes.fitting import PENALTIES
 from interp.report import Report
 
 OF_RIVAL = {
@@ -26,7 +27,7 @@ OF_RIVAL = {
 
 def findings(report: Report, measured: Measured, config: Config) -> None:
     """All sentences above the evidence."""
-    _where(report, measured)
+    _where(report, measured, config)
     _against_baselines(report, measured)
     _control(report, measured)
     _neighbours(report, measured)
@@ -37,7 +38,7 @@ def findings(report: Report, measured: Measured, config: Config) -> None:
         report.skip(sentence)
 
 
-def _where(report: Report, measured: Measured) -> None:
+def _where(report: Report, measured: Measured, config: Config) -> None:
     best, form, what = measured.best, measured.form, measured.read.what
     score = (
         f"{score_name(measured)} {form(best['score'])} (95 % interval {form(best['low'])} to "
@@ -52,10 +53,14 @@ def _where(report: Report, measured: Measured) -> None:
         else f"always the commonest label {form(best['constant'])}"
     )  # fmt: skip
     if not measured.found:
-        report.finding(
+        short = _short(measured, config)
+        start = f"This run cannot tell whether one place holds “{what}”: {short}." if short else (
             f"Nothing is found: at none of {len(measured.model)} places can “{what}” be read "
-            f"better than from shuffled labels. The best, {place_name(best)}, has {score}; {null}; "
-            f"{chance}. Corrected for the number of places, p = {best['p_adjusted']:.2f}."
+            "better than from shuffled labels."
+        )  # fmt: skip
+        report.finding(
+            f"{start} The best, {place_name(best)}, has {score}; {null}; {chance}. Corrected for "
+            f"the number of places, p = {best['p_adjusted']:.2f}."
         )
         return
     report.finding(
@@ -79,6 +84,12 @@ def _where(report: Report, measured: Measured) -> None:
         )
 
 
+def _short(measured: Measured, config: Config) -> str:
+    """Where the shuffles are too few for a place by itself; else empty."""
+    places = len(measured.model)
+    return out_of_reach(config.shuffles, places, "place", "shuffles", "shuffles")
+
+
 def _gain(measured: Measured, row: Any) -> str:
     """A difference in words, and whether it is away from zero."""
     unit = "" if measured.read.regression else " points"
@@ -86,6 +97,8 @@ def _gain(measured: Measured, row: Any) -> str:
                for name in ("difference", "low", "high")]  # fmt: skip
     digits = 2 if measured.read.regression else 1
     value, low, high = (signed(one, digits) for one in numbers)
+    if row["low"] != row["low"]:
+        return f"{value}{unit}, with one group without an interval"
     return f"{value}{unit}, 95 % interval {low} to {high}"
 
 
@@ -173,6 +186,21 @@ def _compression(report: Report, measured: Measured) -> None:
     )
 
 
+def _penalty(measured: Measured, config: Config) -> str:
+    """How C was come by, and what it is at the best place."""
+    own = f"{measured.best['C']:.2g}"
+    if config.C is not None and len(config.C) == 1:
+        return f"Penalty of the probe: C = {own}, as asked for."
+    if config.C is None and not measured.read.regression:
+        return f"Penalty of the probe: C = {own}, the same everywhere; --C tries others."
+    how = "a cross-validation" if measured.read.regression else "a held-out fifth"
+    among = len(config.C or PENALTIES)
+    return (
+        f"Penalty of the probe: every fold chose C among {among} by {how} within its training "
+        f"part, anew for every place and labelling; at the best place {own} (median)."
+    )
+
+
 def _mistakes(report: Report, measured: Measured) -> None:
     own = measured.predictions
     if measured.read.regression:
@@ -215,25 +243,24 @@ def _certainty(report: Report, measured: Measured, config: Config) -> None:
         "last": "the last token", "mean": "the mean over the tokens", "word": "the word"
     }[config.position]  # fmt: skip
     intervals = (
-        "R² has an interval by the delta method"
+        "R² has an interval by the delta method; differences are paired, example by example."
         if read.regression
-        else "Accuracies have Wilson intervals (95 %)"
+        else "Accuracies have Wilson intervals (95 %), their differences, paired example by "
+        "example, Newcombe's (1998)."
     )
     report.sure(
-        f"{len(read)} texts with {labels}, {sides}; read at {position} of each.{groups} "
-        f"{intervals}; differences are paired, example by example."
+        f"{len(read)} texts with {labels}, {sides}; read at {position} of each.{groups} {intervals}"
     )
-    if bool((measured.rivals["low"] == measured.rivals["high"]).any()):
-        report.sure(
-            "An interval without width says that no example tells the two apart; how many more "
-            "would, it does not say."
-        )
+    report.sure(_penalty(measured, config))
     units = {"examples": "the examples", "groups": "whole groups", "within": "a group"}
     report.sure(
         f"Null: {config.shuffles} shuffles of the labels (of {units[measured.shuffled]}) within "
         f"the folds; at the best place p = {best['p']:.3f}, and {best['p_adjusted']:.3f} corrected "
         f"for {len(measured.model)} places (Benjamini & Hochberg 1995)."
     )
+    short = _short(measured, config)
+    if measured.found and short:
+        report.sure(f"Several places pass together: {short}.")
     slow = measured.sweep[~measured.sweep["converged"].astype(bool)]
     if len(slow):
         report.doubt(f"At {len(slow)} places a probe stopped short of its optimum: "

@@ -6,6 +6,8 @@ the solver does. The factor of a set of training rows serves every labelling of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -80,12 +82,12 @@ def ridge(
     y: Float[Tensor, "t n"],
     train: Float[Tensor, "w f n"],
     penalty: Float[Tensor, "p f d"],
-    C: float,
-) -> Float[Tensor, "b t one d"]:
-    """Least squares with alpha = 1 / C, as scikit-learn's Ridge; t as in `discriminant`.
+    Cs: Sequence[float],
+) -> Float[Tensor, "c b t one d"]:
+    """Least squares with alpha = 1 / C for each C, as scikit-learn's Ridge; t as in `discriminant`.
 
     The Gram matrix of the training rows is that of all rows less that of the others, so that all
-    folds together cost two of them.
+    folds together cost two of them; it serves every C.
     """
     wide, folds = x.double(), train.shape[1]
     labellings, parts = y.shape[0] // folds, []
@@ -94,11 +96,15 @@ def ridge(
         rows = train[:, i, :, None].double()
         given = (rows if whole is None else 1 - rows) * wide
         gram = given.mT @ wide if whole is None else whole - given.mT @ wide
-        gram.diagonal(dim1=1, dim2=2).add_(penalty[:, i].double() / C)
         own = y[i * labellings : (i + 1) * labellings].double()
-        root = torch.linalg.cholesky(gram)
-        parts.append(torch.cholesky_solve((rows * wide).mT @ own.T, root).mT)
-    return torch.cat(parts, 1)[:, :, None].to(x.dtype)
+        toward, ridge_of = (rows * wide).mT @ own.T, torch.diag_embed(penalty[:, i].double())
+        parts.append(
+            torch.stack([
+                torch.cholesky_solve(toward, torch.linalg.cholesky(gram + ridge_of / C)).mT
+                for C in Cs
+            ])
+        )  # fmt: skip
+    return torch.cat(parts, 2)[:, :, :, None].to(x.dtype)
 
 
 def one_hot(y: Int[Tensor, "t n"], n_classes: int, dtype: torch.dtype) -> Float[Tensor, "t k n"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +16,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from . import fitting
-from .fitting import CLASSIFIERS, ClassWeight
+from .fitting import CLASSIFIERS, PENALTIES, ClassWeight
+from .splits import INNER
 
 Array = np.ndarray | Tensor
 
@@ -45,8 +46,7 @@ class _Linear(BaseEstimator):
         _check_finite(X)
         return X if X.dtype in (torch.float32, torch.float64) else X.float()
 
-    def _fit(self, X: Tensor, y: Tensor, given: Any, **options: Any) -> None:
-        C = self.C  # type: ignore[attr-defined]
+    def _fit(self, X: Tensor, y: Tensor, given: Any, C: float, **options: Any) -> None:
         if not C > 0 or not np.isfinite(C):
             raise ValueError(f"C={C!r}: expected a positive number")
         every = torch.ones(1, len(X), dtype=torch.bool, device=X.device)
@@ -126,7 +126,7 @@ class LinearProbe(ClassifierMixin, _Linear):
                 f"y has one class only, {self.classes_[0]!r}: a probe needs two classes or more"
             )
         self._fit(
-            x, codes, X, kind=self.kind, n_classes=len(self.classes_), tol=self.tol,
+            x, codes, X, self.C, kind=self.kind, n_classes=len(self.classes_), tol=self.tol,
             class_weight=class_weights(self.class_weight, self.classes_.tolist()),
             max_iter=self.max_iter,
         )  # fmt: skip
@@ -157,11 +157,16 @@ class LinearProbe(ClassifierMixin, _Linear):
 class LinearProbeRegressor(RegressorMixin, _Linear):
     """Ridge regression with alpha = 1 / C: C × the summed squares + |w|², the intercept free.
 
-    As scikit-learn's Ridge; arrays, tensors and `standardise` as in `LinearProbe`. coef_ [d],
-    intercept_ (a number; of tensors a tensor). Raises ValueError as there.
+    As scikit-learn's Ridge; arrays, tensors and `standardise` as in `LinearProbe`. C: a number, or
+    several ("cv": those of `PENALTIES`), of which the one with the least squared error in a
+    five-fold cross-validation of the rows given to `fit` is kept in C_; rows are taken as
+    independent there, so that groups of them need `probe_sweep`. coef_ [d], intercept_ (a number;
+    of tensors a tensor). Raises ValueError as there, and where rows are too few to choose.
     """
 
-    def __init__(self, C: float = 1.0, *, standardise: bool = False) -> None:
+    def __init__(
+        self, C: float | Sequence[float] | Literal["cv"] = 1.0, *, standardise: bool = False
+    ) -> None:
         self.C = C
         self.standardise = standardise
 
@@ -178,7 +183,8 @@ class LinearProbeRegressor(RegressorMixin, _Linear):
             )
             x = _writable(X)
             target = torch.from_numpy(np.asarray(y)).to(x)
-        self._fit(x, target, X, kind="ridge")
+        self.C_ = self._chosen(x, target)
+        self._fit(x, target, X, self.C_, kind="ridge")
         self.coef_, self.intercept_ = self.coef_[0], self.intercept_[0]
         return self
 
@@ -186,6 +192,37 @@ class LinearProbeRegressor(RegressorMixin, _Linear):
         """[n]."""
         scores, tensor = self._scores(X)
         return scores if tensor else scores.numpy()
+
+    def _chosen(self, X: Tensor, y: Tensor) -> float:
+        """C, of several the best in a cross-validation."""
+        Cs = checked_penalties(self.C)
+        if len(Cs) == 1:
+            return Cs[0]
+        parts = min(INNER, len(X))
+        if parts < 3:
+            raise ValueError(f"{len(X)} rows are too few to choose C among {len(Cs)} of them")
+        part = np.random.default_rng(0).permutation(np.arange(len(X)) % parts)
+        train = torch.from_numpy(part != np.arange(parts)[:, None]).to(X.device)
+        prepared = fitting.prepare(X[None], train, self.standardise, strict=False)
+        errors, held = [], [(~row).nonzero().flatten() for row in train]
+        for found in fitting.path(prepared, y[None], Cs, kind="ridge"):
+            missed = [prepared.decide(found.coef, i, rows)[0, 0, 0] - y[rows]
+                      for i, rows in enumerate(held)]  # fmt: skip
+            errors.append(float(torch.cat(missed).double().square().sum()))
+        return Cs[int(np.argmin(errors))]
+
+
+def checked_penalties(C: Any) -> tuple[float, ...]:
+    """C as a path, in order; "cv" stands for `PENALTIES`. Raises ValueError on other words, and on
+    what is not positive."""
+    if isinstance(C, str):
+        if C != "cv":
+            raise ValueError(f"C={C!r}: expected positive numbers, or 'cv' to choose one")
+        return PENALTIES
+    Cs = tuple(sorted(float(one) for one in np.atleast_1d(C)))
+    if not Cs or not all(one > 0 and np.isfinite(one) for one in Cs):
+        raise ValueError(f"C={C!r}: expected positive numbers")
+    return Cs
 
 
 def check_kind(kind: str, C: float, class_weight: Any) -> None:

@@ -13,7 +13,7 @@ matrix, in which every penalised solution lies (Kimeldorf & Wahba 1971).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -28,6 +28,9 @@ ALIKE = 2.0
 """Folds share their features where deviations differ by this factor at most, and means by one."""
 NUMBERS = 2**26
 """How many numbers a call of the solver may keep."""
+PENALTIES = tuple(10.0**power for power in range(-6, 2))
+"""Values of C among which one is chosen: from a probe that says hardly more than the mean to one
+that is hardly held back."""
 CLASSIFIERS: tuple[Kind, ...] = ("logistic", "lda", "mean_difference")
 ClassWeight: TypeAlias = Literal["balanced"] | Float[Tensor, " classes"] | None
 """Of tensors a weight for each class."""
@@ -259,7 +262,7 @@ def fit(
     if kind == "ridge":
         tasks = prepared.tasks(y)
         return _at_once(
-            prepared, closed.ridge(prepared.x, tasks, prepared.train, prepared.penalty, C)
+            prepared, closed.ridge(prepared.x, tasks, prepared.train, prepared.penalty, [C])[0]
         )
     if kind != "logistic":
         return _at_once(prepared, _by_means(prepared, y, kind, n_classes, class_weight))
@@ -276,6 +279,22 @@ def fit(
         for i in range(0, len(y), few)
     ]  # fmt: skip
     return Fitted(*(torch.cat(each, 2) for each in zip(*parts, strict=True)))
+
+
+def path(
+    prepared: Prepared, y: Shaped[Tensor, "l n"], Cs: Sequence[float], *, kind: Kind, **options: Any
+) -> Iterator[Fitted]:
+    """`fit` for each C in turn, which begins at what the one before has found."""
+    if kind == "ridge":
+        tasks = prepared.tasks(y)
+        for coef in closed.ridge(prepared.x, tasks, prepared.train, prepared.penalty, Cs):
+            yield _at_once(prepared, coef)
+        return
+    start = None
+    for C in Cs:
+        found = fit(prepared, y, kind=kind, C=C, start=start, **options)
+        start = found.coef
+        yield found
 
 
 def _labellings_at_once(prepared: Prepared, n_classes: int) -> int:

@@ -10,7 +10,7 @@ import pandas as pd
 from . import places, splits
 from .estimator import class_weights
 from .fitting import Kind
-from .sweep import Plan, as_examples, checked_penalties, predict
+from .sweep import Plan, as_examples, penalties, predict
 
 
 def held_out_predictions(
@@ -18,7 +18,7 @@ def held_out_predictions(
     y: Any,
     *,
     kind: Kind = "logistic",
-    C: float | Sequence[float] = 1.0,
+    C: float | Sequence[float] | Literal["cv"] = 1.0,
     cv: int = 5,
     split: Any = None,
     groups: Any = None,
@@ -40,10 +40,11 @@ def held_out_predictions(
     examples = as_examples(y, groups, texts, kind)
     (found,) = places.read({"features": x}, len(examples))
     made = splits.folds(examples, cv, split, seed)
-    Cs = checked_penalties(kind, C, class_weight, examples)
+    Cs = penalties(kind, C, class_weight, examples)
     names = [] if examples.classes is None else examples.classes.tolist()
     plan = Plan(
-        examples, made, splits.inner(examples, made, seed) if len(Cs) > 1 else None,
+        examples, made,
+        splits.inner(examples, made, seed, kind == "ridge") if len(Cs) > 1 else None,
         examples.y[None], 0, kind, Cs, class_weights(class_weight, names), standardise, tol,
     )  # fmt: skip
     ((predicted, _),) = predict(plan, found.x[None])

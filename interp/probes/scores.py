@@ -59,7 +59,7 @@ def of_numbers(found: Predicted, y: np.ndarray) -> dict:
     return {
         "r2": 1 - worse.value,
         "low": 1 - worse.high,
-        "high": 1 - worse.low,
+        "high": np.minimum(1 - worse.low, 1),  # no R² lies above 1
         "spearman": (ranks @ own) / np.where(lengths == 0, 1, lengths),
         "mae": np.abs(value - y).mean(-1),
     }

@@ -9,6 +9,9 @@ import numpy as np
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 from torch import Tensor
 
+INNER = 5
+"""Parts of a training part, each of which is held out to choose C."""
+
 
 class Folds(NamedTuple):
     """`train` [folds, n]: whether a fold learns from an example. `of` [n]: the fold that is asked
@@ -66,20 +69,23 @@ def folds(examples: Examples, cv: int, split: Any = None, seed: int = 0) -> Fold
     return made
 
 
-def inner(examples: Examples, made: Folds, seed: int) -> np.ndarray:
-    """Of each fold's training part the rows that choose C: [folds, n]; about a fifth."""
-    held = np.zeros_like(made.train)
+def inner(examples: Examples, made: Folds, seed: int, every: bool = False) -> np.ndarray:
+    """Of each fold's training part the rows that choose C: [part, folds, n], in one part of about
+    a fifth; with `every` in all fifths, so that each training row is in one of them."""
+    held = np.zeros((INNER if every else 1, *made.train.shape), dtype=bool)
     for i, row in enumerate(made.train):
         rows = np.flatnonzero(row)
         own = examples.some(rows)
-        cv = min(5, _fewest(own))
+        cv = min(INNER, _fewest(own))
         if cv < 2:
             raise ValueError(
                 f"C cannot be chosen within the training part of fold {i}: one of its classes has "
                 "a single member (or group); give one C, or merge that class"
             )
-        held[i, rows[folds(replace(own, texts=None), cv, seed=seed).of == 0]] = True
-    return held
+        part = folds(replace(own, texts=None), cv, seed=seed).of
+        for number in range(cv if every else 1):
+            held[number, i, rows[part == number]] = True
+    return held[held.any((1, 2))]
 
 
 def permuted(

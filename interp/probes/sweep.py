@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from . import controls, fitting, places, scores, splits
-from .estimator import check_kind, class_weights
+from .estimator import check_kind, checked_penalties, class_weights
 from .fitting import ClassWeight, Kind
 from .places import Activations, Features
 from .scores import Predicted
@@ -31,7 +31,8 @@ class Plan:
     examples: Examples
     made: Folds
     held: np.ndarray | None
-    """The rows of each training part that choose C; None: nothing is to be chosen."""
+    """[part, folds, n]: the rows of each training part that choose C, a part at a time; None:
+    nothing is to be chosen."""
     labellings: np.ndarray
     """[l n]: the labels, then control tasks, then shuffles."""
     n_control: int
@@ -54,12 +55,12 @@ class Plan:
         """Decisions per example."""
         return self.n_classes if self.n_classes > 2 else 1
 
-    def options(self, C: float) -> dict[str, Any]:
-        """What `fitting.fit` is told."""
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `fitting.fit` is told, but for C."""
         return {
             "kind": self.kind,
             "n_classes": self.n_classes,
-            "C": C,
             "class_weight": self.class_weight,
             "tol": self.tol,
         }
@@ -72,7 +73,7 @@ def probe_sweep(
     sites: Any = None,
     positions: Sequence[int] | None = None,
     kind: Kind = "logistic",
-    C: float | Sequence[float] = 1.0,
+    C: float | Sequence[float] | Literal["cv"] = 1.0,
     path: bool = False,
     cv: int = 5,
     split: Any = None,
@@ -99,11 +100,12 @@ def probe_sweep(
     probed alike (the embedding; those of `random_copy`). y [n]: classes, or with kind="ridge"
     numbers. sites, positions: some of them.
 
-    Learned on standardised features (by the training part alone), C as in `LinearProbe`. Several C:
-    chosen by the log-likelihood of a fifth of each training part, anew for every labelling; with
-    path=True one row for each instead. cv folds are stratified, and grouped by `groups`; `split`
-    gives them instead (see `splits.folds`). texts: what each example was read from; one that stands
-    on both sides of a split is refused.
+    Learned on standardised features (by the training part alone), C as in `LinearProbe`. Several C
+    ("cv": those of `PENALTIES`): chosen within each training part, anew for every labelling, of
+    classes by the log-likelihood of a fifth of it, of numbers by the squared error of a
+    five-fold cross-validation; with path=True one row for each instead. cv folds are stratified,
+    and grouped by `groups`; `split` gives them instead (see `splits.folds`). texts: what each
+    example was read from; one that stands on both sides of a split is refused.
 
     Columns: source site layer pos head C n_features | accuracy low high balanced_accuracy, auroc
     for two classes | n n_groups n_classes folds converged; for ridge r2 low high spearman mae.
@@ -127,13 +129,13 @@ def probe_sweep(
     for name, other in (baselines or {}).items():
         found += places.read(other, n, source=name, positions=positions)
     made = splits.folds(examples, cv, split, seed)
-    Cs = checked_penalties(kind, C, class_weight, examples)
+    Cs = penalties(kind, C, class_weight, examples)
     types = controls.check_types(types, n)
     counts = (n_control if types is not None else 0, n_shuffles) if control else (0, 0)
     labellings, shuffled = _labellings(examples, made, types, counts, shuffle, seed)
     plan = Plan(
         examples, made,
-        splits.inner(examples, made, seed) if len(Cs) > 1 and not path else None,
+        splits.inner(examples, made, seed, kind == "ridge") if len(Cs) > 1 and not path else None,
         labellings, counts[0], kind, Cs,
         class_weights(class_weight, [] if examples.classes is None else examples.classes.tolist()),
         standardise, tol,
@@ -173,13 +175,9 @@ def as_examples(y: Any, groups: Any, texts: Any, kind: str) -> Examples:
     return Examples(codes, classes, groups, texts)
 
 
-def checked_penalties(
-    kind: str, C: Any, class_weight: Any, examples: Examples
-) -> tuple[float, ...]:
+def penalties(kind: str, C: Any, class_weight: Any, examples: Examples) -> tuple[float, ...]:
     """C as a path, in order. Raises ValueError on options that do not go together."""
-    Cs = tuple(sorted(float(one) for one in np.atleast_1d(C)))
-    if not Cs or not all(one > 0 and np.isfinite(one) for one in Cs):
-        raise ValueError(f"C={C!r}: expected positive numbers")
+    Cs = checked_penalties(C)
     if kind != "ridge":
         for one in Cs:
             check_kind(kind, one, class_weight)
@@ -306,7 +304,7 @@ def _add_code(plan: Plan, table: pd.DataFrame, x: Tensor, seed: int) -> None:
     bits = np.empty(len(table))
     for C in np.unique(table["C"]):
         own = np.array(table["C"] == C)
-        options = plan.options(float(C))
+        options = plan.options | {"C": float(C)}
         del options["n_classes"], options["class_weight"]
         bits[own] = controls.description_length(
             x[torch.from_numpy(own).to(x.device)], plan.examples, seed, **options
@@ -338,12 +336,10 @@ def _path(
 ) -> Iterator[tuple[Float[Tensor, "b l k n"], np.ndarray]]:
     """For each C the decisions on the asked examples, each by the fold that is asked."""
     prepared = fitting.prepare(x, train, plan.standardise)
-    y, start = _targets(plan, x), None
+    y = _targets(plan, x)
     asked = torch.from_numpy(plan.made.asked).to(x.device)
     fold = torch.from_numpy(plan.made.of[plan.made.asked]).to(x.device)
-    for C in plan.Cs:
-        found = fitting.fit(prepared, y, start=start, **plan.options(C))
-        start = found.coef
+    for found in fitting.path(prepared, y, plan.Cs, **plan.options):
         z = x.new_empty(len(x), len(y), plan.rows, len(asked))
         for i in range(len(train)):
             z[..., fold == i] = prepared.decide(found.coef, i, asked[fold == i])
@@ -351,23 +347,27 @@ def _path(
 
 
 def _best(plan: Plan, x: Tensor, train: Tensor) -> Int[Tensor, "b f l"]:
-    """The number of the C that does best on the held-out fifth of each training part."""
-    held = torch.from_numpy(plan.held).to(x.device)
+    """The number of the C that does best on the rows of each training part that choose it."""
+    assert plan.held is not None
+    parts = torch.from_numpy(plan.held).to(x.device)
+    return torch.stack([_goods(plan, x, train, held) for held in parts]).sum(0).argmax(0)
+
+
+def _goods(plan: Plan, x: Tensor, train: Tensor, held: Tensor) -> Float[Tensor, "c b f l"]:
+    """How well each C does on the held-out rows [fold n] of the training parts."""
     prepared = fitting.prepare(x, train & ~held, plan.standardise)
-    y, start, goods = _targets(plan, x), None, []
-    for C in plan.Cs:
-        found = fitting.fit(prepared, y, start=start, **plan.options(C))
-        start = found.coef
-        goods.append(
-            torch.stack(
-                [
-                    _log_likelihood(plan, prepared.decide(found.coef, i, rows), y[:, rows])
-                    for i, rows in enumerate(one.nonzero().flatten() for one in held)
-                ],
-                1,
-            )
+    y, rows = _targets(plan, x), [one.nonzero().flatten() for one in held]
+    goods = [
+        torch.stack(
+            [
+                _log_likelihood(plan, prepared.decide(found.coef, fold, own), y[:, own])
+                for fold, own in enumerate(rows)
+            ],
+            1,
         )
-    return torch.stack(goods).argmax(0)
+        for found in fitting.path(prepared, y, plan.Cs, **plan.options)
+    ]
+    return torch.stack(goods)
 
 
 def _targets(plan: Plan, x: Tensor) -> Tensor:
