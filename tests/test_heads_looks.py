@@ -19,7 +19,7 @@ from tests.vocabularies import word_level
 # Repeats at several distances, a token three times, a repeat right behind itself, a pad id (0)
 # that also stands among the words, and rows of unequal length.
 ROWS = [[7, 5, 2, 7, 5, 2, 9, 5], [3, 4, 3, 4], [6, 6, 6, 1, 6], [1, 2, 0, 8, 2, 0], [8, 1, 4],
-        [2, 8, 2, 8], [5, 4, 3, 2, 1, 9]]  # fmt: skip
+        [2, 8, 2, 8], [5, 4, 3, 2, 1, 9], [9, 1, 4, 9]]  # fmt: skip
 
 
 def by_hand(model, tokens: Tokens) -> pd.DataFrame:
@@ -147,7 +147,7 @@ SPECIAL = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>"}
 
 @pytest.mark.parametrize("special", [{}, {"pad_token": "<pad>"}, SPECIAL])
 @pytest.mark.parametrize("n_ctx", [4, 5, 8, 9, 24])
-@pytest.mark.parametrize("words", [3, 4, 5, 6, 7, 11, 40])
+@pytest.mark.parametrize("words", [1, 2, 3, 4, 5, 6, 7, 11, 40])
 def test_random_repeats_fill_what_context_and_vocabulary_allow(words, n_ctx, special):
     """Whatever the sizes, a row is distinct ordinary tokens, then the last `span` of them again,
     and the longest that fits: half the context, and no more distinct tokens than there are."""
