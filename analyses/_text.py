@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from interp.files import read_beginning
 from interp.tokens import Tokens
 
 MAX_BYTES = 16 << 20
@@ -21,21 +22,15 @@ def read_windows(
     and what was left out, if anything was.
 
     Lines are texts of their own; a window never spans two. `width` counts the beginning-of-sequence
-    token and is cut to the model's context. Raises ValueError on a file that is empty, no UTF-8, or
-    holds no text of two tokens, and on a model without a tokenizer.
+    token and is cut to the model's context. Raises ValueError on a file that `interp.files` refuses
+    or that holds no line of two tokens, and on a model without a tokenizer.
     """
     if width < LEAST or windows < 1:
         raise ValueError(f"windows={windows} of width={width}: expected at least 1 of {LEAST}")
     if model.tokenizer is None:
         raise ValueError(f"{model.name} has no tokenizer, so it cannot read {path}")
-    with path.open("rb") as file:
-        data = file.read(MAX_BYTES + 1)
-    whole = len(data) <= MAX_BYTES
-    try:
-        text = data[:MAX_BYTES].decode("utf-8-sig", errors="strict" if whole else "ignore")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from None
-    lines = [line for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
+    text, whole = read_beginning(path, MAX_BYTES)
+    lines = [line for line in text.split("\n") if line.strip()]
     rows, left = _windows(model, lines, min(width, model.cfg.n_ctx), windows, bos)
     if not rows:
         raise ValueError(f"{path}: no line has {LEAST} tokens or more")

@@ -17,12 +17,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from .files import decode, open_regular
 from .fingerprint import SIZE, digest
 from .tokens import Tokens
 
 LONGEST = 1 << 20
 """Bytes of a line that are held at once; a longer one is cut at a space."""
-BOM = b"\xef\xbb\xbf"
 
 
 class Place(NamedTuple):
@@ -86,7 +86,7 @@ class Windows:
     def fingerprint(self) -> str:
         """What tells sources apart: their kind, size and a hash. Reads a file once through."""
         if isinstance(self.source, Path):
-            with self.source.open("rb") as file:
+            with open_regular(self.source) as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()[:SIZE]
             return f"file of {self.size} bytes {found}"
         kind = "tokens" if isinstance(self.source, Tokens) else type(self.source[0]).__name__
@@ -195,8 +195,7 @@ def _read(model: Any, source: Any) -> Path | Tokens | list:
     """A source in the form in which it is read, checked as far as that costs nothing."""
     if isinstance(source, os.PathLike):
         source = Path(source)
-        if not source.is_file():
-            raise ValueError(f"{source}: there is no such file")
+        open_regular(source).close()  # refuses what is no file
     elif isinstance(source, str):
         if len(source) < 1000 and "\n" not in source and Path(source).is_file():
             raise ValueError(f"{source!r} is the name of a file: give Path({source!r}) to read it")
@@ -229,23 +228,23 @@ def _plain_rows(tokens: Tokens) -> Tokens | list[list[int]]:
 
 def _lines(path: Path, offset: int, text: int) -> Iterator[tuple[int, int, str]]:
     """The lines of a file from a byte on, without the blank ones; long ones in pieces."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         file.seek(offset)
-        while line := file.readline(LONGEST):
-            whole = line.endswith(b"\n") or len(line) < LONGEST
-            if not whole:
-                line = line[: _place_to_cut(line)]
-                file.seek(offset + len(line))
-            shown = line.removeprefix(BOM) if offset == 0 else line
-            try:
-                words = shown.decode("utf-8").strip("\r\n")
-            except UnicodeDecodeError as error:
-                at = offset + len(line) - len(shown) + error.start
-                raise ValueError(f"{path}: byte {at} is not UTF-8 ({error.reason})") from None
-            if words.strip():
-                yield offset, text, words
-            offset += len(line)
-            text += whole
+        while read := file.readline(LONGEST):
+            if read.endswith(b"\r") and file.peek(1)[:1] == b"\n":
+                read += file.read(1)
+            lines = read.splitlines(keepends=True)  # a lone CR ends a line, too
+            whole = read.endswith((b"\n", b"\r")) or len(read) < LONGEST
+            if not whole:  # the last line goes on: it is read again, or in pieces where it is long
+                lines = lines[:-1] or [read[: _place_to_cut(read)]]
+                whole = lines[0].endswith(b"\r")
+                file.seek(offset + sum(map(len, lines)))
+            for line in lines:
+                words = decode(line, path, offset=offset, line=text + 1).strip("\r\n")
+                if words.strip():
+                    yield offset, text, words
+                offset += len(line)
+                text += whole
 
 
 def _place_to_cut(line: bytes) -> int:

@@ -361,7 +361,8 @@ def test_hostile_tokens_are_text(name, done, tmp_path):
 def hostile_options(config: type, folder: Path) -> list[str]:
     """Hostile prompts and texts, for those analyses that take any."""
     fields, options = config.__dataclass_fields__, []
-    words = [token for token in TOKENS if not re.search(r"\s", token)]
+    # A file with NUL is refused as no text.
+    words = [token for token in TOKENS if not re.search(r"\s|\0", token)]
     if "prompts" in fields and "Path" in str(fields["prompts"].type):
         rows = [{"clean": " ".join([*words[i:], *words[:i], "king"]),
                  "corrupted": " ".join([*words[i:], *words[:i], "queen"]),

@@ -1,6 +1,6 @@
 """The readers of users' files: what they read, and that every fault is named with its place.
 
-Every entrance of the project that opens a user's file is in `TEXT_ENTRANCES` or `CSV_ENTRANCES`.
+Every entrance of the project at which a user's file is opened is in `TEXT_ENTRANCES`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import io
 import os
 import socket
 import threading
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import interp
+from analyses._labelled import read_labelled
+from analyses._text import read_windows
+from analyses.embedding_arithmetic import read_analogies
+from interp import tasks
 from interp.files import (
     number,
     read_beginning,
@@ -27,8 +32,14 @@ from interp.files import (
     unguarded,
     whole_number,
 )
+from interp.model import HookedTransformer
 from interp.report.table import Table
 from interp.selection import COLUMNS, NUMBERS, as_frame
+from interp.training.text import read_text as read_training_text
+from interp.training.vocabulary import train_tokenizer
+from interp.untrusted import read_json
+from interp.windows import Windows, _lines
+from tests.vocabularies import model_of
 
 ROOT = Path(interp.__file__).parents[1]
 
@@ -136,6 +147,113 @@ def test_the_beginning_of_a_file_is_whole_lines_or_whole_characters(tmp_path_fac
 def test_a_fault_in_a_file_that_is_cut_is_still_a_fault(tmp_path):
     with pytest.raises(ValueError, match=r"byte 2 \(line 1\) is not UTF-8"):
         read_beginning(written(tmp_path, b"ab\xffcd" * 10), 20)
+
+
+# Entrances
+
+
+def windows_of(path: Path) -> list[list[str]]:
+    model = tiny_model()
+    tokens = [batch.tokens for batch in Windows(model, path, width=8).batches()]
+    return [row for part in tokens for row in pieces(model, part)]
+
+
+def pieces(model, tokens) -> list[list[str]]:
+    rows = zip(tokens.ids, tokens.real, strict=True)
+    return [model.tokenizer.str_tokens(ids[real].tolist()) for ids, real in rows]
+
+
+def read_windows_of(path: Path) -> list[list[str]]:
+    return pieces(tiny_model(), read_windows(tiny_model(), path, width=8, windows=9)[0])
+
+
+@cache
+def tiny_model() -> HookedTransformer:
+    tokenizer = train_tokenizer('abcdefghijklmnopqrstuvwxyz,:{}[]"', "char", name="letters")
+    return model_of(tokenizer)
+
+
+def labelled_of(path: Path) -> list[list[str]]:
+    return read_labelled(path)[["text", "label"]].to_numpy().tolist()
+
+
+PAIR = "clean,corrupted,answer,wrong"
+TEXT_ENTRANCES = {
+    "training": (read_training_text, "input.txt", "ab\ncd\n"),
+    "--text": (read_windows_of, "input.txt", "ab\ncd\n"),
+    "harvest": (windows_of, "input.txt", "ab\ncd\n"),
+    "analogies": (read_analogies, "own.csv", "category,a,b,c,expected\nq,w,e,r,t\n"),
+    "labelled": (labelled_of, "own.csv", "text,label\na b,x\n,\nc d,y\n"),
+    "labelled tabs": (labelled_of, "own.tsv", "text\tlabel\na b\tx\nc d\ty\n"),
+    "labelled lines": (
+        labelled_of,
+        "own.jsonl",
+        '{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n',
+    ),
+    "nodes": (as_frame, "own.csv", "site,layer\nz,0\n"),
+    "nodes as JSON": (as_frame, "own.json", '[{"site": "z",\n"layer": 0}]\n'),
+    "JSON": (read_json, "own.json", '{"a":\n1}\n'),
+    "pairs": (
+        lambda path: tasks.from_csv(path, tiny_model(), space=False).table,
+        "own.csv",
+        f"{PAIR}\nab,cb,d,e\n",
+    ),
+}  # fmt: skip
+"""By entrance: how it reads, the name of a file that it takes, and a good file."""
+
+
+def told(found) -> str:
+    return found.to_json() if isinstance(found, pd.DataFrame) else repr(found)
+
+
+@pytest.mark.parametrize("entrance", TEXT_ENTRANCES)
+def test_every_entrance_reads_what_any_editor_writes(tmp_path, entrance):
+    read, name, text = TEXT_ENTRANCES[entrance]
+    plain = told(read(written(tmp_path, text, name)))
+    for mark in ("", "\ufeff"):
+        for end in ("\r\n", "\r"):
+            assert told(read(written(tmp_path, mark + text.replace("\n", end), name))) == plain
+
+
+@pytest.mark.parametrize("entrance", TEXT_ENTRANCES)
+def test_every_entrance_refuses_what_is_no_text(tmp_path, entrance):
+    read, name, text = TEXT_ENTRANCES[entrance]
+    for data, message in (
+        (text.encode("utf-16"), f"{name}: UTF-16, not UTF-8; save it as UTF-8"),
+        (text.encode("utf-16-le"), r"byte 1 \(line 1\) is NUL"),
+        (text.encode() + b"\xe9\n", r"byte \d+ \(line \d\) is not UTF-8"),
+        (text.encode() + b"a\0b", r"byte \d+ \(line \d\) is NUL"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read(written(tmp_path, data, name))
+
+
+@pytest.mark.parametrize("entrance", TEXT_ENTRANCES)
+def test_every_entrance_refuses_what_is_no_file(tmp_path, entrance):
+    read, name, _ = TEXT_ENTRANCES[entrance]
+    os.mkfifo(tmp_path / name)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / name).symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match="is a pipe, and a file is needed"):
+        read(tmp_path / name)
+    with pytest.raises(ValueError, match="is a device, and a file is needed"):
+        read(tmp_path / "folder" / name)
+    with pytest.raises(FileNotFoundError, match=r"no file .*absent"):
+        read(tmp_path / f"absent-{name}")
+
+
+def test_a_text_of_many_lines_is_streamed_as_it_is_read(tmp_path, monkeypatch):
+    """Lone CRs and long lines, over the bound of what is held at once."""
+    for end in ("\n", "\r\n", "\r"):
+        lines = [f"line {i}".replace("0", "") + "x" * (i % 7) for i in range(40)]
+        path = written(tmp_path, end.join(lines), "long.txt")
+        for longest in (16, 17, 18, 19, 1 << 20):
+            monkeypatch.setattr("interp.windows.LONGEST", longest)
+            read = list(_lines(path, 0, 0))
+            assert [place for _, place, _ in read] == list(range(40))
+            assert [words for _, _, words in read] == lines
+            for piece in read[::9]:
+                assert next(_lines(path, *piece[:2])) == piece
 
 
 # CSV

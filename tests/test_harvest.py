@@ -362,7 +362,7 @@ def test_numbers_that_do_not_fit_are_an_error_and_not_infinity(texts, tmp_path):
         (["red", ""], {}, "text 1, '', has no tokens"),
         ([[1, 2], []], {}, "text 1 has no tokens"),
         ((text for text in ["red"]), {}, "can be read only once"),
-        (Path("no-such-file"), {}, "no such file"),
+        (Path("/dev/null"), {}, "is a device, and a file is needed"),
         (["red"], {"batch_size": 0}, "batch_size=0"),
         (["red"], {"width": 7}, "width=7: this model reads 1 to 6"),
         (["red"], {"dtype": "int8"}, "dtype='int8'"),
@@ -382,7 +382,7 @@ def test_bad_input_is_refused(model, source, changes, message, tmp_path):
 def test_files_that_are_no_text_are_refused(model, tmp_path):
     file = tmp_path / "text.txt"
     file.write_bytes(b"red\nblue \xff\n")
-    with pytest.raises(ValueError, match="byte 9 is not UTF-8"):
+    with pytest.raises(ValueError, match=r"byte 9 \(line 2\) is not UTF-8"):
         harvest(model, file, SITES, tmp_path / "a", **SMALL)
     file.write_bytes(b"\n \n")
     with pytest.raises(ValueError, match="nothing but blank lines"):

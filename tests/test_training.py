@@ -435,7 +435,7 @@ def test_tokenizers():
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "is empty"), (b"  \n", "is empty"), (b"ab\xff", "byte 2 is not UTF-8"),
+    [(b"", "is empty"), (b"  \n", "is empty"), (b"ab\xff", "byte 2 (line 1) is not UTF-8"),
      (b"tiny", "needs at least 129")],
 )  # fmt: skip
 def test_texts_that_cannot_be_trained_on(tmp_path, content, message, capsys):

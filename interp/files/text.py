@@ -7,11 +7,11 @@ that is not plain text is refused with the byte and the line at which it stands,
 from __future__ import annotations
 
 import codecs
+import io
 import os
 import re
 import stat
 from pathlib import Path
-from typing import BinaryIO
 
 MAX_BYTES = 64 << 20
 """What is read of a file by default."""
@@ -32,7 +32,7 @@ KINDS = (
 LINE_END = re.compile(r"\r\n?")
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+def open_regular(path: str | Path) -> io.BufferedReader:
     """A regular file, opened for reading bytes; waits for nobody.
 
     Raises FileNotFoundError where there is none, and ValueError on a directory, pipe, socket or

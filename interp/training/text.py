@@ -9,12 +9,16 @@ from typing import Annotated, Literal
 
 import tyro
 
+from .. import files
 from ..config import TransformerConfig
 from ..devices import as_device
 from ..model import HookedTransformer
 from .data import Data, MaskedData, TextData
 from .loop import TrainConfig, train
 from .vocabulary import train_tokenizer
+
+MAX_BYTES = 1 << 30
+"""What is read of a text to train on, which is held whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,13 +85,8 @@ def command(options: Sequence[str]) -> Path:
 
 
 def read_text(file: Path) -> str:
-    """A UTF-8 file with something in it."""
-    try:
-        text = file.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{file}: byte {error.start} is not UTF-8 ({error.reason}); save the text as UTF-8"
-        ) from None
+    """A UTF-8 file with something in it, as `interp.files.read_text` reads it."""
+    text = files.read_text(file, MAX_BYTES)
     if not text.strip():
         raise ValueError(f"{file}: the file is empty; there is nothing to train on")
     return text
