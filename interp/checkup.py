@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .loading import check_family, load
+from .loading.beside import unread
 from .loading.check import check_tokenizer, probe
 from .loading.files import config_values, locate
 from .loading.info import ModelInfo, bytes_text, site_frame
@@ -115,7 +116,7 @@ def doctor(
         model = load(model, device, dtype, check=False)
     tokens = _tokens(model, text)
     findings = [
-        *_facts(model, tokens),
+        *_facts(model, tokens, folder),
         *_identities(model, tokens),
         _family(model),
         _tokenizer(model),
@@ -145,7 +146,7 @@ def _reads_words(model: HookedTransformer) -> bool:
     return (model.cfg if model.encoder is None else model.cfg.encoder).inputs == "tokens"
 
 
-def _facts(model: HookedTransformer, tokens: Tokens) -> Iterator[Finding]:
+def _facts(model: HookedTransformer, tokens: Tokens, folder: Path | None) -> Iterator[Finding]:
     cfg, source = model.cfg, model.source
     params = num_params(cfg, by="component")
     info = ModelInfo(model.name, source.get("family", "unknown"), cfg, params, site_frame(cfg))
@@ -169,6 +170,10 @@ def _facts(model: HookedTransformer, tokens: Tokens) -> Iterator[Finding]:
         f"activations, {width} tokens": f"{bytes_text(info.cache_bytes(width, dtype))} (all sites)",
         "examined on": f"{width} tokens: {reads}",
     }
+    left = [] if folder is None else unread(folder)
+    left += () if model.tokenizer is None else model.tokenizer.unread
+    if left:
+        facts["not read"] = ", ".join(left)
     return (Finding("facts", what, text) for what, text in facts.items())
 
 

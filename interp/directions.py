@@ -254,5 +254,4 @@ def promoted_tokens(model: Any, direction: Direction, k: int = 10) -> pd.DataFra
 def _names(model: Any, ids: list[int]) -> list[str]:
     if model.tokenizer is None:
         return [str(i) for i in ids]
-    known = model.tokenizer.vocab_size
-    return [model.tokenizer.str_tokens([i])[0] if i < known else f"<unused {i}>" for i in ids]
+    return model.tokenizer.str_tokens(ids)

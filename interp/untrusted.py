@@ -15,6 +15,8 @@ from .files import decode, read_bytes
 
 MAX_JSON_BYTES = 8 << 20
 """A config with 20,000 class labels has about 1 MB."""
+MAX_DEPTH = 64
+"""Of JSON: objects and lists inside one another; the deepest published file has about 10."""
 MAX_NAME = 200
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 """File names that Windows takes for devices."""
@@ -49,14 +51,39 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
 
 
 def parse_json(data: bytes, where: str) -> dict[str, Any]:
-    """The JSON object in these bytes; `where` names them in errors. Refuses NaN and infinity."""
+    """The JSON object in these bytes; `where` names them in errors.
+
+    Raises ValueError on NaN and infinity, on an object that has a key twice, of which readers take
+    the one or the other, and on what lies deeper than any published file.
+    """
     try:
-        values = json.loads(decode(data, where), parse_constant=_refuse_constant)
+        text = decode(data, where)
+        values = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: not valid JSON ({error})") from None
     if not isinstance(values, dict):
         raise ValueError(f"{where}: expected a JSON object, not a {type(values).__name__}")
+    if _is_deeper(values, MAX_DEPTH):
+        raise ValueError(
+            f"{where}: objects and lists lie more than {MAX_DEPTH} deep inside one another"
+        )
     return values
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"the key {twice!r:.80} stands in one object twice")
+    return values
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    if not isinstance(value, (dict, list)):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return depth == 0 or any(_is_deeper(one, depth - 1) for one in inner)
 
 
 def refuse_code(values: dict[str, Any], where: str) -> None:

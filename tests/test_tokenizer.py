@@ -126,12 +126,14 @@ def test_minilm(minilm_folder: Path):
         tokenizer.single("🦖🦖" * 60)
 
 
-def test_bad_arguments(gpt2: Tokenizer):
+def test_bad_arguments(gpt2: Tokenizer, unchecked):
     for id in (gpt2.vocab_size, 10**12, -1):
         with pytest.raises(ValueError, match="not in the vocabulary of 'tiny'"):
             gpt2.token(id)
-        with pytest.raises(ValueError, match="not in the vocabulary"):
-            gpt2.decode([1, id])
+    for id in (10**12, -1, 1.0, True, "1", None):
+        for read in (gpt2.decode, gpt2.str_tokens):
+            with pytest.raises(ValueError, match=r"not in the vocabulary|expected a whole number"):
+                read([1, id])
     with pytest.raises(ValueError, match="surrogates"):
         gpt2.encode("lone \ud800")
 
@@ -153,9 +155,11 @@ def test_special_tokens_from_either_file(byte_level: str, tmp_path: Path):
         json.dumps({"eos_token": "<|end|>", "pad_token": None, "unk_token": "<absent>"})
     )
     tokenizer = Tokenizer.from_folder(tmp_path)
-    assert tokenizer.bos_id == tokenizer.eos_id == 0
+    assert tokenizer.bos_id == 0
     assert tokenizer.pad_id is None
-    assert tokenizer.unk_id is None
+    # As transformers has it: the older file goes first, and an absent token is added.
+    assert tokenizer.token(tokenizer.eos_id) == "the"
+    assert tokenizer.unk_id == tokenizer.vocab_size - 1 == Tokenizer(byte_level).vocab_size
 
 
 def test_folder_without_a_tokenizer(tmp_path: Path):

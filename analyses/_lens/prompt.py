@@ -116,8 +116,10 @@ def _names(model: Any, one: Pairs) -> list[str]:
 
 
 def token_words(model: Any, ids: pd.Series) -> pd.Series:
-    """Each id as its piece of text."""
-    known = {one: model.tokenizer.str_tokens([int(one)])[0] for one in ids.unique()}
+    """Each id as its piece of text; as its number where the model has no tokenizer."""
+    distinct = ids.unique().tolist()
+    pieces = map(str, distinct) if model.tokenizer is None else model.tokenizer.str_tokens(distinct)
+    known = dict(zip(distinct, pieces, strict=True))
     return as_objects([known[one] for one in ids], ids.index)
 
 

@@ -5,7 +5,7 @@ Of an encoder–decoder, vectors in texts are the encoder's, as those of `model.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -46,7 +46,7 @@ def embedding(
     ids = range(len(vectors))
     if model.tokenizer is None:
         return Embedding(vectors, [str(i) for i in ids])
-    return Embedding(vectors, _names(model.tokenizer, ids), lambda w: _token(model.tokenizer, w))
+    return Embedding(vectors, model.tokenizer.str_tokens(ids), lambda w: _token(model.tokenizer, w))
 
 
 def reader(model: Any) -> Any:
@@ -87,7 +87,7 @@ def _contextual(model: Any, texts: list[str], layer: int, site: str) -> Embeddin
             raise ValueError(f"{word!r} does not stand in any of the {len(texts)} texts")
         return place[token]
 
-    return Embedding(means, _names(model.tokenizer, ids), resolve)
+    return Embedding(means, model.tokenizer.str_tokens(ids), resolve)
 
 
 def _token(tokenizer: Any, word: str) -> int:
@@ -100,13 +100,6 @@ def _token(tokenizer: Any, word: str) -> int:
         except ValueError:
             pass
     return tokenizer.single(word)
-
-
-def _names(tokenizer: Any, ids: Iterable[int]) -> list[str]:
-    """Readable names; rows past the tokenizer's end are padding of the table."""
-    ids = [int(i) for i in ids]
-    known = [i for i in ids if i < tokenizer.vocab_size]
-    return [*tokenizer.str_tokens(known), *(f"<unused {i}>" for i in ids[len(known) :])]
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:

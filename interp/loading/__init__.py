@@ -19,6 +19,7 @@ from ..devices import as_device
 from ..model import HookedTransformer
 from ..tokenizer import Tokenizer
 from .assemble import WeightsError, assembled, with_stored_head
+from .beside import end_ids
 from .check import CheckFailed, check_loaded, check_tokenizer
 from .families import read_config, read_labels
 from .files import UnknownModel, bundled, config_values, locate, weight_entries
@@ -84,6 +85,7 @@ def load(
     except WeightsError as error:
         raise WeightsError(f"{source.folder}: {error}") from None
     model.tokenizer, model.labels = tokenizer, read_labels(values, cfg, config_file)
+    model.stored_end_ids = end_ids(values, source.folder, cfg.d_vocab)
     if model.encoder is not None:
         model.encoder.tokenizer = tokenizer
     files = {entry.file for entry in entries.values()}
@@ -126,6 +128,8 @@ def save(
     config: dict[str, Any] = {"model_type": "interp", "config": model.cfg.to_dict()}
     if stored != model.dtype:
         config["dtype"] = str(model.dtype).removeprefix("torch.")
+    if model.stored_end_ids:
+        config["eos_token_id"] = list(model.stored_end_ids)
     if model.labels:
         config["id2label"] = dict(enumerate(model.labels))
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"

@@ -18,16 +18,25 @@ from typing import Any, Literal, NamedTuple
 
 import huggingface_hub
 
+from ..tokenizer import TOKENIZER_FILES
 from ..untrusted import read_json, safe_join
+from .beside import (
+    GENERATION,
+    INDEX,
+    QUANTIZED,
+    SHARDS,
+    SINGLE,
+    refuse_changing,
+    refuse_two_sets,
+)
 from .tensors import CorruptFile, Entry, read_entries
 
 ZOO = Path(__file__).resolve().parents[1] / "zoo" / "models"
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 OLD = "A checkpoint of TransformerLens 1–3 or nanoGPT opens by: interp convert SOURCE FOLDER."
 SMALL_FILES = (
-    *("config.json", INDEX, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
-    *("added_tokens.json", "vocab.txt", "vocab.json", "merges.txt", "tokenizer.model"),
+    *("config.json", INDEX, GENERATION, *TOKENIZER_FILES),
+    *("adapter_config.json", *QUANTIZED),
 )
 HUB_ID = re.compile(r"[\w][\w.-]{0,95}(/[\w][\w.-]{0,95})?")
 
@@ -95,8 +104,10 @@ def locate(name: str | os.PathLike) -> Source:
 
 
 def config_values(source: Source) -> dict[str, Any]:
-    """The config.json of a model, as data."""
+    """The config.json of a model, as data. Raises ValueError also on what lies beside it and would
+    make another model of the weights."""
     file = source.folder / "config.json"
+    refuse_changing(source.folder)
     if not file.is_file():
         raise ValueError(
             f"{source.folder}: there is no config.json, so its architecture is not known. {OLD}"
@@ -111,23 +122,31 @@ def weight_entries(source: Source) -> dict[str, Entry]:
     safetensors, a wrong hash, a corrupt file, or an index that does not fit its shards.
     """
     if source.kind == "hub":
-        _download(source.name, ("model.safetensors", "model-*-of-*.safetensors"), source.revision)
+        _download(source.name, (SINGLE, SHARDS), source.revision)
     single, index = source.folder / SINGLE, source.folder / INDEX
-    if single.is_file():
+    by_index = index.is_file() and source.sha256 is None
+    shards = _weight_map(index) if by_index else None
+    refuse_two_sets(source.folder, None if shards is None else set(shards.values()))
+    if single.is_file() and shards is None:
         if source.sha256 is not None:
             _check_hash(single, source.sha256)
         return read_entries(single)
-    if index.is_file():
-        return _sharded_entries(source.folder, index)
+    if shards is not None:
+        return _sharded_entries(source.folder, index, shards)
     raise ValueError(_no_weights(source.folder))
 
 
-def _sharded_entries(folder: Path, index: Path) -> dict[str, Entry]:
+def _weight_map(index: Path) -> dict[str, str]:
+    """From tensor to shard."""
     weight_map = read_json(index, max_bytes=64 << 20).get("weight_map")
     if not (isinstance(weight_map, dict) and weight_map) or not all(
         isinstance(shard, str) for shard in weight_map.values()
     ):
         raise CorruptFile(f"{index}: expected a 'weight_map' object from tensor to shard")
+    return weight_map
+
+
+def _sharded_entries(folder: Path, index: Path, weight_map: dict[str, str]) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     for shard in sorted(set(weight_map.values())):
         file = _shard(folder, index, shard)

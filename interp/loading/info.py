@@ -19,6 +19,7 @@ from ..config import RotaryScaling, TransformerConfig
 from ..model import num_params
 from ..sites import SiteTable, stack_config
 from ..untrusted import read_json
+from .beside import unread
 from .families import read_config
 from .files import config_values, locate
 
@@ -39,6 +40,8 @@ class ModelInfo:
     """Parameters by component; a bias counts with its matrix."""
     sites: pd.DataFrame
     """One row per kind of site: site layers axes, and elements for a single token."""
+    unread: tuple[str, ...] = ()
+    """Files of its folder that are not read."""
 
     @property
     def n_params(self) -> int:
@@ -79,6 +82,8 @@ class ModelInfo:
             ],
             "Memory": self._memory_rows(),
         }
+        if self.unread:
+            blocks["Not read"] = [(name, "") for name in self.unread]
         return "\n\n".join(_table(heading, rows) for heading, rows in blocks.items())
 
     def _memory_rows(self) -> list[tuple[str, str]]:
@@ -113,13 +118,15 @@ def info(model: str | os.PathLike) -> ModelInfo:
     path = Path(model).expanduser()
     if path.suffix == ".json" and path.is_file():
         name, file, values = path.resolve().parent.name, path, read_json(path)
+        beside = ()
     else:
         source = locate(model)
         name, file, values = source.name, source.folder / "config.json", config_values(source)
+        beside = tuple(unread(source.folder))
     family, cfg = read_config(values, str(file))
     params = num_params(cfg, by="component")
     assert isinstance(params, pd.Series)
-    return ModelInfo(name, family.name, cfg, params, site_frame(cfg))
+    return ModelInfo(name, family.name, cfg, params, site_frame(cfg), beside)
 
 
 def site_frame(cfg: TransformerConfig) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +17,7 @@ from torch import Tensor
 from .. import chance
 from ..sites import SiteFilter
 from ..tap import SILENT, ActivationCache
+from ..tokenizer import past
 from ..tokens import Tokens
 
 if TYPE_CHECKING:
@@ -189,10 +190,9 @@ def generate(
 ) -> Generation:
     """Collect a stream until every row has met a stop string or the end-of-sequence token."""
     tokens = prepare(model, prompt, max_new_tokens)
-    tokenizer = model.tokenizer
-    if stop and tokenizer is None:
-        raise ValueError("stop strings need a tokenizer, and this model has none")
-    eos = tokenizer.eos_id if tokenizer is not None and stop_at_eos else None
+    _check_stop(model, stop)
+    ends = model.end_ids if stop_at_eos else frozenset()
+    prompts = _prompts(model, tokens)
     lengths = [0] * len(tokens)  # tokens that count, per row; fixed once the row is done
     done = [False] * len(tokens)
     new, caches = [], []
@@ -200,24 +200,54 @@ def generate(
     for step in stream(model, tokens, max_new_tokens, sampling, names_filter, keep):
         new.append(step.ids)
         caches += [step.cache] if keep else []
-        if eos is None and not stop:
+        if not ends and not stop:
             continue
         for row, ids in enumerate(torch.stack(new, 1).tolist()):
             if not done[row]:
                 lengths[row] = len(ids)
-                done[row] = ids[-1] == eos or _cut(tokenizer, ids, stop) is not None
+                done[row] = ids[-1] in ends or (
+                    bool(stop) and _written(model.tokenizer, prompts[row], ids, stop).stopped
+                )
         if all(done):
             break
     ids = torch.stack(new, 1)
     lengths = [n if d else ids.shape[1] for n, d in zip(lengths, done, strict=True)]
-    return _generation(model, tokens, ids, lengths, stop, eos, caches)
+    return _generation(model, tokens, ids, lengths, stop, ends, caches)
 
 
-def _cut(tokenizer, ids: list[int], stop: Sequence[str]) -> str | None:
-    """The text up to the first stop string, or None where none occurs."""
-    text = tokenizer.decode(ids)
-    found = [text.index(s) for s in stop if s in text]
-    return text[: min(found)] if found else None
+def _check_stop(model: HookedTransformer, stop: Sequence[str]) -> None:
+    if stop and model.tokenizer is None:
+        raise ValueError("stop strings need a tokenizer, and this model has none")
+    for text in stop:
+        if not isinstance(text, str) or not text:
+            raise ValueError(f"stop={text!r}: expected a text of at least one character")
+
+
+def _prompts(model: HookedTransformer, prompt: Tokens) -> list[list[int]]:
+    """The ids of each row that its text shows: neither pads, nor what a decoder starts with."""
+    rows = [ids[real].tolist() for ids, real in zip(prompt.ids, prompt.real, strict=True)]
+    starts = prompt.source is not None
+    start = model.cfg.decoder_start_token_id if starts else None
+    return [row[1:] if starts and row[:1] == [start] else row for row in rows]
+
+
+class Written(NamedTuple):
+    """The text of a row, up to a stop string."""
+
+    text: str
+    """Prompt and continuation, decoded together: a piece may lose its leading space when it stands
+    alone, and bytes of one character may be several tokens."""
+    n_prompt: int
+    """Characters of it that the prompt alone gives."""
+    stopped: bool
+
+
+def _written(tokenizer: Any, prompt: list[int], ids: list[int], stop: Sequence[str]) -> Written:
+    """Stop strings count where they begin behind the prompt."""
+    text = tokenizer.decode(prompt + ids)
+    n_prompt = len(text) - len(past(tokenizer.decode(prompt), text))
+    places = [at for at in (text.find(one, n_prompt) for one in stop) if at >= 0]
+    return Written(text[: min(places, default=len(text))], n_prompt, bool(places))
 
 
 def _generation(
@@ -226,25 +256,21 @@ def _generation(
     new: Tensor,
     lengths: list[int],
     stop: Sequence[str],
-    eos: int | None,
+    ends: frozenset[int],
     caches: list[ActivationCache],
 ) -> Generation:
-    ends = torch.tensor(lengths, device=new.device)[:, None]
-    mask = torch.cat([prompt.real, torch.arange(new.shape[1], device=new.device) < ends], dim=1)
+    counts = torch.tensor(lengths, device=new.device)[:, None]
+    mask = torch.cat([prompt.real, torch.arange(new.shape[1], device=new.device) < counts], dim=1)
     all_ids = torch.cat([prompt.ids, new], dim=1)
     mask = None if bool(mask.all()) else mask
     tokens = Tokens(all_ids, mask=mask, source=prompt.source, bos=prompt.bos)
     texts, completions = [], []
     if model.tokenizer is not None:
-        for row, n in enumerate(lengths):
-            ids = new[row, :n].tolist()
-            before = prompt.ids[row][prompt.real[row]].tolist()
-            if prompt.source is not None and before[0] == model.cfg.decoder_start_token_id:
-                before = before[1:]
-            shown = ids[:-1] if ids and ids[-1] == eos else ids
-            start, whole = model.tokenizer.decode(before), model.tokenizer.decode(before + shown)
-            cut = _cut(model.tokenizer, shown, stop)
-            # Decoded together: a piece may lose its leading space when it stands alone.
-            completions.append(whole[len(start) :] if cut is None else cut)
-            texts.append(whole if cut is None else start + cut)
+        rows = zip(_prompts(model, prompt), new.tolist(), lengths, strict=True)
+        for before, ids, n in rows:
+            ids = ids[:n]
+            shown = ids[:-1] if ids and ids[-1] in ends else ids
+            written = _written(model.tokenizer, before, shown, stop)
+            texts.append(written.text)
+            completions.append(written.text[written.n_prompt :])
     return Generation(tokens, prompt.shape[1], texts, completions, caches)

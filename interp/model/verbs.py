@@ -44,6 +44,8 @@ class Verbs(nn.Module):
     blocks: nn.ModuleList
     encoder: HookedTransformer | None
     _words: tuple[Embed]
+    stored_end_ids: tuple[int, ...] = ()
+    """The end tokens that the model's files name."""
 
     W_Q, W_K, W_V, W_O = (_stacked("attn", name) for name in ("W_Q", "W_K", "W_V", "W_O"))
     b_Q, b_K, b_V, b_O = (_stacked("attn", name) for name in ("b_Q", "b_K", "b_V", "b_O"))
@@ -270,12 +272,24 @@ class Verbs(nn.Module):
         return self._tokenizer().str_tokens(self._tokenizer().encode(text, bos=bos))
 
     def to_string(self, ids: Tensor | Sequence[int]) -> str:
-        """The text of some ids."""
-        return self._tokenizer().decode(torch.as_tensor(ids).flatten().tolist())
+        """The text of some ids. One that the model can predict and no token has stands in it by its
+        name, "<unused 1995>"."""
+        tokenizer, flat = self._tokenizer(), torch.as_tensor(ids).flatten().tolist()
+        for id in flat:
+            if isinstance(id, int) and id >= self.cfg.d_vocab:
+                tokenizer.token(id)  # raises where the tokenizer does not have it either
+        return tokenizer.decode(flat)
 
     def to_single_token(self, word: str) -> int:
         """The one id of a word. Raises ValueError naming the pieces when it is several."""
         return self._tokenizer().single(word)
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Every token that ends a text: the tokenizer's, and those that config.json and
+        generation_config.json name."""
+        eos = None if self.tokenizer is None else self.tokenizer.eos_id
+        return frozenset(self.stored_end_ids).union([] if eos is None else [eos])
 
     def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
@@ -323,9 +337,10 @@ class Verbs(nn.Module):
     ) -> generation.Generation:
         """Continue a prompt, or several of unequal length; temperature 0 is greedy.
 
-        A row ends at a stop string (cut off) or the end-of-sequence token. The draws of a row
-        depend on `seed` and its index alone. With `names_filter`, the activations of every step are
-        in `.caches`. Raises ValueError where prompt and continuation pass n_ctx.
+        A row ends at a stop string (cut off), which is looked for in the decoded text behind the
+        prompt, or at one of `end_ids`. The draws of a row depend on `seed` and its index alone.
+        With `names_filter`, the activations of every step are in `.caches`.
+        Raises ValueError where prompt and continuation pass n_ctx.
         """
         return generation.generate(
             self,

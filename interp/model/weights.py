@@ -116,6 +116,7 @@ def folded(model: HookedTransformer) -> HookedTransformer:
     new.load_state_dict(state, assign=True)
     new.requires_grad_(False)
     new.source, new.labels = copy.deepcopy(model.source), model.labels
+    new.stored_end_ids = model.stored_end_ids
     for stack in (new, *filter(None, [new.encoder])):
         _fold_norms(stack)
         own = stack.cfg

@@ -14,6 +14,8 @@ import torch
 from ...devices import as_device
 from ...tokenizer import Tokenizer
 from .. import _dtype
+from ..beside import end_ids
+from ..files import config_values
 from .model import BridgedConfig, BridgedTransformer
 from .source import check_architecture, from_name
 from .weights import QuantisedWeights
@@ -39,6 +41,7 @@ def load(
     Raises ValueError on an architecture that TransformerLens does not know, on encoder–decoders and
     models that do not read words, and where quantised weights cannot be computed with.
     """
+    source = None
     if isinstance(model, str | os.PathLike):
         if tokenizer is not None:
             raise ValueError("tokenizer= goes with a model that you made; a folder brings its own")
@@ -55,6 +58,9 @@ def load(
         hf_model, name, made_of = model.eval(), type(model).__name__, {"kind": "made"}
     bridged = _bridged(hf_model, tokenizer, name)
     bridged.source = {"name": name, **made_of}
+    if source is not None:
+        values = config_values(source)
+        bridged.stored_end_ids = end_ids(values, source.folder, bridged.cfg.d_vocab)
     return bridged.eval()
 
 

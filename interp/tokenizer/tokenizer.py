@@ -8,21 +8,40 @@ off, because they change a sequence without anybody having asked.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import operator
+import os
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import tokenizers
 from tokenizers import decoders
 
-from .untrusted import read_json, refuse_code
+from .folder import read_folder
+from .serialized import backend, panics_named
 
-MAX_TOKENIZER_BYTES = 256 << 20
-SPECIAL = tuple(f"{role}_token" for role in ("bos", "eos", "pad", "unk", "mask", "cls", "sep"))
-OTHER_FORMATS = (("vocab.txt",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
-"""Files from which transformers can build a fast tokenizer where there is no tokenizer.json."""
+MAX_ID = 2**32
+"""What the library counts to."""
+
+
+def unused(id: int) -> str:
+    """The name of an id that no token has."""
+    return f"<unused {id}>"
+
+
+def _whole(id: object) -> int:
+    """A whole number of any type; raises ValueError on all else."""
+    if isinstance(id, bool) or not hasattr(id, "__index__"):
+        raise ValueError(f"token id {id!r}: expected a whole number")
+    return operator.index(id)
+
+
+def past(start: str, whole: str) -> str:
+    """What a text has beyond what it shares with its beginning. That beginning, decoded alone, may
+    end in U+FFFD where the next token completes a character."""
+    shared = os.path.commonprefix([start, whole])  # noqa: RUF071  # of characters
+    return whole[len(shared) :]
 
 
 class Tokenizer:
@@ -32,29 +51,23 @@ class Tokenizer:
     def __init__(
         self, serialized: str, special: dict[str, str] | None = None, name: str = "tokenizer"
     ) -> None:
-        try:
-            backend = tokenizers.Tokenizer.from_str(serialized)
-        except Exception as error:  # noqa: BLE001  # the library raises plain Exception
-            raise ValueError(f"{name}: not a valid tokenizer.json ({error})") from None
-        backend.no_truncation()
-        backend.no_padding()
         self.name = name
         self.special = dict(special or {})
+        self.unread: tuple[str, ...] = ()
+        """Files and fields of its folder that are not read."""
         self._serialized = serialized
-        self._backend = backend
+        self._backend = backend(serialized, name)
         self._pieces: dict[int, str] = {}
 
     @classmethod
     def from_folder(cls, folder: str | Path, name: str | None = None) -> Tokenizer | None:
         """The tokenizer of a model's folder; None where the folder has no tokenizer files."""
-        folder = Path(folder)
-        name = name or folder.name
-        file = folder / "tokenizer.json"
-        if file.is_file():
-            return cls(_read_text(file), _special_tokens(folder), name)
-        if any(all((folder / one).is_file() for one in files) for files in OTHER_FORMATS):
-            return cls(*_through_transformers(folder), name)
-        return None
+        found = read_folder(Path(folder))
+        if found is None:
+            return None
+        tokenizer = cls(found.serialized, found.special, name or Path(folder).name)
+        tokenizer.unread = found.unread
+        return tokenizer
 
     @cached_property
     def hash(self) -> str:
@@ -122,28 +135,39 @@ class Tokenizer:
                 "bos=False no special token"
             )
         text.encode("utf-8")  # a lone surrogate raises UnicodeEncodeError, which says where it is
-        ids = self._backend.encode(text, add_special_tokens=bos is None).ids
+        with panics_named(self.name):
+            ids = self._backend.encode(text, add_special_tokens=bos is None).ids
         return [start, *ids] if bos and start is not None and ids[:1] != [start] else ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of these ids, special tokens included. Raises on an id out of range."""
-        ids = [int(i) for i in ids]
-        for i in set(ids):
-            self.token(i)
-        return self._backend.decode(ids, skip_special_tokens=False)
+        """The text of these ids, special tokens included. An id without a token stands in it by its
+        name ("<unused 1995>"); raises ValueError on a number that no vocabulary has."""
+        ids = list(map(_whole, ids))
+        if all(map(self._has, set(ids))):
+            return self._decoded(ids)
+        text, known = "", []
+        for has, run in itertools.groupby(ids, self._has):
+            if has:
+                before, known = known, [*known, *run]
+                text += past(self._decoded(before), self._decoded(known))
+            else:
+                text += "".join(map(unused, run))
+        return text
 
     def token(self, id: int) -> str:
         """The raw vocabulary entry of an id: "Ġthe", "▁the", "##ing"."""
-        token = self._backend.id_to_token(int(id)) if 0 <= id < 2**32 else None
-        if token is None:
+        if not self._has(_whole(id)):
             raise ValueError(
                 f"id {id} is not in the vocabulary of {self.name!r}, which has {self.vocab_size}"
             )
-        return token
+        return self._backend.id_to_token(_whole(id))
 
     def str_tokens(self, ids: Iterable[int]) -> list[str]:
-        """A readable piece per id (" the"); bytes that are no whole character become U+FFFD."""
-        return [self._piece(int(i)) for i in ids]
+        """A readable piece per id (" the"); bytes that are no whole character become U+FFFD.
+
+        An embedding may have rows that no token of the tokenizer has: "<unused 1995>".
+        """
+        return [self._piece(_whole(i)) for i in ids]
 
     def single(self, text: str) -> int:
         """The one id of a text, without special tokens.
@@ -179,9 +203,21 @@ class Tokenizer:
         token = self.special.get(role)
         return None if token is None else self._backend.token_to_id(token)
 
+    def _has(self, id: int) -> bool:
+        if not 0 <= id < MAX_ID:
+            raise ValueError(
+                f"id {id} is not in the vocabulary of {self.name!r}, which has {self.vocab_size}: "
+                "expected a whole number, not negative"
+            )
+        return self._backend.id_to_token(id) is not None
+
+    def _decoded(self, ids: list[int]) -> str:
+        with panics_named(self.name):
+            return self._backend.decode(ids, skip_special_tokens=False)
+
     def _piece(self, id: int) -> str:
         if id not in self._pieces:
-            self._pieces[id] = self._raw_or_decoded(id)
+            self._pieces[id] = self._raw_or_decoded(id) if self._has(id) else unused(id)
         return self._pieces[id]
 
     def _raw_or_decoded(self, id: int) -> str:
@@ -189,8 +225,8 @@ class Tokenizer:
         if decoder is None or isinstance(decoder, decoders.WordPiece) or id in self.special_ids:
             return raw
         # Twice minus once, because decoders strip the space in front of a text's first token.
-        once, twice = (self._backend.decode([id] * n, skip_special_tokens=False) for n in (1, 2))
-        return twice[len(once) :]
+        once, twice = self._decoded([id]), self._decoded([id, id])
+        return twice[len(once) :] or raw
 
     def _single_variant(self, text: str) -> str:
         """A hint where the word is one token with, or without, the space in front of it."""
@@ -199,49 +235,3 @@ class Tokenizer:
             return ""
         ids = self.encode(other, bos=False)
         return f"; {other!r} is one" if len(ids) == 1 and ids[0] != self.unk_id else ""
-
-
-def _read_text(file: Path) -> str:
-    if file.stat().st_size > MAX_TOKENIZER_BYTES:
-        raise ValueError(f"{file}: more than {MAX_TOKENIZER_BYTES:,} bytes")
-    try:
-        return file.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: not UTF-8 ({error})") from None
-
-
-def _special_tokens(folder: Path) -> dict[str, str]:
-    """Role to string; tokenizer_config.json wins over the older special_tokens_map.json."""
-    special: dict[str, str] = {}
-    for file in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (folder / file).is_file():
-            values = read_json(folder / file)
-            special |= {role: _content(values[role]) for role in SPECIAL if values.get(role)}
-    return special
-
-
-def _content(token: Any) -> str:
-    content = token.get("content") if isinstance(token, dict) else token
-    if not isinstance(content, str):
-        raise ValueError(f"special token {token!r}: expected a string or an object with 'content'")
-    return content
-
-
-def _through_transformers(folder: Path) -> tuple[str, dict[str, str]]:
-    for file in ("config.json", "tokenizer_config.json"):
-        if (folder / file).is_file():
-            refuse_code(read_json(folder / file), str(folder / file))
-    from transformers import AutoTokenizer  # takes seconds, and few folders need it
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(folder), trust_remote_code=False, local_files_only=True, use_fast=True
-        )
-        backend = tokenizer.backend_tokenizer
-    except Exception as error:
-        raise ValueError(
-            f"{folder}: transformers could not build a tokenizer from its files ({error}); "
-            "add a tokenizer.json, or remove the tokenizer files to load the model for ids only"
-        ) from error
-    special = {role: getattr(tokenizer, role, None) for role in SPECIAL}
-    return backend.to_str(), {role: str(token) for role, token in special.items() if token}
