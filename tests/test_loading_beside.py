@@ -1,4 +1,4 @@
-"""What lies beside the weights and would change what they compute is refused; the rest is listed."""
+"""What lies beside the weights and would change what they compute is refused; the rest is told."""
 
 from __future__ import annotations
 

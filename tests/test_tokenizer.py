@@ -132,7 +132,7 @@ def test_bad_arguments(gpt2: Tokenizer, unchecked):
             gpt2.token(id)
     for id in (10**12, -1, 1.0, True, "1", None):
         for read in (gpt2.decode, gpt2.str_tokens):
-            with pytest.raises(ValueError, match=r"not in the vocabulary|expected a whole number"):
+            with pytest.raises(ValueError, match=r"not in the vocabulary|token id="):
                 read([1, id])
     with pytest.raises(ValueError, match="surrogates"):
         gpt2.encode("lone \ud800")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import operator
 import os
 from collections.abc import Iterable
 from functools import cached_property
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from tokenizers import decoders
 
+from ..indices import whole_number
 from .folder import read_folder
 from .serialized import backend, panics_named
 
@@ -28,13 +28,6 @@ MAX_ID = 2**32
 def unused(id: int) -> str:
     """The name of an id that no token has."""
     return f"<unused {id}>"
-
-
-def _whole(id: object) -> int:
-    """A whole number of any type; raises ValueError on all else."""
-    if isinstance(id, bool) or not hasattr(id, "__index__"):
-        raise ValueError(f"token id {id!r}: expected a whole number")
-    return operator.index(id)
 
 
 def past(start: str, whole: str) -> str:
@@ -142,7 +135,7 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of these ids, special tokens included. An id without a token stands in it by its
         name ("<unused 1995>"); raises ValueError on a number that no vocabulary has."""
-        ids = list(map(_whole, ids))
+        ids = [whole_number(i, "token id") for i in ids]
         if all(map(self._has, set(ids))):
             return self._decoded(ids)
         text, known = "", []
@@ -156,18 +149,19 @@ class Tokenizer:
 
     def token(self, id: int) -> str:
         """The raw vocabulary entry of an id: "Ġthe", "▁the", "##ing"."""
-        if not self._has(_whole(id)):
+        id = whole_number(id, "token id")
+        if not self._has(id):
             raise ValueError(
                 f"id {id} is not in the vocabulary of {self.name!r}, which has {self.vocab_size}"
             )
-        return self._backend.id_to_token(_whole(id))
+        return self._backend.id_to_token(id)
 
     def str_tokens(self, ids: Iterable[int]) -> list[str]:
         """A readable piece per id (" the"); bytes that are no whole character become U+FFFD.
 
         An embedding may have rows that no token of the tokenizer has: "<unused 1995>".
         """
-        return [self._piece(_whole(i)) for i in ids]
+        return [self._piece(whole_number(i, "token id")) for i in ids]
 
     def single(self, text: str) -> int:
         """The one id of a text, without special tokens.
