@@ -6,12 +6,11 @@ the file system without `safe_join`.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
-from .files import decode, read_bytes
+from .files import decode, parse_json_text, read_bytes
 
 MAX_JSON_BYTES = 8 << 20
 """A config with 20,000 class labels has about 1 MB."""
@@ -56,26 +55,13 @@ def parse_json(data: bytes, where: str) -> dict[str, Any]:
     Raises ValueError on NaN and infinity, on an object that has a key twice, of which readers take
     the one or the other, and on what lies deeper than any published file.
     """
-    try:
-        text = decode(data, where)
-        values = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_once)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: not valid JSON ({error})") from None
+    values = parse_json_text(decode(data, where), where)
     if not isinstance(values, dict):
         raise ValueError(f"{where}: expected a JSON object, not a {type(values).__name__}")
     if _is_deeper(values, MAX_DEPTH):
         raise ValueError(
             f"{where}: objects and lists lie more than {MAX_DEPTH} deep inside one another"
         )
-    return values
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"the key {twice!r:.80} stands in one object twice")
     return values
 
 
@@ -94,7 +80,3 @@ def refuse_code(values: dict[str, Any], where: str) -> None:
                 f"{where}: {field!r} asks for code, and code in a model's folder is never run; "
                 f"if the architecture is a supported one, remove the field"
             )
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number of JSON")

@@ -301,7 +301,8 @@ BROKEN = {
         "gives the id 3 to 'the' and to 'king'",
     ),
     "an entry twice": (
-        word_level().to_str().replace('"king":4', '"king":4,"king":7'), "the key 'king' stands in"
+        word_level().to_str().replace('"king":4', '"king":4,"king":7'),
+        "the key 'king' stands there twice",
     ),
     "random merges": (
         byte_level().to_str().replace('"dropout":null', '"dropout":0.1'), r"dropout=0\.1"

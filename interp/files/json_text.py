@@ -25,7 +25,7 @@ def _refuse_constant(name: str) -> None:
 def _distinct(items: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(items)
     if len(values) < len(items):
-        keys = [key for key, _ in items]
-        repeated = next(key for key in keys if keys.count(key) > 1)
+        seen: set[str] = set()
+        repeated = next(key for key, _ in items if key in seen or seen.add(key))
         raise ValueError(f"the key {repeated[:100]!r} stands there twice")
     return values
