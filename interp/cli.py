@@ -15,6 +15,7 @@ import interp
 
 from . import report
 from .console import guarded
+from .writing import write_file
 
 EXAMPLES = """examples:
   interp run embedding-arithmetic --model minilm
@@ -183,7 +184,7 @@ def _doctor(parsed: argparse.Namespace) -> int:
     found = interp.doctor(parsed.model, parsed.device, parsed.dtype)
     print(found)
     if parsed.json is not None:
-        parsed.json.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_file(parsed.json, (json.dumps(found.to_dict(), indent=2) + "\n").encode())
     return 0 if found.ok else 1
 
 

@@ -21,10 +21,10 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from . import axes
+from .loading.stored import check_tensors, write_tensors
 from .reading import vector_site
 from .sites import SiteName, stack_config
 
@@ -101,13 +101,7 @@ class Direction:
         tensors = {"vector": self.vector} | ({} if self.mean is None else {"mean": self.mean})
         facts = {"site": self.site, "origin": self.origin, "model": self.model,
                  "seed": self.seed, "scale": self.scale}  # fmt: skip
-        kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        beside = path.with_name(f".{path.name}.tmp")
-        try:
-            save_file(kept, beside, {KIND: json.dumps(facts)})
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        write_tensors(path, tensors, {KIND: json.dumps(facts)})
         return path
 
     @classmethod
@@ -117,6 +111,7 @@ class Direction:
             with safe_open(path, "pt") as file:
                 facts = json.loads((file.metadata() or {})[KIND])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            check_tensors(Path(path), required=False)
         except FileNotFoundError:
             raise
         except Exception as error:  # noqa: BLE001  # the library raises its own and plain ones

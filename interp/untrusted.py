@@ -7,6 +7,8 @@ the file system without `safe_join`.
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,14 @@ MAX_JSON_BYTES = 8 << 20
 MAX_DEPTH = 64
 """Of JSON: objects and lists inside one another; the deepest published file has about 10."""
 MAX_NAME = 200
-RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+"""Bytes of a name in UTF-8; file systems take 255, and names of their own are made of it."""
+RESERVED = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[\d¹²³]) *([.:].*)?", re.IGNORECASE
+)
 """File names that Windows takes for devices."""
 FORBIDDEN = re.compile(r'[/\\:<>|"?*\x00-\x1f\x7f]')
+INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Kinds of characters that cannot be seen, or turn the direction of writing."""
 RUNS_CODE = ("auto_map", "trust_remote_code", "custom_pipelines")
 
 
@@ -27,7 +34,8 @@ def safe_join(folder: Path, name: str) -> Path:
     """The path of the file `name` directly inside `folder`.
 
     Raises ValueError unless `name` is a plain base name: no separator of either kind, drive, "..",
-    control character, device name, and at most 200 characters.
+    control or invisible character, lone surrogate, device name, space or dot at its end, and at
+    most 200 bytes.
     """
     if not isinstance(name, str) or not _is_plain(name):
         shown = repr(name[:60] if isinstance(name, str) else name)
@@ -35,12 +43,48 @@ def safe_join(folder: Path, name: str) -> Path:
     return folder / name
 
 
+def safe_path(folder: Path, path: str) -> Path:
+    """The path of a file below `folder`: plain base names (see `safe_join`) with "/" between."""
+    for name in path.split("/") if isinstance(path, str) else [path]:
+        folder = safe_join(folder, name)
+    return folder
+
+
+def check_distinct(paths: Iterable[str]) -> None:
+    """Raise ValueError, naming both, where two paths below one folder are the same file on some
+    file system (case, Unicode normalisation), or one is a folder of the other."""
+    taken: dict[str, str] = {}
+    for path in paths:
+        key = _as_one(path)
+        if key in taken:
+            raise ValueError(f"{path!r} and {taken[key]!r} cannot be two files: rename one")
+        taken[key] = path
+    for key, path in taken.items():
+        names = key.split("/")
+        for n in range(1, len(names)):
+            if (above := taken.get("/".join(names[:n]))) is not None:
+                raise ValueError(
+                    f"{above!r} cannot be a file and the folder of {path!r}: rename one"
+                )
+
+
+def _as_one(path: str) -> str:
+    """What names have in common that some file system does not tell apart."""
+    folded = unicodedata.normalize("NFKC", path).casefold()
+    return unicodedata.normalize("NFKC", folded)
+
+
 def _is_plain(name: str) -> bool:
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
     return (
-        0 < len(name) <= MAX_NAME
-        and name == name.strip(" ").rstrip(".")
+        0 < size <= MAX_NAME
+        and name == name.strip().rstrip(".")
         and not FORBIDDEN.search(name)
         and not RESERVED.fullmatch(name)
+        and not any(unicodedata.category(c) in INVISIBLE for c in name)
     )
 
 

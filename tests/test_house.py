@@ -20,7 +20,7 @@ ROOT = Path(interp.__file__).parents[1]
 # Lowest first. A module may import from its own floor's package and from floors below it.
 FLOORS = (
     {"files"},
-    {"config", "chance", "devices", "indices", "untrusted", "memory"}
+    {"config", "chance", "devices", "indices", "untrusted", "writing", "memory"}
     | {"stats", "moments", "occurrence", "precision"}
     | {"calls"},
     {"sites", "tokens", "tokenizer"},

@@ -284,7 +284,7 @@ def test_the_lens_of_another_model_is_refused(model, tmp_path):
 def test_damaged_files_are_named(model, tmp_path):
     path = untrained(model).save(tmp_path / "lens.safetensors")
     with safetensors.safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
+        metadata = {key: value for key, value in file.metadata().items() if key != "sha256"}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     holes = tensors | {"1.b": torch.full((32,), float("nan"))}
     for kept, told, message in (

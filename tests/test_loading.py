@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -287,13 +289,19 @@ def test_save_that_fails_keeps_what_was_there(tmp_path: Path, monkeypatch: pytes
     model = interp.load(tmp_path / "theirs")
     save(model, tmp_path)
     before = (tmp_path / "model.safetensors").read_bytes()
+    fsync, calls = os.fsync, []
 
-    def fail(weights, file, metadata):
-        file.write_bytes(b"half a file")
-        raise OSError("disk full")
+    def fail(handle):
+        calls.append(handle)
+        if len(calls) > 2:  # the config and its folder are through
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(handle)
 
-    monkeypatch.setattr("safetensors.torch.save_file", fail)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(
+        OSError,
+        match=r"safetensors cannot be written: No space left .*\(the disk is full\); what lay",
+    ):
         save(model, tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == before
     assert not list(tmp_path.glob(".*"))

@@ -16,7 +16,7 @@ import interp
 from interp import loading
 from interp.loading import CorruptFile
 from interp.loading.tensors import read_entries
-from interp.untrusted import safe_join
+from interp.untrusted import check_distinct, safe_join, safe_path
 
 from .published import SHAPES, tiny, weights, write_config
 
@@ -62,6 +62,38 @@ def test_safe_join_stays_inside(name: str):
 @pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", ".hidden", "a b", "Ünïcode"])
 def test_safe_join_accepts(name: str, tmp_path: Path):
     assert safe_join(tmp_path, name) == tmp_path / name
+
+
+def test_safe_path_is_safe_join_of_every_name(tmp_path: Path):
+    assert safe_path(tmp_path, "heads/L0H3.html") == tmp_path / "heads" / "L0H3.html"
+    for name in (*BAD_NAMES, "a//b", "/a", "a/", "a/../b", "a/."):
+        for path in ({name} - {"a/b"}) | {f"heads/{name}/x"} - {"heads/a/b/x"}:
+            with pytest.raises(ValueError, match="expected a plain base name"):
+                safe_path(tmp_path, path)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a.html", "A.html"),
+        ("é.html", "e\u0301.html"),
+        ("ﬁ", "fi"),
+        ("straße", "STRASSE"),
+        ("Å", "\u212b"),
+        ("a/b", "a"),
+        ("A/b/c", "a/B"),
+        ("same", "same"),
+    ],
+)
+def test_names_of_one_file_are_refused(names: tuple[str, str]):
+    for pair in (names, names[::-1]):
+        with pytest.raises(ValueError, match=r"cannot be (two files|a file and)"):
+            check_distinct(["other", *pair, "heads/x"])
+    check_distinct([names[0], "other"])
+
+
+def test_names_of_several_files_are_not():
+    check_distinct(["a", "b", "a.csv", "heads/a", "heads/b", "head", "heads-2"])
 
 
 @pytest.mark.parametrize("shard", ["../evil.safetensors", "/tmp/evil.safetensors", "a\\..\\b", ""])

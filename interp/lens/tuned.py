@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import safetensors
-import safetensors.torch
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from .. import chance
 from ..loading import weights_hash
+from ..loading.stored import check_tensors, write_tensors
 from ..metrics import Where
 from ..untrusted import parse_json
 from .reading import check_layers, check_readable, lens_frame
@@ -116,25 +116,16 @@ class TunedLens:
         path = Path(path)
         tensors = {}
         for layer, (A, b) in self.translators.items():
-            # A copy each: layers may share one, and a file holds no tensor twice.
-            own = (
-                one.detach().cpu().clone(memory_format=torch.contiguous_format) for one in (A, b)
-            )
-            tensors |= dict(zip((f"{layer}.A", f"{layer}.b"), own, strict=True))
-        told = {
+            tensors |= {f"{layer}.A": A, f"{layer}.b": b}
+        described = {
             "n_layers": self.n_layers,
             "weights": self.weights,
             "made_of": dict(self.made_of),
             # JSON has no NaN: of one row held out there is no standard error.
             "table": self.table.astype(object).where(self.table.notna(), None).to_dict("list"),
         }
-        beside = path.with_name(f".{path.name}.tmp")
-        try:
-            metadata = {"kind": KIND, "lens": json.dumps(told, allow_nan=False)}
-            safetensors.torch.save_file(tensors, beside, metadata)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        metadata = {"kind": KIND, "lens": json.dumps(described, allow_nan=False)}
+        write_tensors(path, tensors, metadata)
         return path
 
     @classmethod
@@ -145,6 +136,7 @@ class TunedLens:
             with safetensors.safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            check_tensors(Path(path), required=False)
         except safetensors.SafetensorError as error:
             raise ValueError(f"{path}: not a safetensors file ({error})") from None
         if metadata.get("kind") != KIND:

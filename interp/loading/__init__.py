@@ -8,22 +8,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 
 from ..devices import as_device
 from ..model import HookedTransformer
 from ..tokenizer import Tokenizer
+from ..untrusted import parse_json, safe_join
+from ..writing import write_file
 from .assemble import WeightsError, assembled, with_stored_head
 from .beside import end_ids
 from .check import CheckFailed, check_loaded, check_tokenizer
 from .families import read_config, read_labels
-from .files import UnknownModel, bundled, config_values, locate, weight_entries
+from .files import SINGLE, UnknownModel, bundled, config_values, locate, weight_entries
 from .reference import FamilyCheck, check_family
+from .stored import check_tensors, write_tensors
 from .tensors import CorruptFile
 
 __all__ = [
@@ -45,6 +46,8 @@ DTYPES = {
     "float32": torch.float32,
     "float64": torch.float64,
 }
+FILES = "files"
+"""Under which name a saved model's weights keep the checksums of the files beside them."""
 
 
 def load(
@@ -76,6 +79,8 @@ def load(
     if wanted is None and family.name == "interp":
         wanted = _dtype(values.get("dtype"), config_file)
     entries = weight_entries(source)
+    if check is not False and family.name == "interp":
+        check_saved(source.folder)
     cfg = with_stored_head(family, cfg, entries)
     tokenizer = Tokenizer.from_folder(source.folder, source.name)
     if tokenizer is not None and check is not False:
@@ -107,8 +112,9 @@ def save(
     """Write a model as a folder that `load` reads: config.json, model.safetensors, tokenizer.json.
 
     dtype: that of the stored weights, by default the model's; `load` gives back the model's own.
-    Each file is complete or absent, whatever happens meanwhile; config.json comes last. Raises
-    ValueError on weights that overflow the dtype.
+    Each file is complete or absent, whatever happens meanwhile; the weights come last and hold
+    checksums of all, so that files which do not belong together, or are damaged, do not load.
+    Raises ValueError on weights that overflow the dtype, WriteError (an OSError) on a full disk.
     """
     stored = _dtype(dtype) or model.dtype
     folder = Path(folder)
@@ -117,14 +123,6 @@ def save(
     for key, value in weights.items():
         if stored != model.dtype and not value.isfinite().all():
             raise ValueError(f"{key} does not fit into {stored}; store the model as {model.dtype}")
-    metadata = {"format": "pt"}
-    _replace(
-        folder / "model.safetensors",
-        lambda file: safetensors.torch.save_file(weights, file, metadata),
-    )
-    if model.tokenizer is not None:
-        for name, data in model.tokenizer.files().items():
-            _replace(folder / name, lambda file, data=data: file.write_bytes(data))
     config: dict[str, Any] = {"model_type": "interp", "config": model.cfg.to_dict()}
     if stored != model.dtype:
         config["dtype"] = str(model.dtype).removeprefix("torch.")
@@ -132,8 +130,12 @@ def save(
         config["eos_token_id"] = list(model.stored_end_ids)
     if model.labels:
         config["id2label"] = dict(enumerate(model.labels))
-    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    _replace(folder / "config.json", lambda file: file.write_text(text, encoding="utf-8"))
+    files = {} if model.tokenizer is None else model.tokenizer.files()
+    files["config.json"] = (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
+    for name, data in files.items():
+        write_file(safe_join(folder, name), data)
+    sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    write_tensors(folder / SINGLE, weights, {"format": "pt", FILES: json.dumps(sums)})
     return folder
 
 
@@ -151,19 +153,22 @@ def weights_hash(model: HookedTransformer) -> str:
     return digest.hexdigest()
 
 
-def _replace(file: Path, write: Callable[[Path], Any]) -> None:
-    """Write beside the file, flush to disk, then put it in the file's place.
-
-    What a killed process left behind is overwritten by the next save.
-    """
-    beside = file.with_name(f".{file.name}.tmp")
-    try:
-        write(beside)
-        with beside.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        beside.replace(file)
-    finally:
-        beside.unlink(missing_ok=True)
+def check_saved(folder: Path) -> None:
+    """Raise CorruptFile, naming the file, unless all that `save` wrote into a folder is as it was
+    written, together. Models that an earlier version saved have no checksums, and pass."""
+    if not (folder / SINGLE).is_file():  # several shards, which `save` does not write
+        return
+    sums = check_tensors(folder / SINGLE, required=False).get(FILES)
+    for name, expected in ({} if sums is None else parse_json(sums.encode(), SINGLE)).items():
+        file = safe_join(folder, name)
+        if not file.is_file():
+            raise CorruptFile(f"{file}: {SINGLE} was saved with it, and it is not there")
+        if hashlib.sha256(file.read_bytes()).hexdigest() != expected:
+            raise CorruptFile(
+                f"{file} is not as it was saved with {SINGLE}: it is damaged, was edited, or "
+                "belongs to another model. Bring back the file, or save the model again; if the "
+                "change is wanted, interp.load(folder, check=False) reads it as it is"
+            )
 
 
 def _dtype(dtype: str | torch.dtype | None, where: str | None = None) -> torch.dtype | None:
