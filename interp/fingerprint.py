@@ -11,11 +11,15 @@ import functools
 import hashlib
 import types
 from collections.abc import Iterator, Mapping, Sequence, Set
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+import interp
 
 from .tokens import Tokens
 
@@ -34,6 +38,36 @@ def digest(value: Any) -> str:
     ValueError on what cannot be compared.
     """
     return _digest(value, frozenset())
+
+
+def machine_facts(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """All beside the model and the data on which the last bits of a number depend, as plain data:
+    interp, code, torch, dtype, device, threads, precision."""
+    return {
+        "interp": interp.__version__,
+        "code": code_hash(),
+        "torch": str(torch.__version__),
+        "dtype": str(dtype).removeprefix("torch."),
+        "device": device_kind(device),
+        "threads": torch.get_num_threads(),
+        "precision": torch.get_float32_matmul_precision(),
+    }
+
+
+@cache
+def code_hash() -> str:
+    """A hash of this library's source, as it was when first asked for."""
+    folder, source = Path(interp.__file__).parent, hashlib.sha256()
+    for file in sorted(folder.rglob("*.py")):
+        source.update(f"{file.relative_to(folder).as_posix()}\n".encode() + file.read_bytes())
+    return source.hexdigest()[:SIZE]
+
+
+def device_kind(device: torch.device) -> str:
+    """The kind of machine: others round differently."""
+    if device.type == "cuda":
+        return f"{device.type} {torch.cuda.get_device_name(device)}"
+    return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _digest(value: Any, seen: frozenset[int]) -> str:

@@ -21,11 +21,8 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 
-import interp
-
 from . import chance
-from .fingerprint import SIZE, digest
-from .journal import code_hash, device_kind
+from .fingerprint import SIZE, digest, machine_facts
 from .loading import DTYPES, weights_hash
 from .metrics import one_position
 from .selection import stable_hash
@@ -244,17 +241,11 @@ def _stop(model: Any, sites: Sequence[Site]) -> int | None:
 def _model_facts(model: Any) -> dict[str, Any]:
     """All of the model and machine that a number depends on."""
     return {
-        "interp": interp.__version__,
-        "code": code_hash(),
-        "torch": str(torch.__version__),
+        **machine_facts(model.device, model.dtype),
         "model": model.name,
         "config": digest(model.cfg.to_dict()),
         "weights": weights_hash(model)[:SIZE],
         "tokenizer": None if model.tokenizer is None else model.tokenizer.hash[:SIZE],
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "device": device_kind(model.device),
-        "threads": torch.get_num_threads(),
-        "precision": torch.get_float32_matmul_precision(),
     }
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import errno
-import hashlib
 import io
 import json
 import os
@@ -19,7 +18,6 @@ import signal
 import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,14 +26,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-import interp
-
 from .edits import Edit
-from .fingerprint import SIZE, digest
+from .fingerprint import SIZE, digest, machine_facts
 from .loading import weights_hash
 from .metrics import Metric
 from .selection import Node
 from .tokens import Tokens
+from .writing import sync_folder
 
 try:
     import fcntl
@@ -128,7 +125,7 @@ class Journal:
             self._file.truncate(self._end)
             if not records:
                 self._append(header)
-                _sync_folder(self.path.parent)
+                sync_folder(self.path.parent)
 
     def _check(self, records: Sequence[dict | None], header: dict[str, Any]) -> None:
         """Refuse what is damaged, and another run's."""
@@ -230,16 +227,10 @@ def manifest(
             "are the same functions; sweep without journal=, or without the hooks"
         )
     return {
-        "interp": interp.__version__,
-        "code": code_hash(),
-        "torch": str(torch.__version__),
+        **machine_facts(model.device, model.dtype),
         "model": model.name,
         "config": digest(model.cfg.to_dict()),
         "weights": weights_hash(model)[:SIZE],
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "device": device_kind(model.device),
-        "threads": torch.get_num_threads(),
-        "precision": torch.get_float32_matmul_precision(),
         "engine": engine,
         "tokens": digest(tokens),
         "nodes": f"{len(nodes)} {digest(repr([tuple(node) for node in nodes]))}",
@@ -255,22 +246,6 @@ def _made_of(what: Edit | Metric) -> str:
         return digest((what.made_of, what.bind))
     except ValueError as error:
         raise JournalError(f"{what.name!r} cannot be journalled: {error}") from None
-
-
-@cache
-def code_hash() -> str:
-    """A hash of this library's source, as it was when first asked for."""
-    folder, found = Path(interp.__file__).parent, hashlib.sha256()
-    for file in sorted(folder.rglob("*.py")):
-        found.update(f"{file.relative_to(folder).as_posix()}\n".encode() + file.read_bytes())
-    return found.hexdigest()[:SIZE]
-
-
-def device_kind(device: torch.device) -> str:
-    """The kind of machine: others round differently."""
-    if device.type == "cuda":
-        return f"{device.type} {torch.cuda.get_device_name(device)}"
-    return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _packing(plan: Sequence[Sequence[tuple[int, int, int]]]) -> str:
@@ -325,12 +300,3 @@ def _locked(path: Path) -> io.FileIO:
         file.close()
         raise
     return file
-
-
-def _sync_folder(folder: Path) -> None:
-    """Let a new name survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,35 +1,39 @@
 """The folder of a harvest: a manifest, and shards that are whole or absent.
 
-A shard is a safetensors file: one tensor per site [row …], and for every row which text, window,
-position and token it is of. Its header says what it counts and where the text stood behind it. The
-manifest says what the harvest is made of, and at the end, with the totals, that it is complete.
+A shard is a safetensors file with checksums: one tensor per site [row …], and for every row which
+text, window, position and token it is of. Its header says what it counts and where the text stood
+behind it. The manifest says what the harvest is made of, and at the end, with the totals, that it
+is complete. Manifest and headers are checked when a harvest is opened, tensors when they are read.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from .fingerprint import digest
+from .loading import CorruptFile
+from .loading.stored import check_header, check_tensors, write_tensors
 from .sites import Site, SiteName, SiteTable
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+from .writing import UNFINISHED, locked, sweep, write_file
 
 KIND = "interp harvest"
 MANIFEST = "manifest.json"
+CHECK = "check"
+"""Under which name the manifest holds a hash of all else in it."""
+FIELDS = {"kind", "made_of", "sites", "roles", "complete", CHECK}
+"""Of a manifest."""
 ROW = {"text": torch.int64, "window": torch.int32, "pos": torch.int32, "token": torch.int32}
 """What is known of every row."""
 ROLE = {"role": torch.int32}
@@ -54,17 +58,23 @@ class Shard(NamedTuple):
         return self.counts["rows"]
 
     @classmethod
-    def read(cls, path: Path) -> Shard:
-        """What a file says of itself. Raises HarvestError on one that is damaged."""
+    def read(cls, path: Path, signed: bool = True) -> Shard:
+        """What a file says of itself. Raises HarvestError on one that is damaged, or lacks its
+        checksums though the harvest is `signed`."""
         try:
+            check_header(path, required=signed)
             with safe_open(path, "pt") as file:
                 header = json.loads(file.metadata()[KIND])
             return cls(path, header["counts"], tuple(header["after"]))
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise HarvestError(
-                f"{path} is damaged ({error}); delete it and the shards behind it to go on from "
-                "there"
-            ) from None
+            raise _damaged(path, error) from None
+
+    def check(self, names: Sequence[str] | None = None, *, signed: bool = True) -> None:
+        """Raises HarvestError where the named tensors, by default all, are not as written."""
+        try:
+            check_tensors(self.path, names, required=signed)
+        except (OSError, CorruptFile) as error:
+            raise _damaged(self.path, error) from None
 
     @property
     def header(self) -> str:
@@ -83,13 +93,16 @@ class Harvest:
     shards: tuple[Shard, ...]
     sites: SiteTable
     """Those that were kept; short forms and pairs ("resid_post", 3) name them here too."""
+    _sound: set[tuple[Path, str]] = field(default_factory=set, repr=False)
+    """The tensors whose checksums were found right; each is read once for that."""
 
     @classmethod
     def load(cls, folder: str | os.PathLike, *, partial: bool = False) -> Harvest:
-        """Raises HarvestError on a folder that is no harvest, lacks a shard, or, unless `partial`,
-        is not finished."""
+        """Raises HarvestError on a folder that is no harvest, is damaged, lacks a shard, or, unless
+        `partial`, is not finished."""
         folder = Path(folder)
-        manifest, shards = read_manifest(folder), shards_of(folder)
+        manifest = read_manifest(folder)
+        shards = shards_of(folder, CHECK in manifest)
         complete = manifest.get("complete")
         if complete is None and not partial:
             raise HarvestError(
@@ -144,7 +157,7 @@ class Harvest:
             raise ValueError(f"size={size}: expected 1 or more")
         name, start = self.sites[site].name, 0
         for shard in self.shards:
-            with safe_open(shard.path, "pt") as file:
+            with self._opened(shard, name) as file:
                 stored = file.get_slice(name)
                 for at in range(0, shard.rows, size):
                     values = stored[at : min(at + size, shard.rows)]
@@ -162,7 +175,7 @@ class Harvest:
         for shard in self.shards:
             low, high = max(first - start, 0), min(last - start, shard.rows)
             if low < high:
-                with safe_open(shard.path, "pt") as file:
+                with self._opened(shard, name) as file:
                     parts.append(file.get_slice(name)[low:high].to(dtype))
             start += shard.rows
         return torch.cat(parts)
@@ -170,9 +183,16 @@ class Harvest:
     def _column(self, name: str) -> Tensor:
         parts = []
         for shard in self.shards:
-            with safe_open(shard.path, "pt") as file:
+            with self._opened(shard, name) as file:
                 parts.append(file.get_tensor(name))
         return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64)
+
+    def _opened(self, shard: Shard, name: str) -> Any:
+        """A file whose tensor `name` is as it was written, for a `with`."""
+        if (shard.path, name) not in self._sound:
+            shard.check([name], signed=CHECK in self.manifest)
+            self._sound.add((shard.path, name))
+        return safe_open(shard.path, "pt")
 
     def __repr__(self) -> str:
         unfinished = "" if self.complete else ", unfinished"
@@ -183,24 +203,33 @@ class Harvest:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Raises HarvestError on a folder that is not a harvest."""
+    """Raises HarvestError on a folder that is not a harvest, or whose manifest is damaged. Those of
+    earlier versions bear no checksum."""
+    file = folder / MANIFEST
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        content = file.read_bytes()
+    except OSError:
+        raise HarvestError(f"{folder} is not a harvest; name another folder") from None
+    try:
+        manifest = json.loads(content)
         known = manifest["kind"] == KIND and {"made_of", "sites", "roles"} <= manifest.keys()
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         known, manifest = False, {}
-    if not known:
-        raise HarvestError(f"{folder} is not a harvest; name another folder")
-    return manifest
+    unsigned = {name: value for name, value in manifest.items() if name != CHECK}
+    if known and not manifest.keys() - FIELDS and manifest.get(CHECK) in (None, digest(unsigned)):
+        return manifest
+    if KIND.encode() in content or any(folder.glob("shard-*.safetensors")):
+        raise HarvestError(f"{file} is damaged: it is not as it was written")
+    raise HarvestError(f"{folder} is not a harvest; name another folder")
 
 
-def shards_of(folder: Path) -> list[Shard]:
+def shards_of(folder: Path, signed: bool = True) -> list[Shard]:
     """In order. Raises HarvestError where one is missing or damaged."""
     paths = sorted(folder.glob("shard-*.safetensors"))
     for i, path in enumerate(paths):
         if path != _path(folder, i):
             raise HarvestError(f"{folder} lacks {_path(folder, i).name}: it was removed")
-    return [Shard.read(path) for path in paths]
+    return [Shard.read(path, signed) for path in paths]
 
 
 class Piece(NamedTuple):
@@ -244,8 +273,7 @@ class Sink:
         counts = {name: sum(one.counts[name] for one in self._pieces) for name in counts}
         shard = Shard(_path(self.folder, len(self.shards)), counts, self._pieces[-1].after)
         with self._safely():
-            # Of several keys the library would write them in any order, and the bytes would differ.
-            _put(shard.path, lambda file: save_file(values, file, {KIND: shard.header}))
+            write_tensors(shard.path, values, {KIND: shard.header})
         self.shards.append(shard)
         self._pieces, self._bytes = [], 0
 
@@ -265,7 +293,7 @@ class Sink:
     def _safely(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             rows = sum(shard.rows for shard in self.shards)
             raise HarvestError(
                 f"shard {len(self.shards)} cannot be written into {self.folder}: {error}; "
@@ -283,24 +311,31 @@ def opened(
         raise HarvestError(f"{folder} is a file; name a folder for the harvest")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder, os.O_RDONLY)
+        sweep(folder, UNFINISHED)
     except OSError as error:
         raise HarvestError(f"{folder} cannot be written: {error.strerror}") from None
-    try:
-        if fcntl is not None:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with _alone(folder):
         manifest = _checked(folder, made_of, resume)
+        shards = shards_of(folder)
+        if manifest and len(shards) >= manifest.get("complete", {"shards": math.inf})["shards"]:
+            yield Harvest.load(folder)
+            return
         if manifest is None:
             described = [(site.name, site.layer, site.axes, site.source) for site in sites]
             known = {"made_of": made_of, "sites": described, "roles": list(roles)}
             _write_manifest(folder, {"kind": KIND, **known})
-        for leftover in folder.glob(".*.tmp"):
-            leftover.unlink()
-        yield Harvest.load(folder) if manifest and "complete" in manifest else None
+        for shard in shards:
+            shard.check()
+        yield None
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    try:
+        with locked(folder):
+            yield
     except BlockingIOError:
         raise HarvestError(f"{folder}: another harvest is writing it") from None
-    finally:
-        os.close(lock)
 
 
 def _checked(folder: Path, made_of: dict, resume: bool) -> dict | None:
@@ -332,30 +367,19 @@ def finish(folder: Path, shards: Sequence[Shard]) -> None:
     _write_manifest(folder, manifest | {"complete": {"shards": len(shards), **totals}})
 
 
-def _write_manifest(folder: Path, values: dict) -> None:
-    text = json.dumps(values, indent=1) + "\n"
+def _write_manifest(folder: Path, values: dict[str, Any]) -> None:
+    unsigned = json.loads(json.dumps({k: v for k, v in values.items() if k != CHECK}))
+    text = json.dumps({**unsigned, CHECK: digest(unsigned)}, indent=1) + "\n"
     try:
-        _put(folder / MANIFEST, lambda file: file.write_text(text, encoding="utf-8"))
+        write_file(folder / MANIFEST, text.encode())
     except OSError as error:
-        raise HarvestError(f"{folder} cannot be written: {error.strerror}") from error
+        raise HarvestError(f"{folder}: {error}") from error
 
 
-def _put(file: Path, write: Callable[[Path], Any]) -> None:
-    """Write beside the file, flush to the disk, then put it in the file's place."""
-    beside = file.with_name(f".{file.name}.tmp")
-    try:
-        write(beside)
-        with beside.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        beside.replace(file)
-    finally:
-        beside.unlink(missing_ok=True)
-    if os.name == "posix":  # the name itself must survive a power cut
-        handle = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def _damaged(path: Path, error: Exception) -> HarvestError:
+    return HarvestError(
+        f"{path} is damaged ({error}); delete it and the shards behind it to go on from there"
+    )
 
 
 def _path(folder: Path, number: int) -> Path:

@@ -17,11 +17,13 @@ from pathlib import Path
 import pytest
 import tokenizers
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import models, pre_tokenizers, processors
 
 import interp
 from interp import shards, windows
 from interp.harvesting import harvest
+from interp.loading.tensors import read_entries
 from interp.moments import Moments
 from interp.shards import Harvest, HarvestError
 from interp.sites import UnknownSite
@@ -29,6 +31,7 @@ from interp.tokenizer import Tokenizer
 from interp.tokens import Tokens
 from interp.windows import Windows
 
+from .kills import dying
 from .strategies import random_model, small_config
 
 ROOT = Path(interp.__file__).parents[1]
@@ -200,30 +203,28 @@ def test_positions_last_roles_and_sampled(model, texts, tmp_path):
         harvest(model, Tokens(ids, roles=roles), SITES, tmp_path / "x", positions="nam", **SMALL)
 
 
-def test_a_killed_harvest_goes_on_to_the_same_bytes(model, texts, tmp_path, monkeypatch):
+def test_a_harvest_killed_anywhere_goes_on_to_the_same_bytes(model, texts, tmp_path, monkeypatch):
+    """Between any two operations on the disk, and on the way on once more."""
     file = tmp_path / "text.txt"
-    file.write_text("\n".join(texts), encoding="utf-8")
-    for source in (texts, file, Tokens.of(torch.arange(60).reshape(20, 3) % 8)):
-        folder = tmp_path / type(source).__name__
-        expected = contents(harvest(model, source, SITES, folder / "whole", **SMALL).folder)
-        put, left = shards._put, iter([True, True, False, True, False] + [True] * 99)
-
-        def dying(path, write, put=put, left=left):
-            if not next(left):
-                raise KeyboardInterrupt
-            put(path, write)
-
-        monkeypatch.setattr(shards, "_put", dying)
-        stops = 0
-        for _ in range(9):
-            try:
-                harvest(model, source, SITES, folder / "parts", **SMALL)
-                break
-            except KeyboardInterrupt:
-                stops += 1
-        monkeypatch.undo()
-        assert stops == 2
-        assert contents(folder / "parts") == expected
+    file.write_text("\n".join(texts[:12]), encoding="utf-8")
+    sources = (texts[:12], file, Tokens.of(torch.arange(24).reshape(8, 3) % 8))
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # nobody pulls the plug
+    expected = [
+        contents(harvest(model, source, SITES, tmp_path / f"whole-{i}", **SMALL).folder)
+        for i, source in enumerate(sources)
+    ]
+    with dying() as counted:
+        harvest(model, texts[:12], SITES, tmp_path / "counted", **SMALL)
+    assert counted.count > 20
+    for at in range(counted.count):
+        source, folder = sources[at % 3], tmp_path / str(at)
+        for later in (at, 9):
+            with dying(later):
+                harvest(model, source, SITES, folder, **SMALL)
+            if (folder / "manifest.json").exists():
+                Harvest.load(folder, partial=True)
+        harvest(model, source, SITES, folder, **SMALL)
+        assert contents(folder) == expected[at % 3]
 
 
 VICTIM = """
@@ -232,12 +233,10 @@ torch.set_num_threads(1)
 from pathlib import Path
 from tests.test_harvest import made, SITES, SMALL, harvest
 from interp import shards
-put = shards._put
-def slow(path, write):
-    def both(file):
-        write(file); print(path.name, flush=True); time.sleep(0.05)
-    put(path, both)
-shards._put = slow
+write = shards.write_tensors
+def slow(path, tensors, metadata):
+    print(path.name, flush=True); write(path, tensors, metadata); time.sleep(0.05)
+shards.write_tensors = slow
 print("ready", flush=True)
 harvest(made(), Path(sys.argv[1]), SITES, sys.argv[2], **SMALL)
 """
@@ -314,15 +313,14 @@ def test_two_do_not_write_one_folder(model, texts, tmp_path):
 
 
 def test_a_full_disk_names_itself_and_whole_shards_stay(model, texts, tmp_path, monkeypatch):
-    folder, save = tmp_path / "kept", shards.save_file
+    folder, replace = tmp_path / "kept", os.replace
 
-    def full(values, path, metadata):
+    def full(beside, path):
         if "00002" in path.name:
-            path.write_bytes(b"torn")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        save(values, path, metadata)
+        replace(beside, path)
 
-    monkeypatch.setattr(shards, "save_file", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(HarvestError, match=r"No space left.*2 shards .* are whole"):
         harvest(model, texts, SITES, folder, **SMALL)
     assert not list(folder.glob(".*")) and len(Harvest.load(folder, partial=True).shards) == 2
@@ -343,6 +341,73 @@ def test_the_librarys_own_error_is_named_too(model, texts, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, old)
     assert Harvest.load(tmp_path / "kept", partial=True).shards == ()
+
+
+def flip(file: Path, bit: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    file.write_bytes(content)
+
+
+def all_read(folder: Path) -> None:
+    kept = Harvest.load(folder)
+    kept.rows  # noqa: B018
+    for site in kept.sites:
+        kept.read(site.name)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "shard-00001.safetensors"])
+def test_any_flipped_bit_is_found_and_named(model, texts, tmp_path, name):
+    folder = harvest(model, texts[:12], SITES, tmp_path / "kept", **SMALL).folder
+    all_read(folder)
+    size = 8 * (folder / name).stat().st_size
+    for bit in {*range(0, size, size // 60), *range(0, 90 * 8, 19)}:
+        flip(folder / name, bit)
+        with pytest.raises(HarvestError, match=name):
+            all_read(folder)
+        flip(folder / name, bit)
+    all_read(folder)
+
+
+def test_what_is_damaged_is_not_gone_on_from_and_the_advice_works(model, texts, tmp_path):
+    folder = harvest(model, texts, SITES, tmp_path / "kept", **SMALL).folder
+    before, shard = contents(folder), folder / "shard-00001.safetensors"
+    behind = sorted(folder.glob("shard-*"))[2:]
+    assert behind
+    behind.pop().unlink()  # else it is finished, and only read
+    flip(shard, 8 * shard.stat().st_size - 5)
+    with pytest.raises(HarvestError, match=r"shard-00001.* is damaged .*delete it and the shards"):
+        harvest(model, texts, SITES, folder, **SMALL)
+    for path in (shard, *behind):
+        path.unlink()
+    harvest(model, texts, SITES, folder, **SMALL)
+    assert contents(folder) == before
+
+
+def test_only_what_is_read_is_checked(model, texts, tmp_path):
+    kept = harvest(model, texts, SITES, tmp_path / "kept", **SMALL)
+    site, other = (site.name for site in kept.sites)
+    shard = kept.folder / "shard-00001.safetensors"
+    flip(shard, 8 * read_entries(shard)[site].start + 77)
+    kept = Harvest.load(kept.folder)  # which reads no tensor
+    for read in (lambda: list(kept.chunks(site, 3)), lambda: kept.read(site)):
+        with pytest.raises(HarvestError, match=r"shard-00001.* is damaged"):
+            read()
+    kept.read(other)
+
+
+def test_a_harvest_of_an_earlier_version_is_read(model, texts, tmp_path):
+    """Its manifest and its shards bear no checksums."""
+    kept = harvest(model, texts, SITES, tmp_path / "kept", **SMALL)
+    whole = {site.name: kept.read(site.name) for site in kept.sites}
+    for path in kept.folder.glob("shard-*"):
+        header = {shards.KIND: shards.Shard.read(path).header}
+        save_file(load_file(path), path, header)
+    manifest = json.loads((kept.folder / "manifest.json").read_text())
+    del manifest["check"]
+    (kept.folder / "manifest.json").write_text(json.dumps(manifest))
+    again = Harvest.load(kept.folder)
+    assert all(torch.equal(again.read(name), value) for name, value in whole.items())
 
 
 def test_numbers_that_do_not_fit_are_an_error_and_not_infinity(texts, tmp_path):

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import interp
-from interp import edits, journal, metrics, rerun
+from interp import edits, fingerprint, journal, metrics, rerun
 from interp.fingerprint import digest
 from interp.journal import Journal, JournalError, Measured, unbroken
 from interp.tokens import Tokens
@@ -231,8 +231,8 @@ def test_another_machine_code_or_packing_is_refused(model, path, monkeypatch):
     expected = {
         "threads": (torch, "get_num_threads", lambda: 64),
         "precision": (torch, "get_float32_matmul_precision", lambda: "medium"),
-        "device": (journal, "device_kind", lambda device: "cuda"),
-        "code": (journal, "code_hash", lambda: "0"),
+        "device": (fingerprint, "device_kind", lambda device: "cuda"),
+        "code": (fingerprint, "code_hash", lambda: "0"),
         "format": (journal, "FORMAT", 0),
         "torch": (torch, "__version__", "2.0"),
         "packing": (rerun, "passes", lambda rows, *given: [[row] for row in rows]),

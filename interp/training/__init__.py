@@ -1,7 +1,9 @@
 """Training of small models, on text or on a generated language: read `loop.py`, it is short."""
 
+from .config import TrainConfig
 from .data import Data, MaskedData, SampledData, TextData
-from .loop import TrainConfig, TrainingError, train
+from .loop import train
+from .state import TrainingError
 from .text import TextRun, train_on_text
 from .vocabulary import train_tokenizer
 

@@ -1,19 +1,23 @@
 """The training loop: AdamW, warm-up and cosine, in the manner of nanoGPT.
 
 A run lives in one folder: `config.json` and weights of the newest model (what `interp.load` opens),
-`log.csv`, `checkpoints/` kept on the way, and the state from which it goes on (see `state.py`).
+`log.csv`, `checkpoints/` kept on the way, and the state from which it goes on (see `state.py`),
+which is written after all that it vouches for.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import os
 import signal
+import threading
 import time
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -21,90 +25,20 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from ..fingerprint import digest
+from ..fingerprint import digest, machine_facts
 from ..loading import save
 from ..model import HookedTransformer
+from ..writing import locked, write_file
 from . import state
+from .config import TrainConfig
 from .data import IGNORED, Batch, Data
+from .state import TrainingError
 
 SAMPLE = 100
 """Tokens of a sample."""
-
-
-class TrainingError(ValueError):
-    """A run that cannot go on, or cannot go on from what lies in its folder."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How a model is trained. The defaults train a small decoder on two CPU cores."""
-
-    steps: int = 2_000
-    """Updates of the weights."""
-    batch_size: int = 32
-    """Sequences per forward pass."""
-    accumulate: int = 1
-    """Forward passes per update."""
-    lr: float = 1e-3
-    """Highest learning rate."""
-    min_lr: float = 1e-4
-    """Learning rate at the end of the cosine."""
-    warmup: int = 100
-    """Steps of linear warm-up."""
-    weight_decay: float = 0.1
-    """Of matrices and embeddings; AdamW's, decoupled (Loshchilov and Hutter 2019)."""
-    decay_all: bool = False
-    """Biases and gains decay as well."""
-    betas: tuple[float, float] = (0.9, 0.99)
-    """Of AdamW."""
-    grad_clip: float | None = 1.0
-    """Largest norm of the gradient; None: any."""
-    seed: int = 0
-    """Of the initial weights; the data have their own."""
-    init_std: float = 0.02
-    """Standard deviation of the initial weights (see `HookedTransformer.init_weights`)."""
-    eval_every: int = 250
-    """Steps between validations; a validation saves the state, too."""
-    eval_batches: int = 20
-    """Batches of a validation, always the same ones."""
-    checkpoints: int = 0
-    """Models kept over the run, at steps spaced evenly in their logarithm, first and last
-    among them."""
-    mixed_precision: bool = True
-    """bfloat16 products on CUDA; on the CPU never."""
-    compile: bool | None = None
-    """torch.compile; by default on CUDA, where it helps."""
-    double_loss: bool = False
-    """Softmax and loss in float64 (small losses stay exact)."""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "eval_every", "eval_batches"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}={value!r}: expected a whole number, 1 or more")
-        for name in ("warmup", "checkpoints"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ValueError(f"{name}={value!r}: expected a whole number, 0 or more")
-        if not 0 <= self.min_lr <= self.lr < float("inf") or self.lr == 0:
-            raise ValueError(
-                f"lr={self.lr}, min_lr={self.min_lr}: expected 0 ≤ min_lr ≤ lr and lr > 0"
-            )
-
-    def lr_at(self, step: int) -> float:
-        """Linear warm-up, then a cosine down to min_lr (Loshchilov and Hutter 2017)."""
-        if step < self.warmup:
-            return self.lr * (step + 1) / self.warmup
-        along = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.min_lr + 0.5 * (1 + math.cos(math.pi * along)) * (self.lr - self.min_lr)
-
-    @property
-    def kept(self) -> list[int]:
-        """The steps after which a model is kept."""
-        if not self.checkpoints:
-            return []
-        n = max(2, self.checkpoints) - 1
-        return sorted({0, *(round(self.steps ** (i / n)) for i in range(1, n + 1))})
+MODEL = ("config.json", "model.safetensors")
+"""By these a folder holds a model."""
+logger = logging.getLogger(__name__)
 
 
 def train(
@@ -114,6 +48,7 @@ def train(
     config: TrainConfig | None = None,
     *,
     fresh: bool = True,
+    resume_anyway: bool = False,
     progress: bool = True,
 ) -> HookedTransformer:
     """Train `model` and leave it in the folder `out`.
@@ -121,32 +56,55 @@ def train(
     fresh: its weights are drawn anew; False begins with those that it has (fine-tuning).
 
     The same call goes on where a stopped run was: after Ctrl-C, a kill or an error. On the CPU it
-    ends in the same bits as an uninterrupted run. Raises TrainingError where `out` holds a run of
-    another config, other data or other first weights (with the differences), and on a loss that is
-    not finite (the last good state stays); KeyboardInterrupt once the state is saved.
+    ends in the same bits as an uninterrupted run, if code, torch, threads, dtype and device are the
+    same; where one of them is another, resume_anyway=True goes on all the same.
+
+    Raises TrainingError where `out` holds a run of another config, other data, other first weights
+    or another machine (with the differences), a damaged one, a model of other origin, or one that
+    another process trains; on a disk that is full, and on a loss that is not finite (the last good
+    state stays); KeyboardInterrupt once the state is saved.
     """
     config, out = config or TrainConfig(), Path(out)
-    described = {
-        "train": dataclasses.asdict(config),
-        "model": model.cfg.to_dict(),
-        "data": data.fingerprint,
-    }
-    if fresh:
-        model.init_weights(config.seed, config.init_std)
-    else:
-        described["first weights"] = digest(model.state_dict())
-    model.requires_grad_(True)
-    run = Run(model, data, out, config, described)
-    run.resume()
-    with (
-        Interrupts() as stopped,
-        tqdm(total=config.steps, initial=run.step, disable=not progress, unit="step") as bar,
-    ):
+    with _alone(out):
+        described = {
+            "train": dataclasses.asdict(config),
+            "model": model.cfg.to_dict(),
+            "data": data.fingerprint,
+        }
+        if fresh:
+            model.init_weights(config.seed, config.init_std)
+        else:
+            described["first weights"] = digest(model.state_dict())
+        model.requires_grad_(True)
         try:
-            run.go(stopped, bar)
+            run = Run(model, data, out, config, described)
+            run.resume(resume_anyway)
+            with (
+                Interrupts() as stopped,
+                tqdm(
+                    total=config.steps, initial=run.step, disable=not progress, unit="step"
+                ) as bar,
+            ):
+                run.go(stopped, bar)
         finally:
             model.requires_grad_(False)
     return model.eval()
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """The folder of a run, made where there is none, and held by this process alone."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"{out}: no folder can be made there ({error.strerror})") from None
+    try:
+        with locked(out):
+            yield
+    except BlockingIOError:
+        raise TrainingError(
+            f"{out}: another training is writing there; wait for it, or name another folder"
+        ) from None
 
 
 class Run:
@@ -166,6 +124,8 @@ class Run:
         self.step = 0
         """Updates done."""
         self.log: list[dict[str, float]] = []
+        self.machines: list[dict[str, Any]] = []
+        """On what it ran, and from which step."""
         on_gpu = model.device.type == "cuda"
         self.forward = model
         if on_gpu if config.compile is None else config.compile:
@@ -174,25 +134,62 @@ class Run:
         if on_gpu and config.mixed_precision:
             self.precision = torch.autocast("cuda", torch.bfloat16)
 
-    def resume(self) -> None:
-        """Take up the newest state of the folder, if it has one."""
-        found = state.newest(self.out)
-        if found is None:
+    def resume(self, anyway: bool) -> None:
+        """Take up the state of the folder, if it has one; else write the first.
+
+        Raises TrainingError on the state of another run, and, unless `anyway` or it is finished, of
+        another machine.
+        """
+        machine = machine_facts(self.model.device, self.model.dtype)
+        before = state.read(self.out)
+        if before is None:
+            self._begin(machine)
             return
-        there = state.read_about(found)
-        differences = state.differences(there["run"], self.described)
+        about = before.about
+        differences = state.differences(about["run"], self.described)
         if differences:
             raise TrainingError(
-                f"{self.out} holds another run, {there['step']} steps on: {differences}. Give the "
+                f"{self.out} holds another run, {about['step']} steps on: {differences}. Give the "
                 "same settings to go on with it, or another folder"
             )
-        state.read(found, self.model, self.optimizer)
-        self.step, self.log = there["step"], there["log"]
+        self.machines = about["machines"]
+        changed = state.differences({"": self.machines[-1]}, {"": self.machines[-1] | machine})
+        finished = about["step"] == self.config.steps
+        if changed and not (anyway or finished):
+            raise TrainingError(
+                f"{self.out} holds a run, {about['step']} steps on, of another machine or code: "
+                f"{changed}. It would not end in the numbers of an undisturbed run; to go on all "
+                "the same: --resume-anyway (in Python resume_anyway=True)"
+            )
+        if changed and not finished:
+            logger.warning("%s goes on from step %d, and %s", self.out, about["step"], changed)
+            self.machines.append({"from_step": about["step"], **machine})
+        before.restore(self.model, self.optimizer)
+        self.step, self.log = about["step"], about["log"]
+        gone = [
+            step for step in self.config.kept if step < self.step and not self._kept(step).exists()
+        ]
+        if gone:
+            logger.warning("%s: the models kept at steps %s were removed", self.out, gone)
+
+    def _begin(self, machine: dict[str, Any]) -> None:
+        strangers = [name for name in MODEL if (self.out / name).exists()]
+        if strangers:
+            raise TrainingError(
+                f"{self.out} holds a model ({', '.join(strangers)}) and no state of a training: it "
+                "would be overwritten. Name another folder"
+            )
+        self.machines = [{"from_step": 0, **machine}]
+        with self._saving():
+            self._keep()
+            self._write_state()
 
     def go(self, stopped: Interrupts, bar: tqdm) -> None:
-        config, kept = self.config, set(self.config.kept)
-        if self.step == 0:
-            self._keep(kept)
+        """Train to the last step. A run that is finished already is written again from its state,
+        which mends what is missing or damaged beside it."""
+        config = self.config
+        if self.step == config.steps:
+            self._save()
         began, tokens = time.perf_counter(), 0
         while self.step < config.steps:
             loss, n = self.update()
@@ -201,17 +198,21 @@ class Run:
             rate = tokens / (time.perf_counter() - began)
             bar.update()
             bar.set_postfix_str(f"loss {loss:.3f}, {rate:,.0f} tokens/s")
-            self._keep(kept)
-            last = self.step == config.steps
-            validate = last or self.step % config.eval_every == 0
+            validate = self.step == config.steps or self.step % config.eval_every == 0
             if validate:
                 self._log(loss, rate)
                 bar.write(self._described())
             if validate or stopped:
                 self._save()
-            if stopped and not last:
+            elif self.step in config.kept:
+                with self._saving():
+                    self._keep()
+            if stopped:
+                ending = (
+                    "it is finished" if self.step == config.steps else "the same command goes on"
+                )
                 raise KeyboardInterrupt(
-                    f"stopped after step {self.step} of {config.steps}; the same command goes on"
+                    f"stopped after step {self.step} of {config.steps}; {ending}"
                 )
 
     def update(self) -> tuple[float, int]:
@@ -277,20 +278,36 @@ class Run:
         return f"{text} | {sample.texts[0]!r}"
 
     def _save(self) -> None:
-        about = {"step": self.step, "run": self.described, "log": self.log}
-        try:
-            state.write(self.out, self.step, self.model, self.optimizer, about)
-            pd.DataFrame(self.log).to_csv(self.out / "log.csv", index=False)
+        """The model, the log, and last of all the state that vouches for them."""
+        with self._saving():
+            self._keep()
             save(self.model, self.out)
+            text = pd.DataFrame(self.log).to_csv(index=False, lineterminator="\n")
+            write_file(self.out / "log.csv", text.encode())
+            self._write_state()
+
+    def _keep(self) -> None:
+        """A copy of the model, if it is to be kept at this step."""
+        if self.step in self.config.kept:
+            save(self.model, self._kept(self.step))
+
+    def _kept(self, step: int) -> Path:
+        return self.out / "checkpoints" / f"step-{step:07}"
+
+    def _write_state(self) -> None:
+        about = {"step": self.step, "run": self.described, "log": self.log}
+        about["machines"] = self.machines
+        state.write(self.out, self.model, self.optimizer, about)
+
+    @contextmanager
+    def _saving(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise TrainingError(
                 f"step {self.step} could not be saved in {self.out} ({error}); what was saved "
                 "before is whole. Make room and give the same command to go on"
             ) from error
-
-    def _keep(self, kept: set[int]) -> None:
-        if self.step in kept:
-            save(self.model, self.out / "checkpoints" / f"step-{self.step:07}")
 
 
 def _optimizer(model: HookedTransformer, config: TrainConfig) -> torch.optim.AdamW:
@@ -317,10 +334,11 @@ class Interrupts:
         return self.asked
 
     def __enter__(self) -> Interrupts:
-        try:
+        before = signal.getsignal(signal.SIGINT)
+        in_main = threading.current_thread() is threading.main_thread()
+        # Elsewhere Python delivers no signal, and a shell may have set it to be ignored.
+        if in_main and before not in (signal.SIG_IGN, None):
             self._before = signal.signal(signal.SIGINT, self._ask)
-        except ValueError:  # not in the main thread: Python delivers no signal here
-            self._before = None
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -13,8 +13,9 @@ from .. import files
 from ..config import TransformerConfig
 from ..devices import as_device
 from ..model import HookedTransformer
+from .config import TrainConfig
 from .data import Data, MaskedData, TextData
-from .loop import TrainConfig, train
+from .loop import train
 from .vocabulary import train_tokenizer
 
 MAX_BYTES = 1 << 30
@@ -46,13 +47,18 @@ class TextRun:
     """Added to the embeddings, or turned into queries and keys (Su et al. 2021)."""
     device: str | None = None
     """By default CUDA where there is one."""
+    resume_anyway: bool = False
+    """Go on with a run that was begun with another code, torch, number of threads, dtype or device;
+    it then ends in other numbers than an undisturbed one."""
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
 
 
 def train_on_text(run: TextRun, *, progress: bool = True) -> HookedTransformer:
     """Make the tokenizer, the model and the data of a run, and train."""
     model, data = made(run)
-    return train(model, data, run.out, run.train, progress=progress)
+    return train(
+        model, data, run.out, run.train, resume_anyway=run.resume_anyway, progress=progress
+    )
 
 
 def made(run: TextRun) -> tuple[HookedTransformer, Data]:

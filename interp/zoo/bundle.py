@@ -17,6 +17,7 @@ import tyro
 from ..loading import load, save
 from ..loading.files import ZOO
 from ..training import TrainingError, state
+from ..writing import write_file
 from .cards import CARD, CHECKPOINTS, CURVE
 from .recipes import RECIPES
 
@@ -45,8 +46,7 @@ def bundle(wanted: Bundle) -> Path:
     not finished."""
     recipe, out = RECIPES[wanted.name], ZOO / wanted.name
     recipe.check_text(wanted.name, wanted.text)
-    found = state.newest(wanted.run)
-    about = {} if found is None else state.read_about(found)
+    about = state.read_about(wanted.run) or {}
     if about.get("step") != recipe.train.steps:
         raise TrainingError(f"{wanted.run}: step {about.get('step')} of {recipe.train.steps}")
     differences = state.differences(
@@ -76,7 +76,7 @@ def bundle(wanted: Bundle) -> Path:
         "licence": "MIT",
         "measured": measured.astype({"value": float}).to_numpy().tolist(),
     }
-    (out / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    write_file(out / CARD, (json.dumps(card, indent=1) + "\n").encode())
     size = sum(file.stat().st_size for file in out.rglob("*"))
     if size > MAX_BYTES:
         raise ValueError(f"{out}: {size:,} bytes, at most {MAX_BYTES:,} may be bundled")

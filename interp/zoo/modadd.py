@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ..config import TransformerConfig
 from ..model import HookedTransformer
+from ..training.config import TrainConfig
 from ..training.data import SPLITS, SampledData, Split
-from ..training.loop import TrainConfig
 
 P = 113
 SHARE = 0.3

@@ -61,6 +61,9 @@ class RecipeRun:
     """The text, for a recipe that needs one."""
     device: str | None = None
     """By default CUDA where there is one."""
+    resume_anyway: bool = False
+    """Go on with a run that was begun with another code, torch, number of threads, dtype or device;
+    it then ends in other numbers than an undisturbed one."""
 
 
 def _shakespeare(run: RecipeRun) -> tuple[HookedTransformer, Data]:
@@ -125,7 +128,15 @@ def train_recipe(run: RecipeRun, *, progress: bool = True) -> HookedTransformer:
     device = as_device(run.device)
     model, data = recipe.make(run)
     model.to(device)
-    return train(model, data, run.out, recipe.train, fresh=recipe.fresh, progress=progress)
+    return train(
+        model,
+        data,
+        run.out,
+        recipe.train,
+        fresh=recipe.fresh,
+        resume_anyway=run.resume_anyway,
+        progress=progress,
+    )
 
 
 def command(options: Sequence[str]) -> Path:

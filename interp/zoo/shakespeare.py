@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from ..model import HookedTransformer
+from ..training.config import TrainConfig
 from ..training.data import TextData
-from ..training.loop import TrainConfig
 from ..training.text import TextRun, read_text
 
 BATCH = 64
