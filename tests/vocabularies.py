@@ -53,10 +53,13 @@ def word_level(n: int, special: tuple[str, ...] = ()) -> str:
     return backend.to_str()
 
 
-def byte_pairs(without: tuple[str, ...] = (), digits: int = 2) -> Tokenizer:
-    """A byte-level BPE like that of GPT-2 ("Ġthe"); numbers fall into groups of `digits`."""
+def byte_pairs(
+    without: tuple[str, ...] = (), digits: int = 2, numbers: str | None = None
+) -> Tokenizer:
+    """A byte-level BPE like that of GPT-2 ("Ġthe"); numbers fall into groups of `digits`, or into
+    what the pattern `numbers` matches."""
     backend = tokenizers.Tokenizer(models.BPE())
-    groups = Regex(rf" ?\d{{1,{digits}}}")
+    groups = Regex(numbers or rf" ?\d{{1,{digits}}}")
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(groups, "isolated"),
