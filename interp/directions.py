@@ -93,7 +93,8 @@ class Direction:
         if x.shape[-1] != self.width:
             raise ValueError(f"activations of {x.shape[-1]} for a direction of {self.width}")
         wide = x.double().cpu()
-        return (wide if self.mean is None else wide - self.mean.double()) @ self.unit.cpu()
+        wide = wide if self.mean is None else wide - self.mean.double().cpu()
+        return wide @ self.unit.cpu()
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write a .safetensors file; whole, or not at all."""

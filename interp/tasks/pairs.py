@@ -70,6 +70,8 @@ class Pairs:
 
     def __getitem__(self, rows: int | slice | Sequence[int] | Tensor) -> Pairs:
         """Some of the pairs, as Pairs."""
+        if isinstance(rows, Tensor):
+            rows = rows.cpu()  # where the index of all pairs lies
         index = torch.arange(len(self))[[rows] if isinstance(rows, int) else rows]
         if index.numel() == 0:
             raise ValueError(f"{self.name}: no pair is left of {len(self)}")
