@@ -244,6 +244,7 @@ def _model_facts(model: Any) -> dict[str, Any]:
         **machine_facts(model.device, model.dtype),
         "model": model.name,
         "config": digest(model.cfg.to_dict()),
+        "n_layers": model.sites.n_layers,
         "weights": weights_hash(model)[:SIZE],
         "tokenizer": None if model.tokenizer is None else model.tokenizer.hash[:SIZE],
     }

@@ -94,7 +94,7 @@ def whole_numbers(values: Indices, name: str) -> Int[Tensor, "..."]:
         _check_dtype(values, name)
         return values.long()
     rows = listed(values, name, deep=True)
-    if any(_is_several(row) for row in rows):
+    if any(is_several(row) for row in rows):
         parts = [whole_numbers(row, name) for row in rows]
         if len({part.shape for part in parts}) > 1:
             lengths = ", ".join(str(list(part.shape)) for part in parts[:3])
@@ -106,7 +106,26 @@ def whole_numbers(values: Indices, name: str) -> Int[Tensor, "..."]:
     if over:
         raise ValueError(f"{name}: {over[0]} is beyond a 64-bit integer")
     found = torch.tensor(numbers, dtype=torch.int64)
-    return found if _is_several(values) else found[0]
+    return found if is_several(values) else found[0]
+
+
+def row_indices(values: Indices, size: int, name: str = "rows") -> Int[Tensor, " n"]:
+    """Rows that are picked from a batch, in order, on the CPU. Here a mask of the batch is as good
+    as indices, and a row may be there several times (a bootstrap). Raises ValueError as `indices`
+    does."""
+    if isinstance(values, slice) and values == slice(None):
+        return torch.arange(size)
+    if isinstance(values, slice) or not is_several(values):
+        return torch.tensor(indices(values, size, name))
+    entries = values if _is_array(values) else list(values)
+    if _is_mask(entries):
+        if len(entries) != size or getattr(entries, "ndim", 1) != 1:
+            raise ValueError(f"{name}: a mask of {len(entries)} for {size} of them")
+        entries = [row for row, chosen in enumerate(entries) if chosen]
+    found = index_tensor(entries, size, name)
+    if found.ndim != 1 or not len(found):
+        raise ValueError(f"{name} of the shape {list(found.shape)}: expected one or more of {size}")
+    return found.cpu()
 
 
 def listed(values: Indices, name: str, *, deep: bool = False) -> list[Any]:
@@ -116,14 +135,14 @@ def listed(values: Indices, name: str, *, deep: bool = False) -> list[Any]:
     """
     if isinstance(values, str | bytes | Mapping):
         raise _refusal(name, values, f"expected whole numbers, got {_kind(values)}")
-    if not _is_several(values):
+    if not is_several(values):
         return [values]
     if _is_array(values):
         if values.ndim > 1 and not deep:
             raise _refusal(name, values, f"expected one axis, got the shape {list(values.shape)}")
         _check_dtype(values, name)
     entries = values.tolist() if _is_array(values) else list(values)
-    if entries and all(isinstance(entry, bool | np.bool_) for entry in entries):
+    if _is_mask(entries):
         raise _mask(name, "[i for i, chosen in enumerate(mask) if chosen]")
     return entries
 
@@ -139,24 +158,31 @@ def check_once(values: Iterable[object], name: str) -> None:
         seen.add(value)
 
 
-def _is_array(value: object) -> bool:
-    return isinstance(value, Tensor | np.ndarray | np.generic)
-
-
-def _is_several(value: object) -> bool:
+def is_several(value: object) -> bool:
+    """Whether a value has entries to go through: an array with axes, a list; text has none."""
     if isinstance(value, str | bytes):
         return False
     return value.ndim > 0 if _is_array(value) else isinstance(value, Iterable)  # type: ignore[union-attr]
 
 
+def _is_array(value: object) -> bool:
+    return isinstance(value, Tensor | np.ndarray | np.generic)
+
+
+def _is_mask(entries: Any) -> bool:
+    """Whether an array, tensor or list holds booleans and nothing else."""
+    if _is_array(entries):
+        return entries.dtype in (torch.bool, np.bool_)
+    return len(entries) > 0 and all(isinstance(entry, bool | np.bool_) for entry in entries)
+
+
 def _check_dtype(values: Any, name: str) -> None:
     """Of an array or a tensor; objects are looked at one by one."""
     if isinstance(values, Tensor):
-        mask = values.dtype == torch.bool
         whole = not (values.is_floating_point() or values.is_complex())
     else:
-        mask, whole = values.dtype.kind == "b", values.dtype.kind in "iuO"
-    if mask:
+        whole = values.dtype.kind in "iuO"
+    if _is_mask(values):
         way = "mask.nonzero().flatten()" if isinstance(values, Tensor) else "np.flatnonzero(mask)"
         raise _mask(name, way)
     if not whole:

@@ -117,7 +117,8 @@ class Harvest:
             Site(name, layer, tuple(axes), tuple(source))
             for name, layer, axes, source in manifest["sites"]
         )
-        return cls(folder, manifest, tuple(shards), SiteTable.of(described))
+        n_layers = manifest["made_of"].get("n_layers", {})  # older harvests do not say
+        return cls(folder, manifest, tuple(shards), SiteTable.of(described, n_layers))
 
     def __len__(self) -> int:
         """Rows."""

@@ -2,7 +2,8 @@
 
 A site has one full name in the strings of TransformerLens ("blocks.3.attn.hook_z"). Wherever a
 site is expected, a short form works too: the name without its block ("attn.hook_z"), its last part
-("hook_z") or that part without hook_ ("z"), meaning all layers; or a pair ("z", 3), that layer.
+("hook_z") or that part without hook_ ("z"), meaning all layers; or a pair ("z", 3), that layer,
+which may be counted from the end: ("z", -1).
 
 An encoder–decoder has two stacks: "encoder_blocks.3.attn.hook_z", "decoder_blocks.3.attn.hook_z",
 "decoder_blocks.3.cross_attn.hook_z"; outside the blocks the encoder's names begin with "encoder.".
@@ -13,13 +14,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from numbers import Integral
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 from .config import TransformerConfig
+from .indices import whole_number
 
 SiteName: TypeAlias = str | tuple[str, int]
-"""A full name, a short form, or a pair (short form, layer)."""
+"""A full name, a short form, or a pair (short form, layer): −1 is the last layer."""
 SiteFilter: TypeAlias = SiteName | Iterable[SiteName] | Callable[[str], bool] | None
 
 RESIDUAL = ("batch", "pos", "d_model")
@@ -110,17 +111,29 @@ class SiteTable:
         if stack is None:
             stack = ALONE if cfg.encoder is None else DECODER
         of_encoder = () if cfg.encoder is None else SiteTable(cfg.encoder, ENCODER)
-        self._init([*of_encoder, *_sites(cfg, stack)])
+        n_layers = {stack.blocks: cfg.n_layers}
+        if cfg.encoder is not None:
+            n_layers[ENCODER.blocks] = cfg.encoder.n_layers
+        self._init([*of_encoder, *_sites(cfg, stack)], n_layers)
 
     @classmethod
-    def of(cls, sites: Iterable[Site], absent: Mapping[str, str] | None = None) -> SiteTable:
-        """The table of these sites, in this order; `absent` says why others are not in it."""
+    def of(
+        cls,
+        sites: Iterable[Site],
+        n_layers: Mapping[str, int],
+        absent: Mapping[str, str] | None = None,
+    ) -> SiteTable:
+        """The table of these sites, in this order. n_layers: of the model's stacks, by the name of
+        their blocks, whether or not each layer has a site here (a stack that is left out takes no
+        layers counted from the end); `absent` says why some sites are not in it."""
         table = object.__new__(cls)
-        table._init(sites)
+        table._init(sites, n_layers)
         table._absent = dict(absent or {})
         return table
 
-    def _init(self, sites: Iterable[Site]) -> None:
+    def _init(self, sites: Iterable[Site], n_layers: Mapping[str, int]) -> None:
+        self.n_layers = dict(n_layers)
+        """Layers of each stack of the model, by the name of its blocks."""
         self._absent: dict[str, str] = {}
         self._sites = {site.name: site for site in sites}
         self._aliases: dict[str, list[str]] = {}
@@ -184,6 +197,8 @@ class SiteTable:
             filters = list(names_filter)
             if not filters:
                 raise UnknownSite("the filter is empty: it names no site")
+            if any(one is None for one in filters):
+                raise UnknownSite(f"None is not a site: {_EXPECTED}; None alone means them all")
             chosen = {name for one in filters for name in self.select(one)}
         return [name for name in self._sites if name in chosen]
 
@@ -193,27 +208,45 @@ class SiteTable:
         own = [s.name.partition(".")[0] for s in self if s.layer is not None][-1] + "."
         in_blocks = [s for s in self if s.name.startswith(own)]
         first = next(i for i, site in enumerate(self) if site is in_blocks[0])
-        return SiteTable.of(
-            [*list(self)[:first], *(s for s in in_blocks if (s.layer or 0) < layer)]
-        )
+        met = [*list(self)[:first], *(s for s in in_blocks if (s.layer or 0) < layer)]
+        return SiteTable.of(met, self.n_layers)
 
     def _named(self, name: SiteName) -> list[str]:
-        text, layer = (name[0], int(name[1])) if _is_pair(name) else (name, None)
-        if not isinstance(text, str):
-            raise UnknownSite(f"{name!r} is not a site: {_EXPECTED}")
-        names = self._aliases.get(text, [])
-        if layer is not None:
-            names = [n for n in names if self._sites[n].layer == layer]
+        if not _is_pair(name):
+            if not isinstance(name, str):
+                raise UnknownSite(f"{name!r} is not a site: {_EXPECTED}")
+            if name not in self._aliases:
+                raise UnknownSite(self._unknown(name, None))
+            return self._aliases[name]
+        text, given = name
+        try:
+            layer = whole_number(given, f"the layer of {text!r}")
+        except ValueError as error:
+            raise UnknownSite(str(error)) from None
+        names = [n for n in self._aliases.get(text, ()) if self._is_in(self._sites[n], layer)]
         if not names:
             raise UnknownSite(self._unknown(text, layer))
         return names
+
+    def _is_in(self, site: Site, layer: int) -> bool:
+        """Whether a site is in that layer, which may be counted from the end of its stack."""
+        if site.layer is None or layer >= 0:
+            return site.layer == layer
+        n_layers = self.n_layers.get(site.name.partition(".")[0])
+        if n_layers is None:
+            raise UnknownSite(
+                f"layer {layer} of {site.local_name!r}: this table does not know how many layers "
+                "the model has; count from the first, 0"
+            )
+        return site.layer == layer + n_layers
 
     def _unknown(self, text: str, layer: int | None) -> str:
         if text in self._aliases:
             found = (self._sites[n].layer for n in self._aliases[text])
             layers = [layer for layer in found if layer is not None]
             where = f"it has layers {min(layers)} to {max(layers)}" if layers else "it has no layer"
-            return f"site {text!r} has no layer {layer}: {where}"
+            end = "" if layer is None or layer >= 0 or not layers else ", and −1 is the last of all"
+            return f"site {text!r} has no layer {layer}: {where}{end}"
         for name, why in self._absent.items():
             if (text if "." in text else f"hook_{text.removeprefix('hook_')}") in (
                 name,
@@ -233,8 +266,11 @@ class SiteTable:
 _EXPECTED = "expected a name, a pair (name, layer), several of these, or a function of the name"
 
 
-def _is_pair(name: object) -> bool:
-    return isinstance(name, tuple) and len(name) == 2 and isinstance(name[1], Integral)
+def _is_pair(name: object) -> TypeGuard[tuple[str, object]]:
+    """Whether it is (name, layer), and not two names, pairs or functions."""
+    if not (isinstance(name, tuple) and len(name) == 2 and isinstance(name[0], str)):
+        return False
+    return not (isinstance(name[1], str | tuple | list) or callable(name[1]))
 
 
 def _some(names: list[str]) -> str:

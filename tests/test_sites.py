@@ -8,6 +8,7 @@ import pytest
 from interp.sites import SiteTable, UnknownSite
 
 from .strategies import small_config
+from .written_indices import READ_ALONE, REFUSED_ALONE
 
 table = SiteTable(small_config())
 
@@ -24,6 +25,53 @@ def test_a_layer_may_come_out_of_a_frame(unchecked):
     """A DataFrame holds numpy's integers, and ("z", frame.layer[0]) is how one goes on from it."""
     assert table[("z", np.int64(1))].name == "blocks.1.attn.hook_z"
     assert table.select([("z", np.int64(2))]) == ["blocks.2.attn.hook_z"]
+
+
+@pytest.mark.parametrize("form", READ_ALONE)
+def test_a_layer_of_a_pair_is_any_whole_number_counted_from_either_end(unchecked, form):
+    value, meant = READ_ALONE[form]
+    assert table["z", value].name == f"blocks.{meant % 3}.attn.hook_z"
+    assert table.select(("z", value)) == [f"blocks.{meant % 3}.attn.hook_z"]
+
+
+@pytest.mark.parametrize("form", [*REFUSED_ALONE, "text", "None", "list"])
+def test_what_is_no_layer_is_no_pair(unchecked, form):
+    value = {"text": "1", "None": None, "list": [1]} | REFUSED_ALONE
+    for name in (("z", value[form]), [("z", value[form])]):
+        with pytest.raises(UnknownSite):
+            table.select(name)
+    with pytest.raises(UnknownSite):
+        table["z", value[form]]
+
+
+def test_layers_outside_are_refused_with_the_range(unchecked):
+    for layer in (3, -4):
+        with pytest.raises(UnknownSite, match=f"no layer {layer}: it has layers 0 to 2"):
+            table["z", layer]
+
+
+def test_the_last_layer_is_that_of_the_stack():
+    """Of the model, not of what a run meets, nor of the sites that a table holds."""
+    pair = SiteTable(
+        small_config(n_layers=2, encoder=small_config(n_layers=3, causal=False, head="none"))
+    )
+    assert pair.select(("attn.z", -1)) == [
+        "encoder_blocks.2.attn.hook_z", "decoder_blocks.1.attn.hook_z",
+    ]  # fmt: skip
+    assert pair.select(("encoder_blocks.attn.z", -3)) == ["encoder_blocks.0.attn.hook_z"]
+    stopped = table.before_layer(2)
+    assert stopped["z", -2].name == "blocks.1.attn.hook_z"
+    with pytest.raises(UnknownSite, match="no layer -1: it has layers 0 to 1"):
+        stopped["z", -1]
+    some = SiteTable.of([table["z", 1]], {})
+    assert some["z", 1].name == "blocks.1.attn.hook_z"
+    with pytest.raises(UnknownSite, match="does not know how many layers"):
+        some["z", -1]
+
+
+def test_a_list_with_nothing_in_it_does_not_mean_everything(unchecked):
+    with pytest.raises(UnknownSite, match="None alone means them all"):
+        table.select(["z", None])
 
 
 def test_a_short_form_means_all_layers():

@@ -89,7 +89,7 @@ class _Check:
             (one.layer, one.text) for one in held if {*one.causes, one.effect} <= kept | helpers
         }
         left = {n: self.why[n] for n in self.sites if n in self.why}
-        return SiteTable.of([*good, LOGITS], absent=left), left, keys
+        return SiteTable.of([*good, LOGITS], self.model.sites.n_layers, left), left, keys
 
     def plain(self) -> tuple[dict[str, Tensor], Tensor]:
         """What every candidate holds in one run; those that need a flag in a run of their own."""
@@ -117,7 +117,7 @@ class _Check:
         self, reads: list[str], edits: list | None = None, tokens: Tokens | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """A run on candidates, through the very hooks that sites will have."""
-        table = SiteTable.of(self.lens.values())
+        table = SiteTable.of(self.lens.values(), self.model.sites.n_layers)
         tap = Tap(table, reads=reads, fwd_hooks=edits or ())
         output = self.model.run_tapped(self.tokens if tokens is None else tokens, tap, self.points)
         return output, {name: x for name, x in tap.values.items() if isinstance(x, Tensor)}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ...model import HookedTransformer
 from ...model.transformer import Input
-from ...sites import SiteTable
+from ...sites import ALONE, SiteTable
 from ...tap import SILENT, Silent, Tap
 from ...tokenizer import Tokenizer
 from ...tokens import Tokens
@@ -101,7 +101,7 @@ class BridgedTransformer(HookedTransformer):
         n_layers = len(self.blocks)
         found = list(candidates(points, n_layers))
         self.points = {site.name: points[site.name] for site in found}
-        self.sites = SiteTable.of(found)
+        self.sites = SiteTable.of(found, {ALONE.blocks: n_layers})
         self.left_out: dict[str, str] = {}
         self.cfg = self._measured_config(points)
         self.sites, self.left_out, self.identities = verified(self, found, points)
