@@ -36,7 +36,7 @@ def test_rows_and_repr(models):
         assert some.table["io"].tolist() == pairs.table["io"].iloc[index.tolist()].tolist()
     assert len(pairs[3]) == 1
     assert len(repr(pairs)) < 200 and "'indirect_object', 10 × 14 tokens" in repr(pairs)
-    with pytest.raises(ValueError, match="no pair is left of 10"):
+    with pytest.raises(ValueError, match="pairs of indirect_object is empty"):
         pairs[:0]
 
 
@@ -46,7 +46,7 @@ def test_pairs_refuse_what_does_not_fit(models):
     clean, corrupted = pairs.clean, pairs.corrupted
     rolled = {**clean.roles, "s2": clean.roles["s1"]}
     mask = torch.ones(clean.shape, dtype=torch.bool).index_put(
-        (torch.tensor([2]), torch.tensor([13])), torch.tensor(False)
+        (torch.tensor([2]), torch.tensor([0])), torch.tensor(False)
     )
     cases = [
         ({"corrupted": corrupted[:3]}, r"\[4, 14\] and corrupted \[3, 14\]"),
@@ -54,7 +54,7 @@ def test_pairs_refuse_what_does_not_fit(models):
         ({"corrupted": dataclasses.replace(corrupted, mask=mask)}, "row 2 has 14 clean and 13"),
         ({"answer": pairs.wrong}, "in row 0 the ids .* are answer and wrong"),
         ({"answer": pairs.answer[:3]}, r"answer is torch.int64 \[3\]; expected ids of shape \[4\]"),
-        ({"answer": pairs.answer.float()}, "answer is torch.float32"),
+        ({"answer": pairs.answer.float()}, "answer is of torch.float32"),
         ({"wrong": -pairs.wrong}, "a negative one"),
         ({"wrong": pairs.wrong[:, None].expand(-1, 2)}, "wrong of row 0 holds an id twice"),
         ({"clean": dataclasses.replace(clean, roles={})}, "lack 'end'"),
@@ -67,14 +67,6 @@ def test_pairs_refuse_what_does_not_fit(models):
         ({"clean_texts": ["one"]}, "clean_texts has 1 rows for 4 pairs"),
         ({"clean": Tokens(None, vectors=torch.zeros(4, 14, 3))}, "these tokens are vectors"),
     ]
-    for bad, index in ((torch.full((4,), 14), 14), (torch.full((4,), -1), -1)):
-        roles = {**clean.roles, "end": bad}
-        fault = f"role 'end' of row 0 is position {index}, which is no token"
-        cases.append(({"clean": dataclasses.replace(clean, roles=roles)}, fault))
-    short = {**clean.roles, "end": clean.roles["end"][:2]}
-    cases.append(
-        ({"clean": dataclasses.replace(clean, roles=short)}, r"expected one index per row")
-    )
     for change, message in cases:
         with pytest.raises(ValueError, match=message):
             dataclasses.replace(pairs, **change)

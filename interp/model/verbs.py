@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..config import TransformerConfig
+from ..indices import whole_numbers
 from ..sites import SiteFilter
 from ..tokens import Tokens
 from . import generate as generation
@@ -160,6 +161,10 @@ class Verbs(nn.Module):
         ):
             value = self.to_tokens(value)
         tokens = Tokens.of(value)
+        if tokens.mask is not None and not torch.compiler.is_compiling():
+            empty = ~tokens.mask.any(1)
+            if bool(empty.any()):
+                raise ValueError(f"row {int(empty.nonzero()[0])} holds nothing but pads")
         if tokens.vectors is not None:
             if tokens.vectors.shape[-1] != self.cfg.d_model:
                 raise ValueError(
@@ -274,9 +279,9 @@ class Verbs(nn.Module):
     def to_string(self, ids: Tensor | Sequence[int]) -> str:
         """The text of some ids. One that the model can predict and no token has stands in it by its
         name, "<unused 1995>"."""
-        tokenizer, flat = self._tokenizer(), torch.as_tensor(ids).flatten().tolist()
+        tokenizer, flat = self._tokenizer(), whole_numbers(ids, "ids").flatten().tolist()
         for id in flat:
-            if isinstance(id, int) and id >= self.cfg.d_vocab:
+            if id >= self.cfg.d_vocab:
                 tokenizer.token(id)  # raises where the tokenizer does not have it either
         return tokenizer.decode(flat)
 

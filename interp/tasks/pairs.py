@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from ..indices import Indices, row_indices, whole_numbers
 from ..tokens import Tokens
 
 SKIPPED = ("kind", "word", "reason")
@@ -53,7 +54,11 @@ class Pairs:
         _check_tokens(self)
         _check_answers(self)
         for side in (self.clean, self.corrupted):
-            _check_roles(self.name, side)
+            if "end" not in side.roles:
+                raise ValueError(
+                    f"{self.name}: roles {list(side.roles)} lack 'end', where the answer is "
+                    "expected"
+                )
         if set(self.clean.roles) != set(self.corrupted.roles):
             raise ValueError(
                 f"{self.name}: clean has the roles {', '.join(self.clean.roles)} and corrupted "
@@ -68,13 +73,10 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.clean)
 
-    def __getitem__(self, rows: int | slice | Sequence[int] | Tensor) -> Pairs:
-        """Some of the pairs, as Pairs."""
-        if isinstance(rows, Tensor):
-            rows = rows.cpu()  # where the index of all pairs lies
-        index = torch.arange(len(self))[[rows] if isinstance(rows, int) else rows]
-        if index.numel() == 0:
-            raise ValueError(f"{self.name}: no pair is left of {len(self)}")
+    def __getitem__(self, rows: Indices) -> Pairs:
+        """Some of the pairs, as Pairs, by index, slice, list or mask; one may be asked for several
+        times."""
+        index = row_indices(rows, len(self), f"pairs of {self.name}")
         at = index.tolist()
         return dataclasses.replace(
             self,
@@ -116,8 +118,9 @@ def _check_tokens(pairs: Pairs) -> None:
 def _check_answers(pairs: Pairs) -> None:
     sets = {}
     for what in ("answer", "wrong"):
-        ids = getattr(pairs, what)
-        if ids.ndim not in (1, 2) or ids.is_floating_point() or ids.shape[0] != len(pairs):
+        ids = whole_numbers(getattr(pairs, what), f"{pairs.name}: {what}")
+        object.__setattr__(pairs, what, ids)
+        if ids.ndim not in (1, 2) or ids.shape[0] != len(pairs):
             raise ValueError(
                 f"{pairs.name}: {what} is {ids.dtype} {list(ids.shape)}; expected ids of shape "
                 f"[{len(pairs)}] or [{len(pairs)}, k]"
@@ -132,29 +135,6 @@ def _check_answers(pairs: Pairs) -> None:
         if right & other:
             raise ValueError(
                 f"{pairs.name}: in row {i} the ids {sorted(right & other)} are answer and wrong"
-            )
-
-
-def _check_roles(name: str, tokens: Tokens) -> None:
-    if "end" not in tokens.roles:
-        raise ValueError(
-            f"{name}: roles {list(tokens.roles)} lack 'end', where the answer is expected"
-        )
-    rows = torch.arange(len(tokens), device=tokens.device)
-    for role, where in tokens.roles.items():
-        if where.shape != (len(tokens),) or where.is_floating_point():
-            raise ValueError(
-                f"{name}: role {role!r} is {where.dtype} {list(where.shape)}; expected one index "
-                f"per row, [{len(tokens)}]"
-            )
-        where = where.to(tokens.device)
-        inside = (where >= 0) & (where < tokens.shape[1])
-        bad = ~(inside & tokens.real[rows, where.clamp(0, tokens.shape[1] - 1)])
-        if bool(bad.any()):
-            row = int(bad.nonzero()[0])
-            raise ValueError(
-                f"{name}: role {role!r} of row {row} is position {int(where[row])}, which is no "
-                f"token of that row ({int(tokens.real[row].sum())} tokens)"
             )
 
 
