@@ -240,10 +240,12 @@ def _read(model: Any, source: ActivationCache | Tokens, sites: Iterable[str]) ->
         )
     for name in names:
         width = counted_by(model.sites[name], source.tokens).shape[1]
-        kept = source[name].shape[model.sites[name].pos_axis]
-        if kept != width:
+        kept, count = source.positions(name), source[name].shape[model.sites[name].pos_axis]
+        if kept is not None or count != width:
+            order = "" if count != width else f", in the order {list(kept or ())[:8]}"
             raise ValueError(
-                f"the cache has {kept} of {width} positions at {name!r}: it was taken with pos="
+                f"the cache has {count} of {width} positions at {name!r}{order}: it was taken with "
+                "pos=, or in a step of generation; take it of a whole run"
             )
     return {name: source[name].to(model.device) for name in names}
 

@@ -9,7 +9,7 @@ without a fraction: read as numbers, the mask [True, False, True] would be posit
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -121,11 +121,16 @@ def row_indices(values: Indices, size: int, name: str = "rows") -> Int[Tensor, "
     if _is_mask(entries):
         if len(entries) != size or getattr(entries, "ndim", 1) != 1:
             raise ValueError(f"{name}: a mask of {len(entries)} for {size} of them")
-        entries = [row for row, chosen in enumerate(entries) if chosen]
+        entries = torch.as_tensor(entries).nonzero().flatten()
     found = index_tensor(entries, size, name)
     if found.ndim != 1 or not len(found):
         raise ValueError(f"{name} of the shape {list(found.shape)}: expected one or more of {size}")
     return found.cpu()
+
+
+def reusable(values: Indices) -> Indices:
+    """The same, to be read several times: what can be gone through but once becomes a list."""
+    return list(values) if isinstance(values, Iterator) else values
 
 
 def listed(values: Indices, name: str, *, deep: bool = False) -> list[Any]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .calls import is_plain, second_argument
+from .indices import Indices, indices, reusable
 from .sites import SiteFilter, SiteName, SiteTable, UnknownSite
 from .tokens import Tokens
 
@@ -28,7 +29,8 @@ class Hook(NamedTuple):
 EditFn: TypeAlias = Callable[..., Tensor | None]
 """(tensor, hook) → its replacement, or None for the tensor as it was changed in place."""
 FwdHooks: TypeAlias = Sequence[tuple[SiteFilter, EditFn]]
-Positions: TypeAlias = int | slice | Sequence[int] | None
+Positions: TypeAlias = Indices | None
+"""Some positions: an index, a slice, or several of them; None: all."""
 
 
 class Fired(NamedTuple):
@@ -99,7 +101,10 @@ class Tap:
             self._reads.discard(name)
             self._edits.pop(name, None)
         self._looked_at = self._reads | set(self._edits)
-        self._pos, self._device, self._grad = pos, device, grad
+        self._device, self._grad = device, grad
+        self._pos = reusable(pos)
+        self.kept: dict[str, tuple[int, ...]] = {}
+        """By site that was read: which positions, where they are not all, in order."""
         self._fired: dict[str, list[int]] = {}
 
     def wants(self, site: str) -> bool:
@@ -152,9 +157,17 @@ class Tap:
     def _read(self, site: str, x: Tensor) -> Tensor:
         if self._grad and not x.requires_grad:
             x = x.detach().requires_grad_()
-        kept = x if self._pos is None else _positions(x, self._pos, self.sites[site].pos_axis, site)
+        kept = x if self._pos is None else self._some_positions(site, x)
         self.values[site] = kept if self._device is None else kept.to(self._device)
         return x
+
+    def _some_positions(self, site: str, x: Tensor) -> Tensor:
+        """Those of `pos`, copied: a view would keep all the others in memory."""
+        axis = self.sites[site].pos_axis
+        chosen = indices(self._pos, x.shape[axis], f"{site!r}: pos")
+        if chosen != list(range(x.shape[axis])):
+            self.kept[site] = tuple(chosen)
+        return x.index_select(axis, torch.tensor(chosen, device=x.device))
 
 
 def _same_weights(ours: nn.ModuleList | None, theirs: nn.ModuleList) -> bool:
@@ -202,19 +215,6 @@ def _checked(edited: Tensor, given: Tensor, site: str) -> Tensor:
     return edited
 
 
-def _positions(x: Tensor, pos: Positions, axis: int, site: str) -> Tensor:
-    """Some positions of x, copied: a view would keep all the others in memory."""
-    length = x.shape[axis]
-    chosen = (
-        range(length)[pos] if isinstance(pos, slice) else [pos] if isinstance(pos, int) else pos
-    )
-    for p in chosen:
-        if not -length <= p < length:
-            raise ValueError(f"pos={p} is outside the {length} positions of {site!r}")
-    index = torch.tensor([p % length for p in chosen], device=x.device, dtype=torch.long)
-    return x.index_select(axis, index)
-
-
 class ActivationCache(Mapping[str, Tensor]):
     """What one run read: site name → tensor, in forward order. Short forms work as keys.
 
@@ -227,8 +227,10 @@ class ActivationCache(Mapping[str, Tensor]):
         sites: SiteTable,
         tokens: Tokens,
         stacks: Sequence[nn.ModuleList],
+        kept: Mapping[str, tuple[int, ...]] | None = None,
     ) -> None:
         self._values = dict(values)
+        self._kept = dict(kept or {})
         self._sites = sites
         self._stacks = [weakref.ref(blocks) for blocks in stacks]
         self.tokens = tokens
@@ -242,14 +244,38 @@ class ActivationCache(Mapping[str, Tensor]):
         own = [blocks() for blocks in self._stacks]
         return len(own) == len(stacks) and all(map(_same_weights, own, stacks))
 
+    def positions(self, name: SiteName) -> tuple[int, ...] | None:
+        """Which positions of the run a site has along its axis of positions, in order; None: all.
+
+        Those of `run_with_cache(pos=…)`, and in a step of generation the one of the new token.
+        """
+        return self._kept.get(self._cached(name))
+
+    def width(self, name: SiteName) -> int:
+        """How many positions the run had along a site's axis of positions, kept or not."""
+        site, source = self._sites[name], self.tokens.source
+        of_source = source is not None and site.axes[site.pos_axis] in site.source
+        return (source if of_source else self.tokens).shape[1]
+
+    def select(self, names_filter: SiteFilter) -> list[str]:
+        """The full names of the cached sites that a filter matches, in forward order."""
+        names = [name for name in self._sites.select(names_filter) if name in self._values]
+        if not names:
+            raise UnknownSite(f"{names_filter!r} was not cached; name it in names_filter")
+        return names
+
     def __getitem__(self, name: SiteName) -> Tensor:
+        return self._values[self._cached(name)]
+
+    def _cached(self, name: SiteName) -> str:
+        """The full name of a site that was cached."""
         site = self._sites[name].name
         if site not in self._values:
             raise UnknownSite(
                 f"{site!r} was not cached; name it in names_filter "
                 f"(cached: {len(self._values)} sites, e.g. {next(iter(self._values), None)!r})"
             )
-        return self._values[site]
+        return site
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import chance
 from ..sites import SiteFilter
-from ..tap import SILENT, ActivationCache
+from ..tap import SILENT, ActivationCache, Tap
 from ..tokenizer import past
 from ..tokens import Tokens
 
@@ -127,11 +127,17 @@ def stream(
                 [chance.uniform(generator=g, dtype=torch.float32) for g in generators]
             )
         ids = sampling.choose(logits, draws)
-        cache = ActivationCache(tap.values, model.sites, tokens, model.stacks) if keep else None
-        yield Step(ids, cache)
+        yield Step(ids, _cache(model, tap, tokens, seen) if keep else None)
         positions = None if prompt.mask is None else real + step
         tokens = Tokens(ids[:, None], positions=positions)
         seen = _followed(seen, ids)
+
+
+def _cache(model: HookedTransformer, tap: Tap, tokens: Tokens, seen: Tokens) -> ActivationCache:
+    """What was read in a step, which knows where its tokens stand among all those seen so far."""
+    start, end = seen.shape[1] - tokens.shape[1], seen.shape[1]
+    kept = dict.fromkeys(tap.values, tuple(range(start, end))) if start else {}
+    return ActivationCache(tap.values, model.sites, tokens, model.stacks, kept)
 
 
 def _turns(model: HookedTransformer, lengths: Int[Tensor, "batch 1"]) -> bool:

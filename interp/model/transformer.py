@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .. import chance
 from ..config import TransformerConfig
 from ..devices import as_device
+from ..indices import index
 from ..sites import ALONE, DECODER, ENCODER, SiteFilter, SiteTable
 from ..tap import SILENT, ActivationCache, FwdHooks, Positions, Silent, Tap
 from ..tokens import Tokens
@@ -98,7 +99,8 @@ class HookedTransformer(Verbs):
     ) -> Tensor:
         """Logits [batch pos d_vocab]; with cfg.head "none" the final residual [batch pos d_model].
 
-        With stop_at_layer=l, the residual stream that layer l would read (l = n_layers: the last).
+        With stop_at_layer=l, the residual stream that layer l would read (n_layers: the last one;
+        −1: what the last layer would read).
         `prefix` lies to the left of the tokens. Of an encoder–decoder the logits are the decoder's:
         see `accept` for what it is given. Raises ValueError on ids outside the vocabulary, an empty
         prompt, or positions past n_ctx.
@@ -234,11 +236,11 @@ class HookedTransformer(Verbs):
         """The output of one run, and the sites that `names_filter` selects (None: all but the
         per-head expansions).
 
-        `pos` keeps some positions (an index, slice or list; the axis stays); those of the source
-        where a site counts them. `device` is where
-        the cache goes; the model stays. With grad=True the cached tensors are in the autograd
-        graph, so that `torch.autograd.grad(metric, cache.values())` works; it refuses pos= and
-        device=, whose copies would be off the graph.
+        `pos` keeps some positions (an index, slice or several; negative ones count from the end;
+        the axis stays), of the source where a site counts it; `cache.positions(site)` says which.
+        `device` is where the cache goes; the model stays. With grad=True the cached tensors are in
+        the autograd graph, so that `torch.autograd.grad(metric, cache.values())` works; it refuses
+        pos= and device=, whose copies would be off the graph.
         """
         if grad and (pos is not None or device is not None):
             raise ValueError("grad=True refuses pos= and device=: their copies are off the graph")
@@ -254,7 +256,7 @@ class HookedTransformer(Verbs):
         with torch.set_grad_enabled(grad):
             out = self._run(tokens, tap, None, self._stop(stop_at_layer))
         tap.check_fired()
-        return out, ActivationCache(tap.values, self.sites, tokens, self.stacks)
+        return out, ActivationCache(tap.values, self.sites, tokens, self.stacks, tap.kept)
 
     def make_tap(
         self,
@@ -315,10 +317,7 @@ class HookedTransformer(Verbs):
     def _stop(self, stop_at_layer: int | None) -> int | None:
         if stop_at_layer is None:
             return None
-        n = self.cfg.n_layers
-        if not -n <= stop_at_layer <= n:
-            raise ValueError(f"stop_at_layer={stop_at_layer}: this model has layers 0 to {n - 1}")
-        return stop_at_layer % n if stop_at_layer < 0 else stop_at_layer
+        return index(stop_at_layer, self.cfg.n_layers, "stop_at_layer", end=True)
 
     @torch.no_grad()
     def init_weights(self, seed: int = 0, std: float = 0.02) -> None:

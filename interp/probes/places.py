@@ -11,6 +11,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ..indices import Indices, indices, reusable, whole_number
+from ..tap import ActivationCache
+
 COLUMNS = ("source", "site", "layer", "pos", "head")
 """What names a place in a frame; layer, pos and head are blank where there is none."""
 MODEL = "model"
@@ -40,7 +43,9 @@ class Place(NamedTuple):
             stack, layer, local = match.groups()
             return cls(f"{stack}blocks.{local}" if stack else local, int(layer))
         if isinstance(key, tuple) and 1 <= len(key) <= 4 and isinstance(key[0], str):
-            return cls(key[0], *(None if part is None else int(part) for part in key[1:]))
+            named = zip(("layer", "pos", "head"), key[1:], strict=False)
+            return cls(key[0], *(None if part is None else _number(name, part, key)
+                                 for name, part in named))  # fmt: skip
         raise ValueError(
             f"{key!r} names no place: expected a site, or (site, layer[, pos[, head]])"
         )
@@ -48,7 +53,7 @@ class Place(NamedTuple):
     def matches(self, name: Any) -> bool:
         """Whether a name of a site, short or full, or a pair (name, layer) means this place."""
         if isinstance(name, tuple):
-            return self.layer == name[1] and self.matches(name[0])
+            return self.layer == _number("layer", name[1], name) and self.matches(name[0])
         asked = Place.of(name)
         last = self.site.rpartition(".")[2]
         forms = {form for one in (self.site, last) for form in (one, one.replace("hook_", ""))}
@@ -57,6 +62,14 @@ class Place(NamedTuple):
     def __str__(self) -> str:
         named = zip(("layer", "pos", "head"), self[1:], strict=True)
         return ", ".join([self.site, *(f"{a} {b}" for a, b in named if b is not None)])
+
+
+def _number(column: str, value: object, key: tuple) -> int:
+    """What names a place counts from 0: of a mapping nobody knows where its axis ends."""
+    number = whole_number(value, f"{column} of {key}")
+    if number < 0:
+        raise ValueError(f"{column} of {key} is {number}: expected a number from 0 on")
+    return number
 
 
 class Features(NamedTuple):
@@ -74,18 +87,22 @@ def read(
     *,
     source: str = MODEL,
     sites: Any = None,
-    positions: Sequence[int] | None = None,
+    positions: Indices | None = None,
 ) -> list[Features]:
     """Every place of the activations, as matrices of n rows.
 
     A mapping from places to [n d], [n pos d] or [n pos head d]; an ActivationCache is one. An array
     [problem n d] is site "activations", its layers the problems. sites: some of them, by name, pair
-    (name, layer) or a list of these; positions: some of the position axis. Raises ValueError on
-    another number of rows, on values that are not finite, and on a name that matches nothing.
+    (name, layer) or a list of these; positions: some of the position axis, of a cache those of its
+    run. Raises ValueError on another number of rows, on values that are not finite, on a name that
+    matches nothing, and on a position that is not there.
     """
     found: list[Features] = []
     named = _named(activations)
+    if isinstance(activations, ActivationCache) and sites is not None:
+        sites = activations.select(sites)
     chosen = _chosen([place for place, _ in named], sites)
+    positions = reusable(positions)
     for place, value in named:
         if place not in chosen:
             continue
@@ -95,7 +112,7 @@ def read(
                 f"the activations of {place} have shape {list(x.shape)}; expected {n} rows, one "
                 "for each label: [n d], [n pos d] or [n pos head d]"
             )
-        for where, part in _parts(place, x, positions):
+        for where, part in _parts(place, x, positions, activations):
             if not bool(part.isfinite().all()):
                 raise ValueError(
                     f"{int((~part.isfinite()).sum())} activations of {where} are NaN or infinite"
@@ -159,19 +176,30 @@ def _tensor(value: Any, place: Place) -> Tensor:
 
 
 def _parts(
-    place: Place, x: Tensor, positions: Sequence[int] | None
+    place: Place, x: Tensor, positions: Indices | None, activations: Activations
 ) -> Iterable[tuple[Place, Tensor]]:
-    """By position and head."""
+    """By position and head. Of a cache that holds some positions, they are those of its run."""
     if x.ndim == 2:
         yield place, x
         return
-    length = x.shape[1]
-    for given in range(length) if positions is None else positions:
-        if not -length <= given < length:
-            raise ValueError(f"positions: {given} is outside the {length} positions of {place}")
-        pos = given % length
+    kept, width = range(x.shape[1]), x.shape[1]
+    if isinstance(activations, ActivationCache):
+        kept, width = _kept(activations, place, kept)
+    for pos in kept if positions is None else indices(positions, width, f"positions of {place}"):
+        if pos not in kept:
+            raise ValueError(
+                f"position {pos} of {place} was not kept: the cache was taken with pos={list(kept)}"
+            )
+        at = x[:, kept.index(pos)]
         if x.ndim == 3:
-            yield place._replace(pos=pos), x[:, pos]
+            yield place._replace(pos=pos), at
         else:
             for head in range(x.shape[2]):
-                yield place._replace(pos=pos, head=head), x[:, pos, head]
+                yield place._replace(pos=pos, head=head), at[:, head]
+
+
+def _kept(cache: ActivationCache, place: Place, every: range) -> tuple[Sequence[int], int]:
+    """The positions that a cache holds of a site, and how many its run had."""
+    name = place.site if place.layer is None else (place.site, place.layer)
+    kept = cache.positions(name)
+    return (every, len(every)) if kept is None else (kept, cache.width(name))

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from ..indices import Indices, reusable
 from . import controls, fitting, places, scores, splits
 from .estimator import check_kind, checked_penalties, class_weights
 from .fitting import ClassWeight, Kind
@@ -71,7 +72,7 @@ def probe_sweep(
     y: Any,
     *,
     sites: Any = None,
-    positions: Sequence[int] | None = None,
+    positions: Indices | None = None,
     kind: Kind = "logistic",
     C: float | Sequence[float] | Literal["cv"] = 1.0,
     path: bool = False,
@@ -96,7 +97,8 @@ def probe_sweep(
 
     activations: a mapping from places (a site's name, or (site, layer[, pos[, head]])) to [n d],
     [n pos d] or [n pos head d], an ActivationCache, or an array [problem n d]; arrays, or tensors
-    of any device; pos counts along the axis that was given. `baselines`: other activations by name,
+    of any device; pos counts along the axis that was given, of a cache along that of its run, and
+    negative `positions` from its end. `baselines`: other activations by name,
     probed alike (the embedding; those of `random_copy`). y [n]: classes, or with kind="ridge"
     numbers. sites, positions: some of them.
 
@@ -125,6 +127,7 @@ def probe_sweep(
     """
     examples = as_examples(y, groups, texts, kind)
     n = len(examples)
+    positions = reusable(positions)
     found = places.read(activations, n, sites=sites, positions=positions)
     for name, other in (baselines or {}).items():
         found += places.read(other, n, source=name, positions=positions)
