@@ -3,7 +3,7 @@ is left for runs that nobody can see through: views with hooks, metrics of a who
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .edits import Replace, Rows
 from .metrics import Bound, Reads, checked
-from .selection import Node, Part, Selection
+from .selection import Node, Part, Selections
 from .tap import SILENT, ActivationCache, Hook, Tap
 from .tokens import Tokens
 
@@ -29,21 +29,23 @@ class Naive:
     def measure(self, node: Node) -> tuple[Float[Tensor, " batch"], bool]:
         """The metric with one node edited, and whether any number at its sites changed."""
         changed: list[bool] = []
-        hooks = [(part.site, self._hook(node, part, changed)) for part in node.parts]
+        parts: dict[str, list[Part]] = {}
+        for part in node.parts:
+            parts.setdefault(part.site, []).append(part)
+        hooks = [(site, self._hook(node, site, some, changed)) for site, some in parts.items()]
         out = run(self.model, self.tokens, self.bound.reads, self.bound.sites, hooks)
         return measured(self.bound, out, self.tokens, f"node {node}"), any(changed)
 
     def _hook(
-        self, node: Node, part: Part, changed: list[bool]
+        self, node: Node, name: str, parts: Sequence[Part], changed: list[bool]
     ) -> Callable[[Tensor, Hook], Tensor]:
-        site, tokens = self.model.sites[part.site], self.tokens
-        examples = torch.arange(len(tokens), device=tokens.device)
-        selection = Selection.of(site, [(example, part) for example in range(len(tokens))], tokens)
-        n = len(tokens)
+        site, tokens, n = self.model.sites[name], self.tokens, len(self.tokens)
+        examples = torch.arange(n, device=tokens.device)
+        selections = Selections.of(site, [(example, parts) for example in range(n)], tokens)
         rows = Rows(site, examples, [node.key] * n, numbers=[node.row] * n)
 
         def hook(x: Tensor, hook: Hook) -> Tensor:
-            new = torch.where(selection.mask(site, x), self.replace(x, rows), x)
+            new = torch.where(selections.mask(site, x), self.replace(x, rows), x)
             changed.append(not torch.equal(new, x))
             return new
 

@@ -14,12 +14,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from .files import Row, parse_json_text, read_csv, read_text, unguarded
+from .indices import Indices, check_once, index, indices, listed, reusable, whole_number
 from .sites import Site, SiteTable, stack_config
 from .tokens import Tokens
 
@@ -35,6 +37,9 @@ AXES = {
     "expert": ("expert",),
 }
 """Which axis of a site a column picks from."""
+WORDS = {"head": "heads", "neuron": "neurons", "expert": "experts", "pos": "positions",
+         "k_pos": "positions"}  # fmt: skip
+"""What restricts a column."""
 
 
 class Part(NamedTuple):
@@ -73,20 +78,23 @@ class Node(NamedTuple):
 def nodes(
     model: Any,
     site: str,
-    by: Sequence[str] = ("layer",),
+    by: str | Sequence[str] = ("layer",),
     *,
-    layers: Iterable[int] | None = None,
-    heads: Iterable[int] | None = None,
-    neurons: Iterable[int] | None = None,
-    experts: Iterable[int] | None = None,
-    positions: Iterable[int | str] | None = None,
+    layers: Indices | None = None,
+    heads: Indices | None = None,
+    neurons: Indices | None = None,
+    experts: Indices | None = None,
+    positions: Indices | None = None,
     tokens: Tokens | None = None,
 ) -> pd.DataFrame:
     """One node per combination of `by` (layer, pos, head, k_pos, neuron, expert) at a site.
 
-    `layers`, `heads`, `neurons`, `experts` and `positions` restrict; positions are indices or names
-    of roles, by default all those of `tokens`. What `by` leaves out is edited together. Raises
-    ValueError on a column that the site does not have, or an index outside the model.
+    What `by` leaves out is edited together. `layers`, `heads`, `neurons`, `experts` and `positions`
+    restrict, in `by` or not: by=("layer",), heads=[1, 3] is one node per layer, heads 1 and 3
+    together. They are indices, which count from the end where negative; positions may be names of
+    roles as well, and are by default all those of `tokens`; they are those of k_pos where `by` has
+    that and no pos. Raises ValueError on a column that the site does not have, whether `by` or
+    a restriction names it, and on an index or a role outside the model and the tokens.
     """
     table: SiteTable = model.sites
     found = [table[name] for name in table.select(site)]
@@ -94,38 +102,51 @@ def nodes(
     if len(kinds) > 1:
         raise ValueError(f"{site!r} names several sites: {', '.join(kinds)}; give one of these")
     allowed = ["layer"] + [c for c in AXES if any(a in found[0].axes for a in AXES[c])]
+    by = (by,) if isinstance(by, str) else tuple(by)
+    check_once(by, "by")
     for column in by:
         if column not in allowed:
             raise ValueError(f"by={column!r}: {found[0].local_name!r} has {', '.join(allowed)}")
+    positions = reusable(positions)
+    given = {"head": heads, "neuron": neurons, "expert": experts, "pos": positions}
+    if "k_pos" in by:
+        given |= {"k_pos": positions} | ({} if "pos" in by else {"pos": None})
+    given = {column: values for column, values in given.items() if values is not None}
+    for column in given:
+        if column not in allowed:
+            raise ValueError(
+                f"{WORDS[column]}=: {found[0].local_name!r} has no {column} to restrict; it has "
+                f"{', '.join(allowed)}"
+            )
     found = _in_layers(found, layers, stack_config(found[0], model.cfg))
-    given = {"head": heads, "neuron": neurons, "expert": experts,
-             "pos": positions, "k_pos": positions}  # fmt: skip
-    ranges = [_range(column, found[0], model.cfg, given[column], tokens) for column in by
-              if column != "layer"]  # fmt: skip
-    columns = [column for column in by if column != "layer"]
-    rows = []
+    columns = dict.fromkeys([*(column for column in by if column != "layer"), *given])
+    ranges = [_range(column, found[0], model.cfg, given.get(column), tokens) for column in columns]
+    rows: dict[tuple, int] = {}
+    lines = []
     for one in found:
         for values in itertools.product(*ranges):
-            line = {"site": one.local_name, "layer": one.layer}
-            for column, value in zip(columns, values, strict=True):
-                line["role" if isinstance(value, str) else column] = value
-            rows.append(line)
-    if "layer" not in by:  # the layers of one combination are edited together
-        key = len(rows) // len(found)
-        return as_frame([{**line, "row": i % key} for i, line in enumerate(rows)])
-    return as_frame([{**line, "row": i} for i, line in enumerate(rows)])
+            line = {"layer": one.layer, **dict(zip(columns, values, strict=True))}
+            row = rows.setdefault(tuple(line[column] for column in by), len(rows))
+            if isinstance(line.get("pos"), str):
+                line["role"] = line.pop("pos")
+            lines.append({"row": row, "site": one.local_name, **line})
+    return as_frame(lines)
 
 
 def as_frame(rows: pd.DataFrame | Iterable[dict] | str | Path) -> pd.DataFrame:
     """Nodes with all columns, numbers as nullable integers, from a frame, records, or a file.
 
     A file is .csv with a header or .json with a list of objects. The columns that a sweep adds are
-    left out, so that what came out can go in. Raises ValueError on other columns, a number that is
-    none, and files that are neither.
+    left out, so that what came out can go in. Raises ValueError on other columns, on what is no
+    whole number (a boolean, a float; not where a blank made pandas keep a whole column as floats),
+    and on files that are neither.
     """
     if isinstance(rows, str | Path):
         rows = _read_file(Path(rows))
-    frame = rows.copy() if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
+    # As objects, since a blank would turn all numbers of its column into floats.
+    frame = (
+        rows.copy() if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows), dtype=object)
+    )
     frame = frame.drop(columns=[c for c in frame.columns if c in RESULTS])
     unknown = [c for c in frame.columns if c not in COLUMNS]
     if unknown:
@@ -146,14 +167,20 @@ def as_frame(rows: pd.DataFrame | Iterable[dict] | str | Path) -> pd.DataFrame:
 
 
 def _whole_numbers(column: pd.Series) -> pd.Series:
-    try:
-        if any(isinstance(value, bool) for value in column):
-            raise TypeError
+    if pd.api.types.is_integer_dtype(column.dtype):
         return column.astype("Int64")
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"nodes: column {column.name!r} holds something that is no index"
-        ) from None
+    name, blank = f"nodes: {column.name}", column.isna()
+    if pd.api.types.is_float_dtype(column.dtype) and bool(blank.any()):
+        broken = column[~blank & (column % 1 != 0)]
+        if len(broken):
+            whole_number(float(broken.iloc[0]), name)  # raises
+        return column.astype("Int64")
+    values = [pd.NA if gap else value if type(value) is int else whole_number(value, name)
+              for value, gap in zip(column.tolist(), blank, strict=True)]  # fmt: skip
+    try:
+        return pd.Series(values, index=column.index, dtype="Int64", name=column.name)
+    except OverflowError:
+        raise ValueError(f"{name} holds a number beyond 64 bits") from None
 
 
 def _read_file(path: Path) -> pd.DataFrame:
@@ -193,10 +220,8 @@ def read_nodes(frame: pd.DataFrame, model: Any, tokens: Tokens) -> list[Node]:
         values = {c: None if pd.isna(v) else v for c, v in line._asdict().items()}
         values = {c: int(v) if c in NUMBERS and v is not None else v for c, v in values.items()}
         name = values["site"] if values["layer"] is None else (values["site"], values["layer"])
-        names = model.sites.select(name)
-        for full in names:
-            part = Part(full, *(values[c] for c in COLUMNS[3:]))
-            _check_part(part, model, tokens)
+        for full in model.sites.select(name):
+            part = _part(model.sites[full], values, model, tokens)
             parts.setdefault(values["row"], []).append(part)
     return [Node(row, tuple(some)) for row, some in parts.items()]
 
@@ -219,22 +244,16 @@ class Selection(NamedTuple):
     @classmethod
     def of(cls, site: Site, rows: Sequence[tuple[int, Part]], tokens: Tokens) -> Selection:
         """Per row an example and a part of a site; roles are looked up per example."""
-        counted, keys = counted_by(site, tokens), counted_by(site, tokens, "k_pos")
-        width = counted.shape[1]
+        counted = counted_by(site, tokens)
         roles = {part.role: counted.roles[part.role].tolist() for _, part in rows if part.role}
 
-        def pos(example: int, part: Part) -> int:
-            if part.role is not None:
-                return roles[part.role][example] % width
-            return -1 if part.pos is None else part.pos % width
+        def pos(example: int, part: Part) -> int | None:
+            return part.pos if part.role is None else roles[part.role][example]
 
         columns = zip(*(
             (
-                pos(example, part),
-                -1 if part.head is None else part.head,
-                -1 if part.k_pos is None else part.k_pos % keys.shape[1],
-                -1 if part.neuron is None else part.neuron,
-                -1 if part.expert is None else part.expert,
+                -1 if value is None else value
+                for value in (pos(example, part), part.head, part.k_pos, part.neuron, part.expert)
             )
             for example, part in rows
         ), strict=True)  # fmt: skip
@@ -256,6 +275,47 @@ class Selection(NamedTuple):
         return mask
 
 
+class Selections:
+    """What of a site's tensor is replaced, per row of a batch: all that any of its parts names,
+    in one go. Two parts that name the same number replace it once."""
+
+    def __init__(self, turns: Sequence[tuple[np.ndarray, Selection]]) -> None:
+        self.turns = turns
+        """First parts, second ones, …: which rows have one, in order, and what it names."""
+
+    @classmethod
+    def of(
+        cls, site: Site, rows: Sequence[tuple[int, Sequence[Part]]], tokens: Tokens
+    ) -> Selections:
+        """Per row an example and one or more parts of the site."""
+        turns = []
+        for turn in range(max(len(parts) for _, parts in rows)):
+            at = [i for i, (_, parts) in enumerate(rows) if turn < len(parts)]
+            lines = [(rows[i][0], rows[i][1][turn]) for i in at]
+            turns.append((np.array(at), Selection.of(site, lines, tokens)))
+        return cls(turns)
+
+    def mask(self, site: Site, x: Tensor, start: int = 0) -> Bool[Tensor, "..."]:
+        """True where x [rows, …] is replaced; its position axis begins at position `start`."""
+        (_, first), *others = self.turns
+        mask = first.mask(site, x, start)
+        for at, selection in others:
+            rows = torch.as_tensor(at, device=x.device)
+            mask[rows] |= selection.mask(site, x[: len(at)], start)  # of x its shape counts
+        return mask
+
+    def only(self, rows: np.ndarray) -> Selections:
+        """Those of some rows, in order."""
+        turns = []
+        for turn, (at, selection) in enumerate(self.turns):
+            kept = np.flatnonzero(np.isin(at, rows)) if turn else rows  # each row has a first part
+            if len(kept):
+                index = torch.as_tensor(kept, device=selection.pos.device)
+                some = Selection(*(column[index] for column in selection))
+                turns.append((np.searchsorted(rows, at[kept]), some))
+        return Selections(turns)
+
+
 def counted_by(site: Site, tokens: Tokens, column: str = "pos") -> Tokens:
     """The tokens whose positions a site's axis of positions, or of keys, counts."""
     words = AXES[column]
@@ -263,31 +323,60 @@ def counted_by(site: Site, tokens: Tokens, column: str = "pos") -> Tokens:
     return tokens if own else tokens.source
 
 
-def _in_layers(found: list[Site], layers: Iterable[int] | None, cfg: Any) -> list[Site]:
+def _in_layers(found: list[Site], layers: Indices | None, cfg: Any) -> list[Site]:
     if layers is None:
         return found
-    wanted = {_index("layer", layer, cfg.n_layers) for layer in layers}
+    wanted = indices(layers, cfg.n_layers, "layers")
     chosen = [one for one in found if one.layer in wanted]
     if not chosen:
-        raise ValueError(f"layers={sorted(wanted)}: {found[0].local_name!r} is in none of them")
+        raise ValueError(f"layers={wanted}: {found[0].local_name!r} is in none of them")
     return chosen
 
 
 def _range(
-    column: str,
-    site: Site,
-    cfg: Any,
-    given: Iterable[int | str] | None,
-    tokens: Tokens | None,
-) -> list[int | str]:
-    if column in ("pos", "k_pos"):
-        if given is not None:
-            return list(given)
+    column: str, site: Site, cfg: Any, given: Indices | None, tokens: Tokens | None
+) -> Sequence[int | str]:
+    if column not in ("pos", "k_pos"):
+        size = _size(column, site, cfg)
+        return range(size) if given is None else indices(given, size, WORDS[column])
+    if given is not None:
+        return _positions(
+            column, given, None if tokens is None else counted_by(site, tokens, column)
+        )
+    if tokens is None:
+        raise ValueError(f"by={column!r} needs positions= (indices or roles) or tokens=")
+    return range(counted_by(site, tokens, column).shape[1])
+
+
+def _positions(column: str, given: Indices, tokens: Tokens | None) -> list[int | str]:
+    """Indices and names of roles, checked where the tokens are known."""
+    name = WORDS[column]
+    if isinstance(given, slice):
         if tokens is None:
-            raise ValueError(f"by={column!r} needs positions= (indices or roles) or tokens=")
-        return list(range(counted_by(site, tokens, column).shape[1]))
-    size = _size(column, site, cfg)
-    return list(range(size)) if given is None else [_index(column, i, size) for i in given]
+            raise ValueError(f"{name}={given}: a slice needs tokens=, which have an end")
+        return list(indices(given, tokens.shape[1], name))
+    chosen: list[int | str] = []
+    for value in [given] if isinstance(given, str) else listed(given, name):
+        if isinstance(value, str):
+            _check_role(column, value, tokens)
+            chosen.append(value)
+        else:
+            known = tokens is not None
+            chosen.append(
+                index(value, tokens.shape[1], name) if known else whole_number(value, name)
+            )
+    if not chosen:
+        raise ValueError(f"{name} is empty; leave it out for all of them")
+    check_once(chosen, name)
+    return chosen
+
+
+def _check_role(column: str, role: str, tokens: Tokens | None) -> None:
+    if column == "k_pos":
+        raise ValueError(f"positions={role!r}: k_pos takes indices; a role names a place of pos")
+    if tokens is not None and role not in tokens.roles:
+        known = ", ".join(tokens.roles) or "none"
+        raise ValueError(f"role={role!r}: these tokens have the roles {known}")
 
 
 def _size(column: str, site: Site, cfg: Any) -> int:
@@ -299,35 +388,29 @@ def _size(column: str, site: Site, cfg: Any) -> int:
     return cfg.n_kv_heads if "kv_head" in site.axes else cfg.n_heads
 
 
-def _index(column: str, value: Any, size: int) -> int:
-    if not isinstance(value, int) or not -size <= value < size:
-        raise ValueError(f"{column}={value!r}: this model has 0 to {size - 1}")
-    return value % size
-
-
-def _check_part(part: Part, model: Any, tokens: Tokens) -> None:
-    site = model.sites[part.site]
+def _part(site: Site, values: dict[str, Any], model: Any, tokens: Tokens) -> Part:
+    """What a line of a frame names of a site, counted from the start. Raises ValueError on what is
+    not there."""
+    named: dict[str, int | None] = {}
     for column, axes in AXES.items():
-        value = getattr(part, column)
+        value = named[column] = values[column]
         if value is None:
             continue
         if not any(axis in site.axes for axis in axes):
-            raise ValueError(f"{column}={value}: the site {part.site!r} has no such axis")
-        positions = column in ("pos", "k_pos")
+            raise ValueError(f"{column}={value}: the site {site.name!r} has no such axis")
+        of_tokens = column in ("pos", "k_pos")
         size = (
             counted_by(site, tokens, column).shape[1]
-            if positions
+            if of_tokens
             else _size(column, site, model.cfg)
         )
-        low = -size if positions else 0
-        if not low <= value < size:
-            raise ValueError(f"{column}={value} at {part.site!r}: expected {low} to {size - 1}")
-    if part.role is not None:
-        if part.pos is not None:
-            raise ValueError(f"a node has both pos={part.pos} and role={part.role!r}")
+        named[column] = index(value, size, f"{site.name!r}: {column}")
+    role = values["role"]
+    if role is not None:
+        if named["pos"] is not None:
+            raise ValueError(f"a node has both pos={values['pos']} and role={role!r}")
         roles = counted_by(site, tokens).roles
-        if part.role not in roles:
+        if role not in roles:
             known = ", ".join(roles) or "none"
-            raise ValueError(
-                f"role={part.role!r} at {site.name!r}: its tokens have the roles {known}"
-            )
+            raise ValueError(f"role={role!r} at {site.name!r}: its tokens have the roles {known}")
+    return Part(site.name, role=role, **named)

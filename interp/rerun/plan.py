@@ -225,7 +225,7 @@ def _changes(
     values: Tensor,
 ) -> Bool[Tensor, "rows pos"]:
     """Where the edited value differs bitwise from the base run's."""
-    line = edited_rows(site, rows, tokens)
+    line = edited_rows(site, [(node, example) for node, example, _ in rows], tokens)
     selection = Selection.of(site, [row[1:] for row in rows], tokens)
     x = values[line.examples]
     # A NaN differs from itself, so an edit to NaN counts as a change.
@@ -361,9 +361,9 @@ def _transform(model: Any) -> int:
     return 0 if model.mlm_head is None else model.cfg.d_model
 
 
-def edited_rows(site: Site, rows: Sequence[tuple[Node, int, Part]], tokens: Tokens) -> Rows:
-    """What an edit is told of these rows."""
-    examples = torch.tensor([example for _, example, _ in rows], device=tokens.device)
-    keys = {node.row: node.key for node in {id(node): node for node, _, _ in rows}.values()}
-    numbers = [node.row for node, _, _ in rows]
+def edited_rows(site: Site, rows: Sequence[tuple[Node, int]], tokens: Tokens) -> Rows:
+    """What an edit is told of these rows, each a node and an example."""
+    examples = torch.tensor([example for _, example in rows], device=tokens.device)
+    keys = {node.row: node.key for node in {id(node): node for node, _ in rows}.values()}
+    numbers = [node.row for node, _ in rows]
     return Rows(site, examples, [keys[number] for number in numbers], numbers=numbers)

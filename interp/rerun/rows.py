@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..edits import Replace, Rows
-from ..selection import Selection
+from ..selection import Part, Selections
 from ..tap import Tap
 from ..tokens import Tokens
 from .plan import Base, edited_rows
@@ -39,7 +39,7 @@ class RowEdit(NamedTuple):
     """What is done at one site to rows that start alike."""
 
     row: np.ndarray
-    selection: Selection
+    selections: Selections
     rows: Rows
     start: int
     """Of the rows. A tensor that counts the source's positions begins at 0 nevertheless."""
@@ -60,25 +60,28 @@ class RowTap(Tap):
         self.examples = np.array([row.example for row in rows])
         self.lines = Lines(*np.zeros((2, 0), dtype=np.int64))
         self.group: Group | None = None
-        parts: dict[tuple[str, int, int], list[int]] = {}
-        chosen: dict[tuple[str, int, int], list] = {}
+        edited: dict[tuple[str, int], list[int]] = {}
+        chosen: dict[tuple[str, int], list[list[Part]]] = {}
         for i, row in enumerate(rows):
-            turns: dict[str, int] = {}
-            own = [part for part in row.node.parts if is_of(part.site, model)]
-            for part in own:  # several parts at one site are applied one after another
-                turn = turns[part.site] = turns.get(part.site, -1) + 1
-                key = (part.site, turn, row.start)
-                parts.setdefault(key, []).append(i)
-                chosen.setdefault(key, []).append((row.node, row.example, part))
-        self.edits: dict[str, dict[int, list[RowEdit]]] = {}
-        for site, turn, start in sorted(parts):
-            lines = chosen[site, turn, start]
-            told = edited_rows(self.sites[site], lines, tokens)
+            parts: dict[str, list[Part]] = {}
+            for part in row.node.parts:
+                if is_of(part.site, model):
+                    parts.setdefault(part.site, []).append(part)
+            for site, some in parts.items():
+                edited.setdefault((site, row.start), []).append(i)
+                chosen.setdefault((site, row.start), []).append(some)
+        self.edits: dict[str, list[RowEdit]] = {}
+        for site, start in sorted(edited):
+            at = edited[site, start]
+            lines = [
+                (rows[i].example, some) for i, some in zip(at, chosen[site, start], strict=True)
+            ]
+            told = edited_rows(self.sites[site], [rows[i].pair for i in at], tokens)
             if "pos" not in told.site.source:
                 told = told._replace(start=start)
-            selection = Selection.of(told.site, [line[1:] for line in lines], tokens)
-            edit = RowEdit(np.array(parts[site, turn, start]), selection, told, start)
-            self.edits.setdefault(site, {}).setdefault(turn, []).append(edit)
+            selections = Selections.of(told.site, lines, tokens)
+            edit = RowEdit(np.array(at), selections, told, start)
+            self.edits.setdefault(site, []).append(edit)
 
     def wants(self, site: str) -> bool:
         return site in self.edits
@@ -87,12 +90,12 @@ class RowTap(Tap):
         return site in self.edits
 
     def __call__(self, site: str, x: Tensor) -> Tensor:
-        for edits in self.edits.get(site, {}).values():
-            if self.group is None:
-                x = self._on_lines(site, x[0], edits)[None]
-            else:
-                x = self._on_rows(x, edits, self.group)
-        return x
+        edits = self.edits.get(site)
+        if edits is None:
+            return x
+        if self.group is None:
+            return self._on_lines(site, x[0], edits)[None]
+        return self._on_rows(x, edits, self.group)
 
     def _on_rows(self, x: Tensor, edits: list[RowEdit], group: Group) -> Tensor:
         """x [rows, *site axes] from the group's start on."""
@@ -127,11 +130,11 @@ class RowTap(Tap):
         return torch.as_tensor(numbers, device=self.device)
 
     def _replaced(self, x: Tensor, edit: RowEdit) -> Tensor:
-        mask = edit.selection.mask(edit.rows.site, x, edit.rows.start)
+        mask = edit.selections.mask(edit.rows.site, x, edit.rows.start)
         return torch.where(mask, self.replace(x, edit.rows), x)
 
 
 def _some(edit: RowEdit, here: np.ndarray) -> RowEdit:
-    at = torch.as_tensor(here, device=edit.rows.examples.device)
-    selection = Selection(*(s[at] for s in edit.selection))
-    return RowEdit(edit.row[here], selection, edit.rows.of(here.tolist()), edit.start)
+    return RowEdit(
+        edit.row[here], edit.selections.only(here), edit.rows.of(here.tolist()), edit.start
+    )

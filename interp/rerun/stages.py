@@ -90,6 +90,11 @@ class Row(NamedTuple):
     source: Row | None = None
     """The same on its way through the encoder, where something changes there."""
 
+    @property
+    def pair(self) -> tuple[Node, int]:
+        """What it is a row of."""
+        return self.node, self.example
+
     def lines(self, width: int, source: int = 0) -> int:
         """Positions that it computes of a run and its source, so wide."""
         return width - self.start + (0 if self.source is None else source)
