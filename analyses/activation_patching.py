@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ from analyses._task import (
 )
 from interp import edits
 from interp.engine import sweep
+from interp.indices import indices
 from interp.provenance import provenance
 from interp.report import Report
 from interp.tasks import Pairs
@@ -105,7 +106,7 @@ class Config(TaskConfig):
 def run(model: Any, config: Config) -> Report:
     """The report. Raises ValueError on an encoder–decoder, a model without logits, layers or heads
     that the model does not have, and prompts that are no pairs."""
-    _check(model, config)
+    config = _checked(model, config)
     report = Report(
         f"Activation patching in {model.name}",
         "Which activations carry the answer: at which positions, in which layers, heads and paths?",
@@ -123,7 +124,7 @@ def examine(
     report: Report, model: Any, pairs: Pairs, config: Config, found: Baseline | None = None
 ) -> None:
     """Patch these pairs and tell the report; `found` is `measure_baseline` of them."""
-    _check(model, config)
+    config = _checked(model, config)
     found = measure_baseline(model, pairs) if found is None else found
     study = Study(model, pairs, config, found)
     dress = HeadDress(report, study)
@@ -155,7 +156,7 @@ def examine(
     dress.doubts()
 
 
-def _check(model: Any, config: Config) -> None:
+def _checked(model: Any, config: Config) -> Config:
     if model.cfg.encoder is not None:
         raise ValueError(
             f"{model.name} is an encoder–decoder, of whose two stacks these pairs are not; use "
@@ -165,12 +166,14 @@ def _check(model: Any, config: Config) -> None:
     if config.neurons and (not cfg.d_mlp or cfg.n_experts):
         what = "experts, most of which are silent on most tokens" if cfg.d_mlp else "no MLP"
         raise ValueError(f"neurons={config.neurons}: this model has {what}; leave neurons out")
-    for name in ("layers", "heads", "neurons"):
-        given, what = getattr(config, name), "heads" if name == "heads" else "layers"
-        size = cfg.n_heads if name == "heads" else cfg.n_layers
-        empty = given == () and name != "neurons"
-        if empty or any(not 0 <= one < size for one in given or ()):
-            raise ValueError(f"{name}={given}: this model has {what} 0 to {size - 1}")
+    sizes = {"layers": cfg.n_layers, "heads": cfg.n_heads, "neurons": cfg.n_layers}
+    asked = {name: getattr(config, name) for name in sizes}
+    chosen = {
+        name: tuple(indices(given, sizes[name], name))
+        for name, given in asked.items()
+        if given is not None and (name != "neurons" or len(given))
+    }
+    return replace(config, **chosen)
 
 
 def _sites(report: Report, study: Study, config: Config) -> list[str]:

@@ -24,6 +24,7 @@ from interp import heads, metrics
 from interp.engine import ablate
 from interp.heads.outputs import unreadable
 from interp.heads.roles import COLUMNS as ROLE_COLUMNS
+from interp.indices import indices
 from interp.provenance import provenance
 from interp.report import Report, figures
 from interp.report.attention import MEASURES, Attention
@@ -150,10 +151,7 @@ def _chosen(model: Any, config: Config) -> list[tuple[int, int]]:
         ("layers", config.layers, model.cfg.n_layers),
         ("heads", config.heads, model.cfg.n_heads),
     ):
-        wrong = [one for one in given or () if not 0 <= one < size]
-        if wrong or given == ():
-            raise ValueError(f"{name}={wrong or '()'}: this model has {name} 0 to {size - 1}")
-        picked.append(sorted(set(given)) if given is not None else range(size))
+        picked.append(range(size) if given is None else sorted(indices(given, size, name)))
     return [(layer, head) for layer in picked[0] for head in picked[1]]
 
 

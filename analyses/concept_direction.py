@@ -32,6 +32,7 @@ from analyses._concept.measure import (
 from analyses._concepts import METHODS, Ask, Concept, Method, asked, of_labelled, of_pairs
 from analyses._phrases import listed
 from analyses._task import Task, TaskConfig, measure_baseline, task_pairs, task_section
+from interp.indices import index, indices
 from interp.provenance import provenance
 from interp.report import Report
 from interp.steering import causal_check
@@ -144,7 +145,7 @@ def examine(report: Report, model: Any, concept: Concept, ask: Ask, config: Conf
     _say_failed(report, found, config)
     chosen, held = ask.halves(found.halves, config.seed)
     where = "all" if config.everywhere else ask.pos
-    layer = config.layer
+    layer = None if config.layer is None else index(config.layer, model.cfg.n_layers, "layer")
     if layer is None:
         layer, _ = choose_layer(model, found, chosen, config.method, where, progress)
     elif (layer, config.method) not in found.directions:
@@ -180,12 +181,7 @@ def examine(report: Report, model: Any, concept: Concept, ask: Ask, config: Conf
 
 def _layers(model: Any, config: Config) -> tuple[int, ...]:
     n = model.cfg.n_layers
-    asked_for = tuple(range(n)) if config.layers is None else config.layers
-    extra = () if config.layer is None else (config.layer,)
-    bad = [one for one in (*asked_for, *extra) if not 0 <= one < n]
-    if bad or not asked_for:
-        raise ValueError(f"layer {bad[0] if bad else 'none'}: {model.name} has layers 0 to {n - 1}")
-    return tuple(sorted(set(asked_for)))
+    return tuple(sorted(range(n) if config.layers is None else indices(config.layers, n, "layers")))
 
 
 def _say_failed(report: Report, found: Found, config: Config) -> None:

@@ -30,6 +30,7 @@ from analyses._geometry.table import (
 )
 from interp.geometry import embedding
 from interp.geometry.reading import reader
+from interp.indices import indices
 from interp.provenance import provenance
 from interp.report import Report
 from interp.zoo import tinyworld
@@ -80,8 +81,8 @@ def run(model: Any, config: Config) -> Report:
     if model.tokenizer is None:
         raise ValueError(f"{model.name} has no tokenizer, so its vectors have no words")
     last = reads.cfg.n_layers
-    if config.layers is not None and not {*config.layers} <= {*range(last + 1)}:
-        raise ValueError(f"layers={config.layers}: expected some of 0 … {last} of {model.name}")
+    if config.layers is not None:
+        indices(config.layers, last + 1, "layers")  # raises before anything is measured
     report = Report(
         f"Embedding geometry of {model.name}",
         "What shape do the word vectors have, how does it change from layer to layer, and where do "

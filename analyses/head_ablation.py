@@ -7,6 +7,7 @@ heads together, beside random sets of as many.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from typing import Any
 
@@ -17,6 +18,7 @@ from analyses._ablation.report import show
 from analyses._ablation.words import tell
 from analyses._task import measure_baseline, task_pairs, task_section
 from analyses._text import read_windows
+from interp.indices import indices
 from interp.provenance import provenance
 from interp.report import Report
 from interp.tasks import Pairs
@@ -65,7 +67,7 @@ for _kind in KINDS:
 def run(model: Any, config: Config) -> Report:
     """The report. Raises ValueError on a layer, head or layer of neurons that the model does not
     have, on a model without logits or with two stacks, and on neurons where there are none."""
-    _check(model, config)
+    config = _checked(model, config)
     report = Report(
         f"Head ablation in {model.name}",
         "Which heads, MLPs and neurons does the task need, and who steps in for them?",
@@ -78,7 +80,7 @@ def run(model: Any, config: Config) -> Report:
 
 def examine(report: Report, model: Any, pairs: Pairs, config: Config) -> None:
     """Everything, on pairs of whatever origin."""
-    _check(model, config)
+    config = _checked(model, config)
     found = measure_baseline(model, pairs)
     task_section(report, model, pairs, found, config)
     donors = pairs.clean if config.donors == "clean" else pairs.corrupted
@@ -105,21 +107,24 @@ _UNEVEN = (
 )
 
 
-def _check(model: Any, config: Config) -> None:
+def _checked(model: Any, config: Config) -> Config:
+    """The config with its layers and heads counted from the start."""
     cfg = model.cfg
     if getattr(model, "encoder", None) is not None:
         raise ValueError(
             f"{model.name} has an encoder and a decoder; its sites are swept by "
             "interp.ablate(model, tokens, 'decoder_blocks.attn.hook_z', …)"
         )
-    for name, size in (("layers", cfg.n_layers), ("heads", cfg.n_heads), ("neurons", cfg.n_layers)):
-        wrong = [one for one in getattr(config, name) if not 0 <= one < size]
-        if wrong:
-            what = "heads" if name == "heads" else "layers"
-            raise ValueError(f"{name}={wrong}: {model.name} has {what} 0 to {size - 1}")
+    sizes = {"layers": cfg.n_layers, "heads": cfg.n_heads, "neurons": cfg.n_layers}
+    chosen = {
+        name: tuple(indices(getattr(config, name), size, name))
+        for name, size in sizes.items()
+        if len(getattr(config, name))
+    }
     if config.neurons and (not cfg.d_mlp or cfg.n_experts):
         why = "its MLPs are made of experts" if cfg.n_experts else "it has no MLP"
         raise ValueError(f"neurons={config.neurons}: {model.name} has no neurons to remove; {why}")
+    return dataclasses.replace(config, **chosen)
 
 
 def _text(report: Report, model: Any, pairs: Pairs, config: Config) -> Tokens | None:

@@ -41,6 +41,7 @@ from analyses._neurons.shown import (
 from analyses._phrases import listed, signed
 from analyses._task import Task, TaskConfig, measure_baseline, task_pairs, task_section
 from analyses._text import read_windows
+from interp.indices import indices
 from interp.neurons import neuron_ids, neuron_stats
 from interp.provenance import provenance
 from interp.report import Report
@@ -115,9 +116,7 @@ def run(model: Any, config: Config) -> Report:
             f"neurons need a native model of one stack: {model.opaque or 'this has an encoder'}"
         )
     named = neuron_ids(model, config.neurons) if config.neurons else []
-    n = model.cfg.n_layers
-    if not all(0 <= layer < n for layer in config.layers):
-        raise ValueError(f"layers={config.layers}: this model has layers 0 to {n - 1}")
+    asked_for = indices(config.layers, model.cfg.n_layers, "layers") if len(config.layers) else []
     report = Report(
         f"Neurons of {model.name}",
         "Which MLP neurons does the task need, when do they fire, and what do they say?",
@@ -129,7 +128,7 @@ def run(model: Any, config: Config) -> Report:
     found = measure_baseline(model, pairs)
     task_section(report, model, pairs, found, config)
     layers = whole_layers(model, pairs, config.kind, config)
-    chosen = list(config.layers) or layers_that_fit(layers, model.cfg.d_mlp, config.most)
+    chosen = asked_for or layers_that_fit(layers, model.cfg.d_mlp, config.most)
     if len(chosen) < model.cfg.n_layers:
         report.skip(f"Neurons were removed one by one in layers {listed(chosen, 30)} only.")
     ranking = ranked(model, pairs, chosen, config.kind, config)

@@ -20,6 +20,7 @@ from analyses._probes.measure import Measured, measure
 from analyses._probes.shown import PROBE_TABLES, evidence
 from analyses._probes.texts import Read, read_texts
 from analyses._probes.words import doubts, findings
+from interp.indices import indices
 from interp.provenance import provenance
 from interp.report import Report
 from interp.sites import UnknownSite
@@ -60,10 +61,8 @@ def examine(report: Report, model: Any, read: Read, config: Config) -> Measured:
 
 def site_names(report: Report, model: Any, config: Config) -> list[str]:
     """The full names of the sites; says which of them the model has not."""
-    n_layers = model.cfg.n_layers
-    wrong = [layer for layer in config.layers or () if not 0 <= layer < n_layers]
-    if wrong:
-        raise ValueError(f"layers={wrong}: {model.name} has the layers 0 … {n_layers - 1}")
+    n = model.cfg.n_layers
+    layers = range(n) if config.layers is None else indices(config.layers, n, "layers")
     chosen: list[str] = []
     for site in config.sites:
         try:
@@ -79,7 +78,7 @@ def site_names(report: Report, model: Any, config: Config) -> list[str]:
                 raise ValueError(f"{name!r} is {' '.join(axes)}: expected one vector per position")
             if layer is None:
                 raise ValueError(f"{name!r} is outside the layers")
-            if config.layers is None or layer in config.layers:
+            if layer in layers:
                 chosen.append(name)
     if not chosen:
         raise ValueError(f"sites={config.sites}: {model.name} has none of them")

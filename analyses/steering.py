@@ -31,6 +31,7 @@ from analyses._steering.measure import (
 from analyses._steering.report import say_findings, show
 from analyses._task import TASKS, Task
 from interp.directions import Direction, promoted_tokens
+from interp.indices import index
 from interp.provenance import provenance
 from interp.reading import vectors_at
 from interp.report import Report
@@ -207,10 +208,7 @@ def _concept(model: Any, config: Config) -> Concept:
 
 def _layer(model: Any, config: Config) -> int:
     n = model.cfg.n_layers
-    layer = n // 2 if config.layer is None else config.layer
-    if not 0 <= layer < n:
-        raise ValueError(f"layer={layer}: {model.name} has layers 0 to {n - 1}")
-    return layer
+    return n // 2 if config.layer is None else index(config.layer, n, "layer")
 
 
 def _counted(

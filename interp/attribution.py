@@ -7,7 +7,7 @@ it says to the unembedding itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import pandas as pd
@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .indices import Indices, indices
 from .metrics import Where, answer_ids, one_position
 from .precision import to_numpy, wide
 
@@ -33,7 +34,7 @@ def logit_attribution(
     *,
     pos: Where = None,
     by: Literal["component", "head", "neuron"] = "head",
-    layers: Sequence[int] | None = None,
+    layers: Indices | None = None,
 ) -> pd.DataFrame:
     """What each part adds to the logit of `answer`, less that of `wrong` where one is given:
     example component layer head neuron value.
@@ -42,7 +43,8 @@ def logit_attribution(
     and total, the model's own logit; by "head" attn is split into heads and its bias (head −1), by
     "neuron" mlp into neurons and its bias (neuron −1), in `layers` alone (default: all). Values are
     in logits, before any soft-cap, and add up to `total`. `pos` is read at one position per row:
-    default the last real one, else an index or the name of a role.
+    default the last real one, else an index or the name of a role. Layers count from the end where
+    negative.
 
     Raises ValueError where the sum does not exist: no unembedding, a masked-LM head, norms that
     stand on the residual stream (post-norm), or an output norm between a head and the stream.
@@ -50,7 +52,8 @@ def logit_attribution(
     _check(model, by)
     tokens = model.accept(tokens)
     at = one_position(pos, tokens)[:, 0]
-    own = _layers(model, layers)
+    n = model.cfg.n_layers
+    own = list(range(n)) if layers is None else indices(layers, n, "layers")
     cache = _cached(model, tokens, by, own)
     rows = torch.arange(len(tokens), device=at.device)
 
@@ -95,15 +98,6 @@ def _check(model: Any, by: str) -> None:
         )
     if by == "neuron" and (cfg.n_experts or not cfg.d_mlp):
         raise ValueError("by='neuron' needs an MLP without experts; use by='component'")
-
-
-def _layers(model: Any, layers: Sequence[int] | None) -> list[int]:
-    n = model.cfg.n_layers
-    chosen = list(range(n)) if layers is None else [int(layer) for layer in layers]
-    wrong = [layer for layer in chosen if not 0 <= layer < n]
-    if wrong:
-        raise ValueError(f"layers={wrong}: this model has layers 0 to {n - 1}")
-    return chosen
 
 
 def _cached(model: Any, tokens: Any, by: str, own: list[int]) -> Any:

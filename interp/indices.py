@@ -152,6 +152,15 @@ def listed(values: Indices, name: str, *, deep: bool = False) -> list[Any]:
     return entries
 
 
+def pair(value: Indices, name: str, entries: str) -> tuple[Any, Any]:
+    """The two entries of a pair, not yet read, such as "(layer, head)". Raises ValueError on
+    anything else."""
+    found = listed(value, name)
+    if len(found) != 2:
+        raise _refusal(name, value, f"expected pairs {entries}")
+    return found[0], found[1]
+
+
 def check_once(values: Iterable[object], name: str) -> None:
     """Raises ValueError where an entry stands there twice."""
     seen: set[object] = set()

@@ -14,11 +14,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .indices import Indices, id_tensor, index_tensor
 from .tap import ActivationCache
 from .tokens import Tokens
 
-Where = int | str | Int[Tensor, " batch"] | None
-"""A position for all rows, a role, one position per row, or None: the last real token."""
+Where = Indices | str | None
+"""A position for all rows, a role, one position per row, or None: the last real token. Negative
+ones count from the end of the row, pads included; a pad is refused."""
 
 
 Reads = Literal["logits", "residual", "cache"]
@@ -290,29 +292,40 @@ def _wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def answer_ids(answer: Tensor, tokens: Tokens, model: Any) -> Int[Tensor, "batch k"]:
-    ids = torch.as_tensor(answer, device=tokens.device)
+def answer_ids(answer: Indices, tokens: Tokens, model: Any) -> Int[Tensor, "batch k"]:
+    """The ids of every row [batch] or [batch k], checked against the vocabulary."""
+    ids = id_tensor(answer, model.cfg.d_vocab, "answer ids").to(tokens.device)
     ids = ids[:, None] if ids.ndim == 1 else ids
-    if ids.ndim != 2 or ids.shape[0] != len(tokens):
+    if ids.ndim != 2 or ids.shape[0] != len(tokens) or not ids.numel():
         raise ValueError(
             f"ids of shape {list(ids.shape)}: expected one row per example ({len(tokens)})"
         )
-    if int(ids.min()) < 0 or int(ids.max()) >= model.cfg.d_vocab:
-        raise ValueError(f"an id is outside the vocabulary: expected 0 to {model.cfg.d_vocab - 1}")
     return ids
 
 
 def one_position(pos: Where, tokens: Tokens) -> Int[Tensor, "batch 1"]:
-    """One position per example."""
+    """One position per example, of a real token."""
     batch, width = tokens.shape
     if pos is None:
         index = torch.arange(width, device=tokens.device)
         return torch.where(tokens.real, index, -1).amax(1, keepdim=True)
     if isinstance(pos, str):
         if pos not in tokens.roles:
-            raise ValueError(f"pos={pos!r}: these tokens have the roles {', '.join(tokens.roles)}")
+            known = ", ".join(tokens.roles) or "none"
+            raise ValueError(f"pos={pos!r}: these tokens have the roles {known}")
         return tokens.roles[pos].to(tokens.device)[:, None]
-    at = torch.as_tensor(pos, device=tokens.device)
-    if int(at.min()) < -width or int(at.max()) >= width or at.ndim > 1:
-        raise ValueError(f"pos={pos!r}: these tokens have positions 0 to {width - 1}")
-    return (at % width).expand(batch)[:, None]
+    at = index_tensor(pos, width, "pos").to(tokens.device)
+    if at.shape not in ((), (batch,)):
+        raise ValueError(
+            f"pos has the shape {list(at.shape)}: expected one position, or one for each of "
+            f"{batch} rows"
+        )
+    at = at.expand(batch)[:, None]
+    pads = ~tokens.real.gather(1, at)
+    if bool(pads.any()):
+        row = int(pads.nonzero()[0, 0])
+        raise ValueError(
+            f"pos: position {int(at[row])} of row {row} is a pad; pos=None reads the last real "
+            "token of each row"
+        )
+    return at

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .indices import Indices, check_once, index, indices, pair
 from .selection import as_frame
 from .tokens import Tokens
 
@@ -28,7 +29,7 @@ ELEMENTS = 2**24
 
 @torch.no_grad()
 def neuron_stats(
-    model: Any, tokens: Any, *, layers: Iterable[int] | None = None, threshold: float = 0.0
+    model: Any, tokens: Any, *, layers: Indices | None = None, threshold: float = 0.0
 ) -> pd.DataFrame:
     """How every neuron fires over the real tokens: layer neuron n mean sd active kurtosis min max.
 
@@ -163,21 +164,19 @@ def neuron_ids(model: Any, names: Iterable[str]) -> list[NeuronId]:
 
 
 def checked_neurons(model: Any, neurons: Iterable[NeuronId]) -> list[NeuronId]:
-    """Neurons that the model has; raises ValueError on others, and on one that is there twice."""
+    """Neurons (layer, neuron) that the model has, counted from the start; raises ValueError on
+    others, and on one that is there twice."""
     _check_mlp(model)
-    cfg, found = model.cfg, {}
-    for layer, neuron in neurons:
-        if not (0 <= layer < cfg.n_layers and 0 <= neuron < cfg.d_mlp):
-            raise ValueError(
-                f"neuron {layer}.{neuron}: this model has 0.0 to {cfg.n_layers - 1}.{cfg.d_mlp - 1}"
-                f" ({cfg.n_layers} layers of {cfg.d_mlp} neurons)"
-            )
-        if (layer, neuron) in found:
-            raise ValueError(f"neuron {layer}.{neuron} is there twice")
-        found[int(layer), int(neuron)] = None
-    if not found:
+    cfg, chosen = model.cfg, []
+    for layer, neuron in (pair(one, "neurons", "(layer, neuron)") for one in neurons):
+        one = f"of neuron {layer}.{neuron}"
+        chosen.append((
+            index(layer, cfg.n_layers, f"layer {one}"), index(neuron, cfg.d_mlp, f"number {one}")
+        ))  # fmt: skip
+    if not chosen:
         raise ValueError("no neurons are given")
-    return list(found)
+    check_once(chosen, "neurons")
+    return chosen
 
 
 class Moments(NamedTuple):
@@ -245,13 +244,10 @@ def _activations(
             yield part, layer, cache[SITE, layer]
 
 
-def _checked_layers(model: Any, layers: Iterable[int] | None) -> list[int]:
+def _checked_layers(model: Any, layers: Indices | None) -> list[int]:
     _check_mlp(model)
     n = model.cfg.n_layers
-    chosen = list(range(n)) if layers is None else sorted({int(layer) for layer in layers})
-    if not chosen or not all(0 <= layer < n for layer in chosen):
-        raise ValueError(f"layers={chosen}: this model has layers 0 to {n - 1}")
-    return chosen
+    return sorted(range(n) if layers is None else indices(layers, n, "layers"))
 
 
 def _check_mlp(model: Any) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from . import edits, engine, metrics
+from .indices import check_once, index, pair
 from .metrics import Bound, Metric
 from .tap import ActivationCache, Hook, Tap
 from .tokens import Tokens
@@ -286,17 +287,21 @@ def _receivers(model: Any, given: Receivers) -> list[Any]:
     if not many:
         raise ValueError("receivers is empty: give 'logits' or ('q' | 'k' | 'v', layer, head)")
     return [
-        LOGITS if one == LOGITS else [_receiver(model, part) for part in _parts(one)]
+        LOGITS if one == LOGITS else _together(model, one)
         for one in many
     ]  # fmt: skip
+
+
+def _together(model: Any, one: Any) -> list[Receiver]:
+    receivers = [_receiver(model, part) for part in _parts(one)]
+    check_once(receivers, "receivers")
+    return receivers
 
 
 def _parts(one: Any) -> list[Any]:
     parts = [one] if isinstance(one, str) or _is_triple(one) else list(one)
     if not parts:
         raise ValueError("a list of receivers is empty")
-    if len(set(map(tuple, parts))) < len(parts):
-        raise ValueError(f"receivers {one} name a part twice")
     return parts
 
 
@@ -313,14 +318,8 @@ def _receiver(model: Any, part: Any) -> Receiver:
     cfg = model.cfg
     heads = cfg.n_heads if part[0] == "q" else cfg.n_kv_heads
     what = "head" if part[0] == "q" else "key-value head"
-    layer = _index(f"layer of receiver {part}", part[1], cfg.n_layers)
-    return Receiver(part[0], layer, _index(f"{what} of receiver {part}", part[2], heads))
-
-
-def _index(what: str, value: Any, size: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < size:
-        raise ValueError(f"{what} is {value!r}: this model has 0 to {size - 1}")
-    return int(value)
+    layer = index(part[1], cfg.n_layers, f"layer of receiver {part}")
+    return Receiver(part[0], layer, index(part[2], heads, f"{what} of receiver {part}"))
 
 
 def _senders(model: Any, given: Iterable[Head] | None, chosen: Sequence[Any]) -> list[Head]:
@@ -330,12 +329,13 @@ def _senders(model: Any, given: Iterable[Head] | None, chosen: Sequence[Any]) ->
         heads = [one for one in every if any(_follows(to, one) for to in chosen)]
     else:
         heads = [
-            (_index(f"layer of sender {(layer, head)}", layer, cfg.n_layers),
-             _index(f"head of sender {(layer, head)}", head, cfg.n_heads))
-            for layer, head in given
+            (index(layer, cfg.n_layers, f"layer of sender {(layer, head)}"),
+             index(head, cfg.n_heads, f"head of sender {(layer, head)}"))
+            for layer, head in (pair(one, "senders", "(layer, head)") for one in given)
         ]  # fmt: skip
-        if len(set(heads)) < len(heads):
-            raise ValueError(f"senders {heads} name a head twice")
+        if not heads:
+            raise ValueError("senders is empty; leave it out for all heads before a receiver")
+        check_once(heads, "senders")
     told = ", ".join(map(str, chosen))
     for one in heads:
         if not any(_follows(to, one) for to in chosen):

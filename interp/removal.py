@@ -20,6 +20,7 @@ from scipy.stats import false_discovery_control, t
 from . import stats
 from .edits import Edit
 from .engine import Nodes, sweep
+from .indices import Indices, check_once, listed, whole_number
 from .metrics import Metric
 from .selection import as_frame
 
@@ -73,7 +74,7 @@ def second_removals(
     model: Any,
     tokens: Any,
     nodes: Nodes,
-    firsts: Sequence[int],
+    firsts: Indices,
     *,
     edit: Edit,
     metric: Metric,
@@ -96,6 +97,8 @@ def second_removals(
     """
     frame = as_frame(nodes)
     rows = frame["row"].drop_duplicates().astype(int).tolist()
+    firsts = [whole_number(row, "firsts") for row in listed(firsts, "firsts")]
+    check_once(firsts, "firsts")
     absent = [row for row in firsts if row not in rows]
     if absent:
         raise ValueError(f"firsts={absent}: the nodes have the rows {rows[0]} to {rows[-1]}")

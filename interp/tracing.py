@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from . import chance, edits, metrics
 from .engine import sweep
+from .indices import Indices, indices
 from .metrics import Metric, Where, answer_ids, checked, one_position
 from .selection import as_frame, stable_hash
 from .tasks import Pairs
@@ -51,7 +52,7 @@ def causal_trace(
     *,
     pos: Where = None,
     sites: Sequence[str] | None = None,
-    layers: Iterable[int] | None = None,
+    layers: Indices | None = None,
     window: int | None = None,
     sigma: float | None = None,
     draws: int = 5,
@@ -298,7 +299,7 @@ def _states(
     model: Any,
     tokens: Tokens,
     sites: Sequence[str] | None,
-    layers: Iterable[int] | None,
+    layers: Indices | None,
     window: int,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The nodes of a sweep, and what each stands for: by `row` site layer pos."""
@@ -310,9 +311,9 @@ def _states(
             raise ValueError(f"site {site!r}: this model has {', '.join(there)}")
     if not 1 <= window <= n:
         raise ValueError(f"window={window}: expected 1 to {n} layers")
-    wanted = range(n) if layers is None else list(layers)
-    if not chosen or not wanted or not all(0 <= layer < n for layer in wanted):
-        raise ValueError(f"layers={list(wanted)}, sites={chosen}: expected layers 0 to {n - 1}")
+    if not chosen:
+        raise ValueError(f"sites is empty: this model has {', '.join(there)}")
+    wanted = range(n) if layers is None else indices(layers, n, "layers")
     lines, states = [], []
     for site in chosen:
         for layer in wanted:

@@ -13,12 +13,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from .files import decode, open_regular
 from .fingerprint import SIZE, digest
+from .indices import is_several, whole_numbers
 from .tokens import Tokens
 
 LONGEST = 1 << 20
@@ -153,9 +155,12 @@ class Windows:
     def _cut(self, piece: str | Sequence[int], text: int) -> list[list[int]]:
         """The ids of a piece, in windows."""
         if not isinstance(piece, str):
-            ids = [int(i) for i in piece]
-            if not ids:
-                raise ValueError(f"empty prompt: text {text} has no tokens")
+            given = whole_numbers(piece, f"ids of text {text}")
+            if given.ndim != 1 or not len(given):
+                raise ValueError(
+                    f"text {text} has ids of shape {list(given.shape)}, expected [pos]"
+                )
+            ids = given.tolist()
             return [ids[i : i + self.width] for i in range(0, len(ids), self.width)]
         ids = self.model.tokenizer.encode(piece, bos=self.bos) if piece else []
         if not ids:
@@ -200,10 +205,11 @@ def _read(model: Any, source: Any) -> Path | Tokens | list:
         if len(source) < 1000 and "\n" not in source and Path(source).is_file():
             raise ValueError(f"{source!r} is the name of a file: give Path({source!r}) to read it")
         source = [source]
-    elif isinstance(source, (Tensor, Tokens)):
+    elif isinstance(source, (Tensor, Tokens, np.ndarray)):
         source = _plain_rows(Tokens.of(source))
     elif isinstance(source, Sequence):
-        source = [source] if len(source) and isinstance(source[0], int) else list(source)
+        whole = len(source) > 0 and not is_several(source[0]) and not isinstance(source[0], str)
+        source = [source] if whole else list(source)  # ids of one text, or several texts
     else:
         raise ValueError(
             f"a {type(source).__name__} can be read only once, so a stopped run could not go on; "

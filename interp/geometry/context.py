@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..indices import Indices, indices, whole_number
 from ..occurrence import word_span
 from ..tokens import Tokens
 from .reading import BATCH, reader, to_numpy
@@ -33,8 +34,11 @@ class Places:
     """[place] which text it is in."""
 
     def at(self, layer: int) -> np.ndarray:
-        """[place, d_model]"""
-        return self.vectors[list(self.layers).index(layer)]
+        """[place, d_model] of one of the layers that were read."""
+        number = whole_number(layer, "layer")
+        if number not in self.layers:
+            raise ValueError(f"layer={number}: expected one of {list(self.layers)}")
+        return self.vectors[list(self.layers).index(number)]
 
     def by_layer(self) -> dict[int, np.ndarray]:
         """Layer to vectors, as `alignment` takes them."""
@@ -47,7 +51,7 @@ class Places:
 
 
 def at_words(
-    model: Any, texts: Sequence[str], words: Sequence[str], layers: Sequence[int] | None = None
+    model: Any, texts: Sequence[str], words: Sequence[str], layers: Indices | None = None
 ) -> Places:
     """One place per text: the last token of its word.
 
@@ -72,7 +76,7 @@ def at_tokens(
     texts: Sequence[str],
     n: int = 1000,
     seed: int = 0,
-    layers: Sequence[int] | None = None,
+    layers: Indices | None = None,
 ) -> Places:
     """At most `n` places of the texts, drawn with `seed`; special tokens are left out.
 
@@ -91,7 +95,7 @@ def at_tokens(
     return _read(model, rows, at, layers)
 
 
-def of_texts(model: Any, texts: Sequence[str], layers: Sequence[int] | None = None) -> Places:
+def of_texts(model: Any, texts: Sequence[str], layers: Indices | None = None) -> Places:
     """One vector per text: the mean over its tokens, special ones left out. So models with
     different tokenizers can be compared.
 
@@ -123,16 +127,10 @@ def _checked(model: Any, texts: Sequence[str]) -> Any:
     return model
 
 
-def _layers(model: Any, layers: Sequence[int] | None) -> list[int]:
-    last = model.cfg.n_layers
-    chosen = list(range(last + 1)) if layers is None else sorted(set(layers))
-    wrong = [layer for layer in chosen if not 0 <= layer <= last]
-    if wrong or not chosen:
-        raise ValueError(
-            f"layers={wrong or chosen}: expected some of 0 … {last}; 0 is what the first layer "
-            f"reads, {last} what the last one leaves"
-        )
-    return chosen
+def _layers(model: Any, layers: Indices | None) -> list[int]:
+    """0 is what the first layer reads, n_layers (or −1) what the last one leaves."""
+    n_streams = model.cfg.n_layers + 1
+    return sorted(range(n_streams) if layers is None else indices(layers, n_streams, "layers"))
 
 
 def _plain(model: Any, rows: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
@@ -168,7 +166,7 @@ def _read(
     model: Any,
     rows: Sequence[Sequence[int]],
     at: Sequence[Sequence[int]],
-    layers: Sequence[int] | None,
+    layers: Indices | None,
 ) -> Places:
     chosen = _layers(model, layers)
     parts, owners = zip(*_batches(model, rows, at, chosen), strict=True)

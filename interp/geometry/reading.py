@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from ..indices import index
 from .vectors import Embedding
 
 BATCH = 32
@@ -60,8 +61,7 @@ def _contextual(model: Any, texts: list[str], layer: int, site: str) -> Embeddin
         raise ValueError(f"site={site!r}: expected 'resid_pre' or 'resid_post'")
     if model.tokenizer is None:
         raise ValueError("contextual vectors need a tokenizer, and this model has none")
-    if not 0 <= layer < model.cfg.n_layers:
-        raise ValueError(f"layer={layer}: expected 0 … {model.cfg.n_layers - 1}")
+    layer = index(layer, model.cfg.n_layers, "layer")
     if not texts:
         raise ValueError("contextual vectors need at least one text")
     sums: dict[int, np.ndarray] = {}

@@ -9,7 +9,7 @@ and `l2` mean the same in every layer and model.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import chance, stats
+from ..indices import Indices
 from ..loading import weights_hash
 from ..tokens import Tokens
 from .reading import check_layers, check_readable, divergence, log_probs, streams
@@ -50,7 +51,7 @@ def fit_tuned_lens(
     model: Any,
     tokens: Any,
     *,
-    layers: Sequence[int] | None = None,
+    layers: Indices | None = None,
     steps: int = 100,
     lr: float = 2e-3,
     l2: float = 1e-3,

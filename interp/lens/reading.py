@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..indices import Indices, indices
 from ..metrics import Where, answer_ids, one_position
 from ..tokens import Tokens
 
@@ -48,12 +49,13 @@ def logit_lens(
     answer: Tensor | None = None,
     *,
     pos: Where = None,
-    layers: Sequence[int] | None = None,
+    layers: Indices | None = None,
 ) -> pd.DataFrame:
     """Each residual stream read by the final norm, computed anew on it, and the unembedding:
     example layer pos top top_prob entropy kl, and with `answer` its logit, prob and rank.
 
-    Layer l is what layer l reads, n_layers what the last one leaves; `layers`: some of these.
+    Layer l is what layer l reads, n_layers (or −1) what the last one leaves; `layers`: some of
+    these.
     `pos`: one position per row (an index, a role, one each); by default every real one. `top` is
     the likeliest id, `entropy` in bits, `kl` in nats: of the model's own output from this one.
     `answer` [batch] is one id per row, or [batch k] a set of them, which has the mean logit, the
@@ -70,7 +72,7 @@ def top_tokens(
     k: int = 5,
     *,
     pos: Where = None,
-    layers: Sequence[int] | None = None,
+    layers: Indices | None = None,
     lens: Any = None,
 ) -> pd.DataFrame:
     """The k likeliest tokens of every layer: example layer pos rank token (id) prob; read by a
@@ -106,7 +108,7 @@ def lens_frame(
     tokens: Any,
     answer: Tensor | None,
     pos: Where,
-    layers: Sequence[int] | None,
+    layers: Indices | None,
     translate: Translate,
 ) -> pd.DataFrame:
     """The frame of `logit_lens`, of streams that `translate` has changed."""
@@ -125,7 +127,7 @@ def lens_frame(
 
 @torch.no_grad()
 def readings(
-    model: Any, tokens: Tokens, pos: Where, layers: Sequence[int] | None, translate: Translate
+    model: Any, tokens: Tokens, pos: Where, layers: Indices | None, translate: Translate
 ) -> Iterator[Reading]:
     """What every layer says, some positions at a time; not in the autograd graph."""
     chosen, last = check_layers(model, layers), model.cfg.n_layers
@@ -164,14 +166,10 @@ def check_readable(model: Any) -> None:
         )
 
 
-def check_layers(model: Any, layers: Sequence[int] | None) -> list[int]:
-    """The layers asked for, in order; n_layers is what the last one leaves."""
-    n = model.cfg.n_layers
-    chosen = list(range(n + 1)) if layers is None else sorted({int(layer) for layer in layers})
-    wrong = [layer for layer in chosen if not 0 <= layer <= n]
-    if wrong or not chosen:
-        raise ValueError(f"layers={wrong or chosen}: the lens of this model has layers 0 to {n}")
-    return chosen
+def check_layers(model: Any, layers: Indices | None) -> list[int]:
+    """The layers asked for, in order; n_layers, or −1, is what the last one leaves."""
+    n_streams = model.cfg.n_layers + 1
+    return sorted(range(n_streams) if layers is None else indices(layers, n_streams, "layers"))
 
 
 def log_probs(model: Any, resid: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .. import chance
+from ..indices import Indices, index
 from ..loading import weights_hash
 from ..loading.stored import check_tensors, write_tensors
 from ..metrics import Where
@@ -66,6 +67,7 @@ class TunedLens:
 
     def translate(self, layer: int, resid: Tensor) -> Tensor:
         """Streams [… d_model] of a layer as the final norm is to read them."""
+        layer = index(layer, self.n_layers + 1, "layer")
         if layer not in self.translators:
             if layer == self.n_layers:
                 return resid
@@ -80,7 +82,7 @@ class TunedLens:
         answer: Tensor | None = None,
         *,
         pos: Where = None,
-        layers: Sequence[int] | None = None,
+        layers: Indices | None = None,
     ) -> pd.DataFrame:
         """The frame of `logit_lens`, by default of the layers that were trained and the last.
 
