@@ -143,10 +143,7 @@ def as_frame(rows: pd.DataFrame | Iterable[dict] | str | Path) -> pd.DataFrame:
     """
     if isinstance(rows, str | Path):
         rows = _read_file(Path(rows))
-    # As objects, since a blank would turn all numbers of its column into floats.
-    frame = (
-        rows.copy() if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows), dtype=object)
-    )
+    frame = rows.copy() if isinstance(rows, pd.DataFrame) else _as_read(list(rows))
     frame = frame.drop(columns=[c for c in frame.columns if c in RESULTS])
     unknown = [c for c in frame.columns if c not in COLUMNS]
     if unknown:
