@@ -176,8 +176,8 @@ def test_neurons_have_names_and_a_range():
     model = random_model(small_config())
     assert neuron_ids(model, ["2.17", "0.0"]) == [(2, 17), (0, 0)]
     for names, message in (
-        (["3.0"], r"this model has 0.0 to 2.63 \(3 layers of 64 neurons\)"),
-        (["0.64"], "this model has 0.0 to 2.63"),
+        (["3.0"], r"layer of neuron 3.0=3: expected 0 to 2"),
+        (["0.64"], r"number of neuron 0.64=64: expected 0 to 63"),
         (["17"], "expected layer.neuron"),
         (["-1.2"], "expected layer.neuron"),
         (["0.1", "0.1"], "there twice"),

@@ -396,13 +396,13 @@ def test_controls_pass_nothing_on(control):
         (None, ("q", 0, 0), "has no sender before it"),
         (None, ("z", 1, 0), "kind 'q', 'k', 'v'"),
         (None, "loss", "receiver 'loss': expected 'logits' or"),
-        (None, ("q", 3, 0), "layer of receiver .* is 3: this model has 0 to 2"),
-        (None, ("k", 1, 4), "key-value head of receiver .* is 4: this model has 0 to 3"),
-        ([(0, 9)], "logits", "head of sender .* is 9: this model has 0 to 3"),
-        ([(0, 1), (0, 1)], "logits", "name a head twice"),
+        (None, ("q", 3, 0), r"layer of receiver .*=3: expected 0 to 2"),
+        (None, ("k", 1, 4), r"key-value head of receiver .*=4: expected 0 to 3"),
+        ([(0, 9)], "logits", r"head of sender .*=9: expected 0 to 3"),
+        ([(0, 1), (0, 1)], "logits", r"senders: \(0, 1\) is there twice"),
         (None, [], "receivers is empty"),
         (None, [[]], "a list of receivers is empty"),
-        (None, [[("q", 1, 0), ("q", 1, 0)]], "name a part twice"),
+        (None, [[("q", 1, 0), ("q", 1, 0)]], r"receivers: .* is there twice"),
     ],
 )
 def test_what_has_no_path_is_named(senders, receivers, message, unchecked):

@@ -209,7 +209,7 @@ def test_pos_keeps_positions_and_only_their_memory(model):
     assert torch.allclose(some["pattern", 0], full["pattern", 0][:, :, 1:3])
     kept = last["resid_post", 1]
     assert kept.untyped_storage().nbytes() == kept.numel() * 8
-    with pytest.raises(ValueError, match="pos=4 is outside the 4 positions"):
+    with pytest.raises(ValueError, match="pos=4: expected 0 to 3"):
         model.run_with_cache(IDS, "z", pos=4)
 
 

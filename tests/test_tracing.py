@@ -229,8 +229,8 @@ def test_what_cannot_be_traced_is_named(unchecked):
         ({"draws": 0}, "draws=0"),
         ({"sigma": -1.0}, "sigma=-1.0"),
         ({"sites": ["hook_resid_mid"]}, "this model has hook_resid_post"),
-        ({"layers": [3]}, "expected layers 0 to 2"),
-        ({"layers": []}, "expected layers 0 to 2"),
+        ({"layers": [3]}, "layers=3: expected 0 to 2"),
+        ({"layers": []}, "layers is empty: expected 0 to 2"),
     )
     for options, message in cases:
         with pytest.raises(ValueError, match=message):
