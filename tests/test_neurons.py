@@ -185,7 +185,7 @@ def test_neurons_have_names_and_a_range():
     ):
         with pytest.raises(ValueError, match=message):
             neuron_ids(model, names)
-    with pytest.raises(ValueError, match="layers 0 to 2"):
+    with pytest.raises(ValueError, match="layers=3: expected 0 to 2"):
         neuron_stats(model, [[1, 2]], layers=[3])
     encoder = small_config(causal=False, head="none", n_layers=1)
     pair = random_model(small_config(n_layers=1, encoder=encoder, decoder_start_token_id=1))
