@@ -221,10 +221,10 @@ def test_layers_and_heads_restrict(patched):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layers": (0, 7)}, r"layers=\(0, 7\): this model has layers 0 to 1"),
-        ({"heads": (4,)}, r"heads=\(4,\): this model has heads 0 to 3"),
-        ({"heads": ()}, r"heads=\(\): this model has heads 0 to 3"),
-        ({"neurons": (-1,)}, "neurons=.*: this model has layers 0 to 1"),
+        ({"layers": (0, 7)}, "layers=7: expected 0 to 1"),
+        ({"heads": (4,)}, "heads=4: expected 0 to 3"),
+        ({"heads": ()}, "heads is empty: expected 0 to 3"),
+        ({"neurons": (-3,)}, "neurons=-3: expected 0 to 1"),
     ],
 )
 def test_what_the_model_does_not_have_is_named(patched, options, message):

@@ -410,7 +410,7 @@ def test_a_last_token_that_is_always_the_same_tells_nothing_at_the_embedding(tmp
 
 
 BAD = [
-    ({}, {"layers": (7,)}, r"layers=\[7\]: .* has the layers 0 … 0"),
+    ({}, {"layers": (7,)}, "layers=7: expected 0 to 0"),
     ({}, {"sites": ("pattern",)}, "expected one vector per position"),
     ({}, {"sites": ("resid_pots",)}, "resid_pots"),
     ({"label": "one"}, {}, "two different ones are needed"),

@@ -238,7 +238,7 @@ def test_contextual_vectors_are_means_over_the_places_of_a_word():
     [
         ({"side": "both"}, "'embed' or 'unembed'"),
         ({"layer": 1}, "both layer= and texts="),
-        ({"layer": 2, "texts": ["x"]}, "layer=2: expected 0 … 1"),
+        ({"layer": 2, "texts": ["x"]}, "layer=2: expected 0 to 1"),
         ({"layer": 0, "texts": []}, "at least one text"),
         ({"layer": 0, "texts": ["x"], "site": "z"}, "site='z'"),
     ],

@@ -90,7 +90,7 @@ def test_attribution_reads_where_it_is_asked(unchecked):
     assert total == pytest.approx(float(model(tokens)[0, 2, 4]), rel=1e-9)
     for arguments, message in (
         ({"by": "layers"}, "expected 'component', 'head' or 'neuron'"),
-        ({"layers": [7]}, "layers 0 to"),
+        ({"layers": [7]}, "layers=7: expected 0 to"),
         ({"pos": "subject"}, "these tokens have the roles name"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -183,7 +183,7 @@ def test_stop_at_layer_returns_what_that_layer_would_read():
     for stop, site in ((0, ("resid_pre", 0)), (1, ("resid_pre", 1)), (-1, ("resid_pre", 2)),
                        (3, ("resid_post", 2))):  # fmt: skip
         assert torch.equal(model([[1, 2, 3]], stop_at_layer=stop), cache[site])
-    with pytest.raises(ValueError, match="layers 0 to 2"):
+    with pytest.raises(ValueError, match="stop_at_layer=4: expected 0 to 3"):
         model([[1]], stop_at_layer=4)
     with pytest.raises(UnknownSite):  # a site behind the stop is not reached
         model.run_with_cache([[1]], ("z", 2), stop_at_layer=1)
