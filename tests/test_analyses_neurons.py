@@ -132,7 +132,7 @@ def test_bad_configs_are_errors(options, message):
 
 
 def test_what_there_is_not_is_named():
-    with pytest.raises(ValueError, match="layer of neuron 2.17=2: expected 0 to 0"):
+    with pytest.raises(ValueError, match=r"layer of neuron 2.17=2: expected 0 to 0"):
         ran({"neurons": ("2.17",)})
     with pytest.raises(ValueError, match=r"expected layer\.neuron"):
         ran({"neurons": ("seven",)})
