@@ -52,6 +52,8 @@ class Concept:
     """Where a text is read; None: at its last token."""
     paired: bool = False
     """Whether texts i and i + n/2 are the two sides of a pair."""
+    texts: Sequence[str] = ()
+    """The texts as they were brought; of bundled pairs, whose words a model knows, none."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -191,7 +193,9 @@ def of_labelled(
         )
     labels = torch.tensor([classes.index(one) for one in frame["label"]])
     kl, name = metrics.kl(), "KL of the next token, before and after"
-    return Concept(path.name, (classes[0], classes[1]), tokens, labels, kl, name)
+    return Concept(
+        path.name, (classes[0], classes[1]), tokens, labels, kl, name, texts=frame["text"].tolist()
+    )
 
 
 def of_words(
@@ -203,7 +207,8 @@ def of_words(
     classes = (first[0], second[0])
     paired = len(first) == len(second)
     kl, name = metrics.kl(), "KL of the next token, before and after"
-    return Concept("the words", classes, tokens, labels, kl, name, paired=paired)
+    texts = [*first, *second]
+    return Concept("the words", classes, tokens, labels, kl, name, paired=paired, texts=texts)
 
 
 def joined(first: Tokens, second: Tokens) -> Tokens:

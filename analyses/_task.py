@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from analyses._phrases import plus_minus
+from analyses._unknown import check_unknown
 from interp import metrics, stats, tasks
 from interp.report import Report
 from interp.tasks import Pairs
@@ -55,6 +56,8 @@ class TaskConfig:
     tokenizer has it."""
     seed: int = 0
     """Seed of the prompts and of everything else that is drawn."""
+    allow_unknown: bool = False
+    """Whether to go on where more than 30 % of the tokens of a text are unknown to the model."""
     device: str | None = None
     """cpu, cuda, …; by default the best one at hand."""
     dtype: str | None = None
@@ -182,7 +185,13 @@ def position_names(pairs: Pairs) -> list[str]:
 def task_section(
     report: Report, model: Any, pairs: Pairs, found: Baseline, config: TaskConfig
 ) -> None:
-    """Says first whether the model can do the task; then the prompts and what was left out."""
+    """Says first whether the model can do the task; then the prompts and what was left out.
+
+    Raises ValueError where too many of the prompts' words are unknown (`check_unknown`).
+    """
+    if config.prompts is not None:
+        texts = [*pairs.clean_texts, *pairs.corrupted_texts]
+        check_unknown(report, model, texts, "the prompts", allowed=config.allow_unknown)
     clean, corrupted = (row for _, row in found.table.iterrows())
     name = config.prompts.name if config.prompts is not None else config.task
     score = (

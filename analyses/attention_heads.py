@@ -19,7 +19,7 @@ from analyses import _task, main
 from analyses._heads.pages import CHANCES, head_page, tokens_frame
 from analyses._heads.words import certainty, doubts, findings
 from analyses._task import TaskConfig, measure_baseline, metric_of, task_pairs, task_section
-from analyses._text import read_windows
+from analyses._text import text_windows
 from interp import heads, metrics
 from interp.engine import ablate
 from interp.heads.outputs import unreadable
@@ -158,12 +158,7 @@ def _chosen(model: Any, config: Config) -> list[tuple[int, int]]:
 def _texts(report: Report, model: Any, pairs: Pairs | None, config: Config) -> Tokens:
     """What offsets, entropies and outputs are measured on."""
     if config.text is not None:
-        tokens, left = read_windows(
-            model, config.text, width=config.width, windows=config.windows, bos=config.bos
-        )
-        if left:
-            report.skip(left)
-        return tokens
+        return text_windows(report, model, config)
     if pairs is not None:
         return model.accept(pairs.clean)
     report.skip("Text: without --text and without a task, random tokens stand in its place.")

@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 
 from analyses import main
+from analyses._unknown import check_unknown
 from interp import heads, tasks
 from interp.provenance import provenance
 from interp.report import Report
@@ -61,6 +62,8 @@ class Config:
     """Random tokens that are said twice, to find induction; 0: none."""
     seed: int = 0
     """Seed of the random tokens."""
+    allow_unknown: bool = False
+    """Whether to go on where more than 30 % of the tokens of a text are unknown to the model."""
     device: str | None = None
     """cpu, cuda, …; by default the best one at hand."""
     dtype: str | None = None
@@ -108,6 +111,8 @@ def run(model: Any, config: Config) -> Report:
         analysis="attention_patterns",
         provenance=provenance(config, model),
     )
+    if config.prompts:
+        check_unknown(report, reader, config.prompts, "the prompts", allowed=config.allow_unknown)
     readings = [_read_prompt(report, reader, text, config) for text in config.prompts]
     found = None
     if config.repeated:

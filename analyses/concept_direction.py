@@ -32,6 +32,7 @@ from analyses._concept.measure import (
 from analyses._concepts import METHODS, Ask, Concept, Method, asked, of_labelled, of_pairs
 from analyses._phrases import listed
 from analyses._task import Task, TaskConfig, measure_baseline, task_pairs, task_section
+from analyses._unknown import check_unknown
 from interp.indices import index, indices
 from interp.provenance import provenance
 from interp.report import Report
@@ -121,6 +122,9 @@ def run(model: Any, config: Config) -> Report:
     )
     pairs = task_pairs(model, config)
     concept, ask = _asked(model, pairs, config)
+    if concept.texts:
+        name = f"the texts of {concept.name}" if config.data is not None else concept.name
+        check_unknown(report, model, concept.texts, name, allowed=config.allow_unknown)
     task_section(report, model, pairs, measure_baseline(model, pairs), config)
     examine(report, model, concept, ask, config)
     return report

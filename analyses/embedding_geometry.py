@@ -28,6 +28,7 @@ from analyses._geometry.table import (
     neighbours_section,
     spectrum_section,
 )
+from analyses._unknown import check_unknown
 from interp.geometry import embedding
 from interp.geometry.reading import reader
 from interp.indices import indices
@@ -92,6 +93,8 @@ def run(model: Any, config: Config) -> Report:
     )
     table = embedding(model)
     texts, known = _texts(model, config)
+    name = "the texts" if config.data is not None else "the sentences of tinyworld"
+    check_unknown(report, model, texts, name, allowed=config.allow_unknown)
     spectrum_section(report, table, config)
     cosine_section(report, table, config)
     clusters_section(report, table, config)

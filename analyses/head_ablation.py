@@ -17,7 +17,7 @@ from analyses._ablation.measure import edits_of, measure
 from analyses._ablation.report import show
 from analyses._ablation.words import tell
 from analyses._task import measure_baseline, task_pairs, task_section
-from analyses._text import read_windows
+from analyses._text import text_windows
 from interp.indices import indices
 from interp.provenance import provenance
 from interp.report import Report
@@ -134,12 +134,7 @@ def _text(report: Report, model: Any, pairs: Pairs, config: Config) -> Tokens | 
         return None
     if config.text is None:
         return pairs.clean
-    text, left = read_windows(
-        model, config.text, width=config.width, windows=config.windows, bos=config.bos
-    )
-    if left:
-        report.skip(left)
-    return text
+    return text_windows(report, model, config)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from analyses._neurons.shown import (
 )
 from analyses._phrases import listed, signed
 from analyses._task import Task, TaskConfig, measure_baseline, task_pairs, task_section
-from analyses._text import read_windows
+from analyses._text import text_windows
 from interp.indices import indices
 from interp.neurons import neuron_ids, neuron_stats
 from interp.provenance import provenance
@@ -149,12 +149,7 @@ def run(model: Any, config: Config) -> Report:
 def _read(report: Report, model: Any, pairs: Pairs, config: Config) -> Reading:
     tokens, name = pairs.clean, "the clean prompts"
     if config.text is not None:
-        tokens, left = read_windows(
-            model, config.text, width=config.width, windows=config.windows, bos=config.bos
-        )
-        name = config.text.name
-        if left:
-            report.skip(left)
+        tokens, name = text_windows(report, model, config), config.text.name
     return Reading(tokens, name, neuron_stats(model, tokens))
 
 

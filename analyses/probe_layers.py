@@ -20,6 +20,7 @@ from analyses._probes.measure import Measured, measure
 from analyses._probes.shown import PROBE_TABLES, evidence
 from analyses._probes.texts import Read, read_texts
 from analyses._probes.words import doubts, findings
+from analyses._unknown import check_unknown
 from interp.indices import indices
 from interp.provenance import provenance
 from interp.report import Report
@@ -45,6 +46,9 @@ def run(model: Any, config: Config) -> Report:
         analysis="probe_layers",
         provenance=provenance(config, model),
     )
+    name = "the texts" if config.data is not None else "the sentences of tinyworld"
+    texts = read.frame["text"].tolist()
+    check_unknown(report, model, texts, name, allowed=config.allow_unknown)
     examine(report, model, read, config)
     return report
 

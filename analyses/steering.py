@@ -30,6 +30,7 @@ from analyses._steering.measure import (
 )
 from analyses._steering.report import say_findings, show
 from analyses._task import TASKS, Task
+from analyses._unknown import check_unknown
 from interp.directions import Direction, promoted_tokens
 from interp.indices import index
 from interp.provenance import provenance
@@ -108,6 +109,8 @@ class Config:
     tokenizer has it."""
     seed: int = 0
     """Seed of the samples, the random directions and the pairs."""
+    allow_unknown: bool = False
+    """Whether to go on where more than 30 % of the tokens of a text are unknown to the model."""
     device: str | None = None
     """cpu, cuda, …; by default the best one at hand."""
     dtype: str | None = None
@@ -155,6 +158,7 @@ def run(model: Any, config: Config) -> Report:
         analysis="steering",
         provenance=provenance(config, model),
     )
+    check_unknown(report, model, config.prompts, "the prompts", allowed=config.allow_unknown)
     named = {side: _ids(report, model, config.words(side)) for side in ("positive", "negative")}
     direction, told = _direction(report, model, config)
     words = _counted(report, model, direction, named, config)
@@ -189,6 +193,9 @@ def _direction(report: Report, model: Any, config: Config) -> tuple[Direction, s
         kept = Direction(own.vector, site, own.origin, own.model, own.seed, own.mean, own.scale)
         return kept, f"{own.origin}, saved in {config.direction.name}"
     concept = _concept(model, config)
+    if concept.texts:
+        name = f"the texts of {concept.name}" if config.data is not None else concept.name
+        check_unknown(report, model, concept.texts, name, allowed=config.allow_unknown)
     layer = _layer(model, config)
     site = model.sites[config.site, layer].name
     x = vectors_at(model, concept.tokens, site, concept.pos).double()

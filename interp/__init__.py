@@ -49,6 +49,7 @@ _HOMES = {
     "save": "interp.loading",
     "sweep": "interp.engine",
     "train": "interp.training",
+    "unknown_tokens": "interp.unknown",
 }
 __all__ = ["__version__", *_HOMES]
 
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from .tokens import Tokens
     from .tracing import causal_trace
     from .training import train
+    from .unknown import unknown_tokens
 
 
 def __getattr__(name: str):

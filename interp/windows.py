@@ -8,6 +8,7 @@ again at any batch: `Place` says where it stands.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,9 +23,12 @@ from .files import decode, open_regular
 from .fingerprint import SIZE, digest
 from .indices import is_several, whole_numbers
 from .tokens import Tokens
+from .unknown import warn_of_unknown
 
 LONGEST = 1 << 20
 """Bytes of a line that are held at once; a longer one is cut at a space."""
+LOOKED_AT = 200
+"""Texts whose unknown tokens are counted before any is run."""
 
 
 class Place(NamedTuple):
@@ -79,6 +83,9 @@ class Windows:
         self.source = _read(model, source)
         self._around: tuple[list[int], list[int]] | None = None
         self._stat = self._file_state()
+        pieces = (piece for _, _, piece in self._pieces(Place()) if isinstance(piece, str))
+        if texts := list(itertools.islice(pieces, LOOKED_AT)):
+            warn_of_unknown(model.tokenizer, texts)
 
     @property
     def size(self) -> int:

@@ -114,7 +114,8 @@ def test_words_and_a_saved_direction_are_used(tmp_path):
     model = model_of(whole_words())
     small = {"prompts": ("We saw Mary",), "samples": 2, "n_random": 1, "new_tokens": 2,
              "factors": (2.0,)}  # fmt: skip
-    report = run(model, Config(positive="she, Mary,zebu", negative="he,John,gnu", **small))
+    report = run(model, Config(positive="she, Mary,zebu", negative="he,John,gnu",
+                               allow_unknown=True, **small))  # fmt: skip
     assert "from he to she" in report.findings[0] and "blocks.0." in report.findings[0]
     assert any("zebu" in text for text in report.skipped)
     vector = torch.randn(model.cfg.d_model, generator=torch.Generator().manual_seed(0))

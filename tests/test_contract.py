@@ -61,7 +61,8 @@ SETTINGS: dict[str, list[str]] = {
         *("--samples", "2", "--new-tokens", "3"),
     ],
     "probe-layers": [
-        *("--n", "30", "--C", "0.1", "--shuffles", "19", "--sites", "resid_post", "mlp_out")
+        *("--n", "30", "--C", "0.1", "--shuffles", "19", "--sites", "resid_post", "mlp_out"),
+        "--allow-unknown",
     ],
     "attention-heads": ["--task", "induction", "--n", "6", "--null", "10", "--shown", "1"],
     "embedding-geometry": [

@@ -24,7 +24,7 @@ FLOORS = (
     | {"stats", "moments", "occurrence", "precision"}
     | {"calls"},
     {"sites", "tokens", "tokenizer"},
-    {"tap", "analogies", "axes"},
+    {"tap", "analogies", "axes", "unknown"},
     {"model"},
     {"loading", "selection", "fingerprint"},
     {"edits", "metrics", "provenance", "tasks", "training", "windows", "shards"},

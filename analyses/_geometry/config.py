@@ -50,6 +50,8 @@ class Config:
     """Shuffles of the controls for senses; a fifth as many for clusters."""
     seed: int = 0
     """Seed of the controls, of the pairs, and of what is drawn from the texts."""
+    allow_unknown: bool = False
+    """Whether to go on where more than 30 % of the tokens of a text are unknown to the model."""
     device: str | None = None
     """cpu, cuda, …; by default the best one at hand."""
     dtype: str | None = None

@@ -10,7 +10,7 @@ import pandas as pd
 from analyses._lens.config import Config
 from analyses._phrases import listed
 from analyses._task import TASKS
-from analyses._text import read_windows, tokens_of_rows
+from analyses._text import text_windows, tokens_of_rows
 from interp import stats
 from interp.lens import TunedLens, fit_tuned_lens
 from interp.report import Report, Section
@@ -76,12 +76,7 @@ def tuned_section(report: Report, trained: Trained) -> None:
 def _text(report: Report, model: Any, pairs: Pairs, config: Config) -> tuple[Tokens, str]:
     """What to train on, and what to call it."""
     if config.text is not None:
-        tokens, left = read_windows(
-            model, config.text, width=config.width, windows=config.windows, bos=config.bos
-        )
-        if left is not None:
-            report.skip(left)
-        return tokens, f"the text {config.text.name}"
+        return text_windows(report, model, config), f"the text {config.text.name}"
     mine = list(dict.fromkeys([*_rows(pairs.clean), *_rows(pairs.corrupted)]))
     if config.prompts is None:
         others = TASKS[config.task](model, PROMPTS, config.seed + 1, bos=config.bos)

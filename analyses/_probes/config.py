@@ -57,6 +57,8 @@ class Config:
     tokenizer has it."""
     seed: int = 0
     """Seed of the sample, the folds, the shuffles, the control tasks and the random weights."""
+    allow_unknown: bool = False
+    """Whether to go on where more than 30 % of the tokens of a text are unknown to the model."""
     device: str | None = None
     """cpu, cuda, …; by default the best one at hand."""
     dtype: str | None = None

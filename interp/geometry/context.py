@@ -16,6 +16,7 @@ import torch
 from ..indices import Indices, indices, whole_number
 from ..occurrence import word_span
 from ..tokens import Tokens
+from ..unknown import warn_of_unknown
 from .reading import BATCH, reader, to_numpy
 from .vectors import Embedding
 
@@ -124,6 +125,7 @@ def _checked(model: Any, texts: Sequence[str]) -> Any:
     model = reader(model)
     if model.tokenizer is None:
         raise ValueError(f"{model.name} has no tokenizer, so it cannot read texts")
+    warn_of_unknown(model.tokenizer, texts)
     return model
 
 

@@ -15,6 +15,7 @@ from ..config import TransformerConfig
 from ..indices import whole_numbers
 from ..sites import SiteFilter
 from ..tokens import Tokens
+from ..unknown import warn_of_unknown
 from . import generate as generation
 from .factored import FactoredMatrix
 from .identities import check_identities
@@ -237,6 +238,7 @@ class Verbs(nn.Module):
         if not texts:
             raise ValueError("empty prompt: no text was given")
         rows = [tokenizer.encode(text, bos=bos) for text in texts]
+        warn_of_unknown(tokenizer, texts)
         for text, row in zip(texts, rows, strict=True):
             if not row:
                 raise ValueError(f"empty prompt: {text!r} has no tokens (bos=True would add one)")

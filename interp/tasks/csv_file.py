@@ -103,7 +103,7 @@ def _answer(reader: Reader, text: str, row: dict[str, str], what: str, space: bo
             f"{what} {word!r} is {len(ids)} tokens, {tokenizer.str_tokens(ids)}; one is needed"
             + (" (space=False: it is one)" if bare and len(bare) == 1 else "")
         )
-    if ids[0] == tokenizer.unk_id:
+    if reader.unknown(word):
         raise ValueError(f"{what} {word!r} is unknown to the tokenizer {tokenizer.name!r}")
     return ids[0]
 

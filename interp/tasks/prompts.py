@@ -22,6 +22,7 @@ import pandas as pd
 import torch
 
 from ..tokenizer import Tokenizer
+from ..unknown import unknown_tokens
 from .pairs import SKIPPED, Pairs
 
 BEFORE = "the"
@@ -128,8 +129,12 @@ class Reader:
         ids = self.word(word)
         if len(ids) != 1:
             return f"{len(ids)} tokens {self.tokenizer.str_tokens(ids)}"
-        known = ids[0] != self.tokenizer.unk_id and ids[0] not in self.tokenizer.special_ids
+        known = not self.unknown(word) and ids[0] not in self.tokenizer.special_ids
         return "" if known else "unknown to the tokenizer"
+
+    def unknown(self, text: str) -> tuple[str, ...]:
+        """The words of a text that the tokenizer does not know, the first few."""
+        return unknown_tokens(self.tokenizer, text).examples
 
     def usable(self, kind: str, words: Iterable[str], least: int) -> dict[str, int]:
         """Word to id, for the words that are one token of their own.
@@ -179,7 +184,8 @@ class Reader:
         raise ValueError(
             f"{self.task}: {n} of {of} {kind} can be used with the tokenizer "
             f"{self.tokenizer.name!r}, and {least} are needed: {shown}. Choose a model with a "
-            "larger vocabulary, or bring prompts of your own with tasks.from_csv"
+            "larger vocabulary, or bring prompts of your own: --prompts FILE, in Python "
+            "tasks.from_csv"
         )
 
     def templates(
@@ -194,9 +200,10 @@ class Reader:
         for i, (template, sample) in enumerate(zip(templates, each, strict=True)):
             prompt = fill(template, sample)
             found = self.read(self.close(prompt))
-            # Without special tokens: in GPT-2 one token is BOS, EOS and the unknown word.
-            if found is None or self.tokenizer.unk_id in self.tokenizer.encode(prompt.text, False):
-                why = "its words melt together" if found is None else "a word is unknown"
+            if found is None:
+                self.skipped.append(("template", template, "its words melt together"))
+            elif words_unknown := self.unknown(prompt.text):
+                why = f"unknown to the tokenizer: {', '.join(map(repr, words_unknown))}"
                 self.skipped.append(("template", template, why))
             else:
                 lengths[i] = len(found.ids)
@@ -268,7 +275,7 @@ def assemble(
             raise ValueError(
                 f"{reader.task}: n={n}, but after {row} pairs {TRIES} draws gave none that is new "
                 "and whose tokens are those of its words; ask for fewer, or bring prompts of your "
-                "own with tasks.from_csv"
+                "own: --prompts FILE, in Python tasks.from_csv"
             )
         seen.add((clean.text, corrupted.text))
         drafts.append((draft._replace(clean=clean, corrupted=corrupted), at))

@@ -16,9 +16,12 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..tokenizer import Tokenizer
+from ..unknown import warn_of_unknown
 
 Split = Literal["train", "val"]
 SPLITS = {"train": 0, "val": 1}
+LOOKED_AT = 1 << 20
+"""Characters of a text whose unknown tokens are counted before training."""
 IGNORED = -100
 """The target of a position that is not predicted."""
 
@@ -58,6 +61,7 @@ class TextData:
         if not 0 < val_fraction < 1:
             raise ValueError(f"val_fraction={val_fraction}: expected a share between 0 and 1")
         self.tokenizer, self.n_ctx, self.seed = tokenizer, n_ctx, seed
+        warn_of_unknown(tokenizer, [text[:LOOKED_AT]])
         ids = torch.tensor(tokenizer.encode(text, bos=False))
         cut = int(len(ids) * (1 - val_fraction))
         self.parts = {"train": ids[:cut], "val": ids[cut:]}

@@ -39,6 +39,7 @@ ELSEWHERE = {
     "sites": "no tensors",
     "stats": "numpy",
     "tokenizer": "no tensors",
+    "unknown": "no tensors",
     "untrusted": "no tensors",
     "zoo": "models and their data, made on the CPU and moved",
     "__main__": "no tensors",
