@@ -18,6 +18,7 @@ from interp import metrics, stats, tasks
 from interp.report import Report
 from interp.tasks import Pairs
 from interp.tokens import Tokens
+from interp.untrusted import safe_join
 
 Task = Literal[
     "indirect-object", "capitals", "agreement", "gendered-pronoun", "greater-than", "induction"
@@ -77,7 +78,7 @@ class TaskConfig:
         if self.journal is None:
             return None
         self.journal.mkdir(parents=True, exist_ok=True)
-        return self.journal / f"{name}.jsonl"
+        return safe_join(self.journal, f"{name}.jsonl")
 
 
 def task_pairs(model: Any, config: TaskConfig) -> Pairs:

@@ -68,7 +68,7 @@ def whole_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     try:
         sync_folder(path.parent)
     except OSError as error:
-        raise _named(error, f"{path} is written, but a power cut may undo it") from error
+        raise named(error, f"{path} is written, but a power cut may undo it") from error
 
 
 def write_file(path: str | os.PathLike, data: bytes) -> None:
@@ -101,16 +101,31 @@ def unfinished_folder(parent: Path, mark: str) -> Iterator[Path]:
     while True:
         folder = parent / f"{mark}{secrets.token_hex(4)}.new"
         folder.mkdir()
-        handle = os.open(folder, os.O_RDONLY) if fcntl is not None else None
-        if handle is None or (_lock(handle) and folder.exists()):
-            break
-        os.close(handle)
+        with _held(folder) as is_held:
+            if not is_held:  # a sweep has taken it for a leftover
+                continue
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            return
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Whether a new folder could be locked, and is still there."""
+    if fcntl is None:
+        yield True
+        return
     try:
-        yield folder
+        handle = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        yield _lock(handle) and folder.exists()
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if handle is not None:
-            os.close(handle)
+        os.close(handle)
 
 
 def sweep(parent: Path, leftover: re.Pattern[str]) -> None:
@@ -147,6 +162,14 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def named(error: OSError, what: str) -> WriteError:
+    """The system's error in plain words: what it stopped, and why."""
+    full = " (the disk is full)" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    plain = WriteError(f"{what}: {error.strerror or error}{full}")
+    plain.errno = error.errno
+    return plain
 
 
 @contextlib.contextmanager
@@ -195,17 +218,10 @@ def _is_alive(path: Path) -> bool:
 
 
 def _write_error(path: Path, error: OSError) -> WriteError:
-    named = _named(error, f"{path} cannot be written")
+    plain = named(error, f"{path} cannot be written")
     if os.path.lexists(path):
-        named.args = (f"{named}; what lay there before is unchanged",)
-    return named
-
-
-def _named(error: OSError, what: str) -> WriteError:
-    full = " (the disk is full)" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-    named = WriteError(f"{what}: {error.strerror or error}{full}")
-    named.errno = error.errno
-    return named
+        plain.args = (f"{plain}; what lay there before is unchanged",)
+    return plain
 
 
 def _linux_exchange() -> Callable[..., int] | None:

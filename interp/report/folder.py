@@ -1,23 +1,33 @@
-"""A report's directory: written beside its place and moved there when whole.
+"""A report's directory: written beside its place, and put there in one step when it is whole.
 
-Whatever goes wrong on the way (an exception, a kill, a full disk), an older report stays as it was.
+Whatever goes wrong on the way (an exception, a kill, a full disk), an older report stays as it was,
+and whoever reads meanwhile finds the old one or the new one. Where the system cannot let two
+directories change places (network file systems, not Linux), there is a moment without a report; a
+writer that is killed in it leaves the old one beside, and the next one brings it back.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..untrusted import safe_path
+from ..writing import exchange, named, sweep, sync_folder, unfinished_folder
+
 MANIFEST = "manifest.json"
 KIND = "interp report"
-STALE_SECONDS = 3600
-"""Older leftovers of a killed writer are swept; younger ones may belong to one at work."""
+MAX_MARK = 200
+"""Bytes of a report's name that the names of its unfinished directories can hold."""
+ATTEMPTS = 100
+"""How often another writer may come in between."""
 
 
 def check_destination(directory: str | Path) -> Path:
@@ -65,30 +75,36 @@ def check_writable(target: Path) -> None:
 
 @contextmanager
 def replacing(directory: str | Path) -> Iterator[Path]:
-    """A new directory to fill; on leaving it takes the place of `directory` in one rename."""
+    """A new directory to fill; on leaving it takes the place of `directory` in one step.
+
+    Raises WriteError, which names the directory, where it cannot be written.
+    """
     target = check_destination(directory)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    mark = f".{target.name[:60]}."
-    new, old = (target.parent / f"{mark}{secrets.token_hex(4)}.{end}" for end in ("new", "old"))
-    new.mkdir()
+    mark = _mark(target)
     try:
-        yield new
-        _sync_directories(new)
-        check_destination(target)
-        _swap(new, target, old)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-    _sync(target.parent)
-    _sweep(target.parent, mark)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _clear(target, mark)
+        with unfinished_folder(target.parent, mark) as new:
+            yield new
+            for folder, _, _ in os.walk(new, topdown=False):
+                sync_folder(Path(folder))
+            check_destination(target)
+            _put_in_place(new, target, mark)
+            sync_folder(target.parent)
+    except OSError as error:
+        if error.errno is None:  # ours, and plain already
+            raise
+        raise named(error, f"{target} cannot be written; a report that lay there stays") from error
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write and flush to the disk; makes the directory if needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+def write_below(folder: Path, path: str, data: bytes) -> None:
+    """Write a file of an unfinished directory and flush it to the disk."""
+    file = safe_path(folder, path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("xb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def _listed(manifest: Path) -> set[str] | None:
@@ -102,37 +118,48 @@ def _listed(manifest: Path) -> set[str] | None:
         return None
 
 
-def _swap(new: Path, target: Path, old: Path) -> None:
-    if not target.exists():
-        new.rename(target)
-        return
-    target.rename(old)
+def _mark(target: Path) -> str:
+    """How the names of a report's directories beside its place begin."""
+    name = os.fsencode(target.name)
+    short = hashlib.sha256(name).hexdigest()[:16]
+    return f".{target.name if len(name) <= MAX_MARK else short}."
+
+
+def _clear(target: Path, mark: str) -> None:
+    """Remove what dead writers left; bring back the report that one of them had put aside."""
+    sweep(target.parent, re.compile(re.escape(mark) + r"[0-9a-f]{8}\.new"))
+    aside = re.compile(re.escape(mark) + r"[0-9a-f]{8}\.old")
+    for old in [path for path in target.parent.iterdir() if aside.fullmatch(path.name)]:
+        if not os.path.lexists(target) and _listed(old / MANIFEST) is not None:
+            os.rename(old, target)
+        else:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _put_in_place(new: Path, target: Path, mark: str) -> None:
+    """What is at `new` goes to `target`; what was there is then at `new`, or gone."""
+    for attempt in range(ATTEMPTS):
+        try:
+            if not os.path.lexists(target):
+                os.rename(new, target)
+            elif not exchange(new, target):
+                _in_two_steps(new, target, mark)
+        except OSError as error:
+            # Another writer may have put a report there meanwhile, or taken it away.
+            meanwhile = error.errno in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST)
+            if not (meanwhile and new.exists()) or attempt + 1 == ATTEMPTS:
+                raise
+        else:
+            return
+
+
+def _in_two_steps(new: Path, target: Path, mark: str) -> None:
+    old = target.with_name(f"{mark}{secrets.token_hex(4)}.old")
     try:
-        new.rename(target)
-    except BaseException:
-        old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync_directories(top: Path) -> None:
-    for folder, _, _ in os.walk(top, topdown=False):
-        _sync(Path(folder))
-
-
-def _sync(folder: Path) -> None:
-    if os.name != "posix":
-        return  # Windows cannot open a directory to flush it
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
+        os.rename(target, old)
+        os.rename(new, target)
     finally:
-        os.close(handle)
-
-
-def _sweep(parent: Path, mark: str) -> None:
-    before = time.time() - STALE_SECONDS
-    for path in parent.iterdir():
-        leftover = path.name.startswith(mark) and path.suffix in (".new", ".old")
-        if leftover and path.stat().st_mtime < before:
-            shutil.rmtree(path, ignore_errors=True)
+        if os.path.lexists(target):
+            shutil.rmtree(old, ignore_errors=True)
+        elif os.path.lexists(old):
+            os.rename(old, target)

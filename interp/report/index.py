@@ -11,7 +11,6 @@ import io
 import json
 import os
 import re
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,8 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from .folder import KIND, MANIFEST, check_writable, write_file
+from ..writing import write_file
+from .folder import KIND, MANIFEST, check_writable
 from .markup import page
 from .text import one_line, shorten
 
@@ -71,12 +71,7 @@ def write_index(folder: str | Path) -> Path:
     if file.exists() and MARK.encode() not in file.read_bytes()[:4096]:
         raise FileExistsError(f"{file} is not a list of reports; move it or name another folder")
     text = _html(entries(folder))
-    new = file.with_name(f".index.{secrets.token_hex(4)}.new")
-    try:
-        write_file(new, text.encode("utf-8"))
-        os.replace(new, file)
-    finally:
-        new.unlink(missing_ok=True)
+    write_file(file, text.encode("utf-8"))
     return file
 
 

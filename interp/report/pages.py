@@ -7,8 +7,10 @@ A page opened from disk cannot fetch files, so every page holds all that it show
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..untrusted import check_distinct, safe_path
 from .attention import Attention
 
 if TYPE_CHECKING:
@@ -20,8 +22,20 @@ PAGE_BYTES = 20_000_000
 
 
 def pages(report: Report) -> dict[str, str]:
-    """The text of each page by file name."""
-    return _own(report) | {name: page.html() for name, page in report.pages.items()}
+    """The text of each page by file name. Raises ValueError where two would be one file,
+    or one would lie elsewhere."""
+    for path in report.pages:
+        check_page(path)
+    own = _own(report)
+    check_distinct([*own, *report.pages])
+    return own | {name: page.html() for name, page in report.pages.items()}
+
+
+def check_page(path: str) -> None:
+    """Raises ValueError on what is no address of a page beside a report."""
+    if not (isinstance(path, str) and path.endswith(".html")):
+        raise ValueError(f"page {path!r}: expected a path that ends in '.html'")
+    safe_path(Path("the report"), path)
 
 
 def _own(report: Report) -> dict[str, str]:

@@ -26,11 +26,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from ..untrusted import check_distinct
 from .attention import Attention, check_patterns, encode, heads_table
-from .folder import KIND, MANIFEST, replacing, write_file
+from .folder import KIND, MANIFEST, replacing, write_below
 from .markdown import markdown
 from .markup import page
-from .pages import pages
+from .pages import INDEX, check_page, pages
 from .table import SHOWN_ROWS, Table, check_frame
 from .text import MAX_CELL, one_line, shorten, slug
 from .tokens import TokenText, check_tokens, tokens_table
@@ -94,13 +95,13 @@ class Section:
         if any(level is not None for level in frame.index.names):
             frame = frame.reset_index()
         check_frame(frame, missing)
-        own = self._unique(name or caption)
+        own = self._unique(name, caption)
         self.items.append(Table(frame.reset_index(drop=True), caption, own, formats or {}, rows))
 
     def figure(self, figure: Figure, caption: str, *, name: str | None = None) -> None:
         """Add a figure; the frame that it was drawn from stands behind it as a table."""
         check_frame(figure.data, ())
-        own = self._unique(name or caption)
+        own = self._unique(name, caption)
         table = Table(figure.data.reset_index(drop=True), caption, own)
         self.items.append(Picture(figure, table, own))
 
@@ -122,7 +123,7 @@ class Section:
         """
         arrays, words = check_patterns(patterns, tokens)
         frame = heads_table(arrays, scores)
-        table = Table(frame, caption, self._unique(name or caption))
+        table = Table(frame, caption, self._unique(name, caption))
         made = Attention(encode(arrays, words), table, tuple(range(len(arrays[0]))))
         self.items.append(made)
         return made
@@ -147,23 +148,29 @@ class Section:
         a second colour; without it they raise ValueError.
         """
         words, numbers = check_tokens(tokens, values, diverging)
-        table = Table(tokens_table(words, numbers, unit), caption, self._unique(name or caption))
+        table = Table(tokens_table(words, numbers, unit), caption, self._unique(name, caption))
         self.items.append(TokenText(words, numbers, table, unit, diverging))
 
     def note(self, text: str) -> None:
         """Add a remark."""
         self.items.append(Note(text))
 
-    def _unique(self, text: str) -> str:
-        base = name = slug(text)
+    def _unique(self, name: str | None, caption: str) -> str:
+        """The name of a table's files: the one given, else one made of the caption. Raises
+        ValueError on a given one that another table has."""
+        base = unique = slug(name or caption)
         if self._taken is None:  # a page of its own: its tables are those of the report
-            return name
+            return unique
+        if name and base in self._taken:
+            raise ValueError(
+                f"name={name!r}: the report has a table of that name ({base}.csv) already"
+            )
         for count in itertools.count(2):
-            if name not in self._taken:
+            if unique not in self._taken:
                 break
-            name = f"{base}-{count}"
-        self._taken.add(name)
-        return name
+            unique = f"{base}-{count}"
+        self._taken.add(unique)
+        return unique
 
 
 class Report:
@@ -221,10 +228,12 @@ class Report:
     def page(self, path: str, title: str, question: str) -> Report:
         """Open a page beside this one, linked from it and to its neighbours in the order in which
         they were opened: "heads/L0H3.html". Its tables are parts of tables of the report and bear
-        their names; what it finds, skips and shows is its own.
+        their names; what it finds, skips and shows is its own. Raises ValueError on a path that is
+        not plain names with "/" between, ending in ".html", and on one that a page has already, on
+        any file system.
         """
-        if path in self.pages or slug(path.removesuffix(".html")) == "index":
-            raise ValueError(f"there is a page {path!r} already")
+        check_page(path)
+        check_distinct([INDEX, *self.pages, path])
         page = Report(title, question, analysis=self.analysis)
         page.root, page._taken = "../" * path.count("/"), None
         page.links = [("The whole report", f"{page.root}index.html")]
@@ -244,7 +253,7 @@ class Report:
         files = self._files()
         with replacing(directory) as new:
             for name, data in files.items():
-                write_file(new / name, data)
+                write_below(new, name, data)
         return Path(directory) / "index.html"
 
     def show(self) -> None:
@@ -322,6 +331,7 @@ class Report:
             elif isinstance(item, (Attention, TokenText)):
                 files[f"{item.table.name}.csv"] = item.table.csv()
         self._check_pages(files)
+        check_distinct([*files, MANIFEST])
         manifest = json.dumps(self.manifest([*files]), indent=2, allow_nan=False)
         return files | {MANIFEST: manifest.encode("ascii") + b"\n"}
 
