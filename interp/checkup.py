@@ -23,11 +23,13 @@ from .loading.check import check_tokenizer, probe
 from .loading.files import config_values, locate
 from .loading.info import ModelInfo, bytes_text, site_frame
 from .loading.reference import families
+from .loading.theirs import their_config
 from .memory import free_bytes
 from .model import HookedTransformer, num_params
 from .model.identities import TOLERANCE
 from .report.text import one_line
 from .tokens import Tokens
+from .visible import visible_errors
 
 TEXT = "When Mary and John went to the store, John gave a drink to Mary."
 N_TOKENS = 16
@@ -98,6 +100,7 @@ class Checkup:
         return "\n".join(lines)
 
 
+@visible_errors()
 def doctor(
     model: str | os.PathLike | HookedTransformer,
     device: str | torch.device | None = None,
@@ -224,9 +227,12 @@ def _huggingface(model: HookedTransformer, folder: Path | None, tokens: Tokens) 
 
     kind = model.cfg.head if model.encoder is None else "pair"
     try:
+        config = their_config(config_values(locate(folder)), f"{folder / 'config.json'}")
         with _quiet():
             theirs = getattr(transformers, AUTO[kind]).from_pretrained(
                 f"{folder}",
+                config=config,
+                attn_implementation="eager",
                 trust_remote_code=False,
                 use_safetensors=True,
                 local_files_only=True,

@@ -14,7 +14,7 @@ import analyses
 import interp
 
 from . import report
-from .console import guarded
+from .console import guarded, write_text
 from .writing import write_file
 
 EXAMPLES = """examples:
@@ -214,7 +214,8 @@ def _generate(parsed: argparse.Namespace) -> int:
     prompt = parsed.prompt
     if prompt is None:
         prompt = model.to_tokens("", bos=True)
-    print(model.generate(prompt, **{name: getattr(parsed, name) for name in names}))
+    options = {name: getattr(parsed, name) for name in names}
+    write_text(str(model.generate(prompt, **options)))
     return 0
 
 

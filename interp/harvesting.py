@@ -7,7 +7,6 @@ behind it, so that the same call goes on after a kill, and ends in the same byte
 
 from __future__ import annotations
 
-import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,12 +28,13 @@ from .selection import stable_hash
 from .shards import Harvest, HarvestError, Piece, Sink, finish, opened
 from .sites import Site, SiteFilter
 from .tokens import Tokens
+from .visible import logger
 from .windows import Batch, Place, Windows
 
 AHEAD = 2
 """Batches that are read, and that wait to be written, beside the one that runs."""
 T = TypeVar("T")
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 @torch.no_grad()

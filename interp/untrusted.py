@@ -27,7 +27,14 @@ RESERVED = re.compile(
 FORBIDDEN = re.compile(r'[/\\:<>|"?*\x00-\x1f\x7f]')
 INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Kinds of characters that cannot be seen, or turn the direction of writing."""
-RUNS_CODE = ("auto_map", "trust_remote_code", "custom_pipelines")
+RUNS_CODE = (
+    *("auto_map", "trust_remote_code", "custom_pipelines", "custom_generate", "use_kernels"),
+    *("kernel_config", "allow_all_kernels", "transformers_weights", "fusion_config"),
+    *("distributed_config", "tp_plan", "device_map"),
+)
+"""Fields that ask transformers for modules or kernels of some repository, or for other files."""
+CHOOSES_CODE = re.compile(r"_?(\w+_)?implementation(_internal)?")
+"""Fields of how attention and experts are computed: a word, or, as "owner/name", a repository."""
 
 
 def safe_join(folder: Path, name: str) -> Path:
@@ -117,10 +124,20 @@ def _is_deeper(value: Any, depth: int) -> bool:
 
 
 def refuse_code(values: dict[str, Any], where: str) -> None:
-    """Raise ValueError when a config asks for Python code to be run."""
-    for field in RUNS_CODE:
-        if values.get(field):
+    """Raise ValueError when a config, or a config inside it, asks for code or kernels to be run."""
+    for field, value in values.items():
+        if (field in RUNS_CODE and value) or (CHOOSES_CODE.fullmatch(field) and _is_place(value)):
             raise ValueError(
                 f"{where}: {field!r} asks for code, and code in a model's folder is never run; "
                 f"if the architecture is a supported one, remove the field"
             )
+        for inner in value if isinstance(value, list) else (value,):
+            if isinstance(inner, dict):
+                refuse_code(inner, where)
+
+
+def _is_place(value: Any) -> bool:
+    """Whether it is no plain word, nor an object of such words."""
+    if isinstance(value, dict):
+        return any(map(_is_place, value.values()))
+    return value is not None and not (isinstance(value, str) and re.fullmatch(r"\w{0,60}", value))

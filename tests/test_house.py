@@ -19,7 +19,7 @@ ROOT = Path(interp.__file__).parents[1]
 
 # Lowest first. A module may import from its own floor's package and from floors below it.
 FLOORS = (
-    {"files"},
+    {"files", "visible"},
     {"config", "chance", "devices", "indices", "untrusted", "writing", "memory"}
     | {"stats", "moments", "occurrence", "precision"}
     | {"calls"},

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .rotary_scaling import RotaryScaling
 from .values import (
     BOUNDS,
+    MAX_EXPERTS,
     MAX_PIXELS,
     Activation,
     ConfigError,
@@ -55,7 +56,7 @@ def check_values(cfg: TransformerConfig) -> None:
         if name == "decoder_start_token_id" and value is None:
             continue
         if not is_int(value) or not low <= value <= high:
-            raise ConfigError(f"{name}={value!r}: expected a whole number in [{low}, {high}]")
+            raise ConfigError(f"{name}={value!r:.80}: expected a whole number in [{low}, {high}]")
     for name, choices in CHOICES.items():
         check_choice(name, getattr(cfg, name), choices)
     for field in dataclasses.fields(cfg):
@@ -258,6 +259,11 @@ def check_mlp(cfg: TransformerConfig) -> None:
         raise ConfigError(
             f"d_mlp={cfg.d_mlp} is not a multiple of n_experts={cfg.n_experts}; d_mlp counts "
             "the neurons of all experts"
+        )
+    elif cfg.n_layers * cfg.n_experts > MAX_EXPERTS:
+        raise ConfigError(
+            f"n_layers={cfg.n_layers} of n_experts={cfg.n_experts}: expected at most "
+            f"{MAX_EXPERTS:,} experts in all"
         )
     elif not 1 <= cfg.experts_per_token <= cfg.n_experts:
         raise ConfigError(

@@ -199,6 +199,16 @@ class TransformerConfig:
             put("rotary_dim", self.d_head)
 
     @property
+    def least_params(self) -> int:
+        """Parameters that a model of it has at least: its matrices, without biases, norms and
+        encoder."""
+        heads = 2 * self.d_model * self.d_head * (self.n_heads + self.n_kv_heads)
+        neurons = self.d_model * self.d_mlp * (3 if self.mlp_gated else 2)
+        rows = self.d_vocab if self.inputs == "tokens" else 0
+        rows += self.n_ctx if self.positions == "learned" else 0
+        return self.n_layers * (heads + neurons) + rows * self.d_model
+
+    @property
     def patch_grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
         if self.image_size is None or self.patch_size is None:

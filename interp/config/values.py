@@ -16,7 +16,7 @@ RotaryKind = Literal["linear", "ntk", "yarn", "llama3", "longrope"]
 
 # No model of 2026 comes near these; a number past them is a broken or hostile file.
 BOUNDS = {
-    "n_layers": (1, 10_000),
+    "n_layers": (1, 512),
     "d_model": (1, 1_000_000),
     "n_heads": (1, 100_000),
     "n_kv_heads": (1, 100_000),
@@ -36,6 +36,8 @@ BOUNDS = {
     "relative_buckets": (4, 10_000),
     "relative_max_distance": (2, 100_000_000),
 }
+MAX_EXPERTS = 50_000
+"""In all layers together; the largest model of 2026 has 23,424."""
 MAX_PIXELS = 100_000
 """Of a side of an image or patch."""
 

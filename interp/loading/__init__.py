@@ -17,6 +17,7 @@ from ..devices import as_device
 from ..model import HookedTransformer
 from ..tokenizer import Tokenizer
 from ..untrusted import parse_json, safe_join
+from ..visible import visible_errors
 from ..writing import write_file
 from .assemble import WeightsError, assembled, with_stored_head
 from .beside import end_ids
@@ -50,6 +51,7 @@ FILES = "files"
 """Under which name a saved model's weights keep the checksums of the files beside them."""
 
 
+@visible_errors()
 def load(
     name: str | os.PathLike,
     device: str | torch.device | None = None,

@@ -10,6 +10,7 @@ import itertools
 import math
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ import pandas as pd
 
 from ..config import RotaryScaling, TransformerConfig
 from ..model import num_params
-from ..sites import SiteTable, stack_config
+from ..sites import Site, SiteTable, stack_config
 from ..untrusted import read_json
+from ..visible import visible, visible_errors
 from .beside import unread
 from .families import read_config
 from .files import config_values, locate
@@ -57,10 +59,24 @@ class ModelInfo:
 
         Scores and patterns grow with the square of its length.
         """
-        table = SiteTable(self.cfg)
-        chosen = map(table.__getitem__, table.select())
-        elements = (_elements(stack_config(site, self.cfg), site.axes, n_tokens) for site in chosen)
+        elements = (
+            _elements(stack_config(site, self.cfg), site.axes, n_tokens) * count
+            for site, count in self._kinds
+        )
         return sum(elements) * BYTES[dtype]
+
+    @cached_property
+    def _table(self) -> SiteTable:
+        return SiteTable(self.cfg)
+
+    @cached_property
+    def _kinds(self) -> list[tuple[Site, int]]:
+        """One site of each kind that is kept by default, and how many there are."""
+        chosen = map(self._table.__getitem__, self._table.select())
+        kinds: dict[tuple, list[Site]] = {}
+        for site in chosen:
+            kinds.setdefault((site.in_encoder, site.axes), []).append(site)
+        return [(sites[0], len(sites)) for sites in kinds.values()]
 
     def kv_bytes(self, n_tokens: int = 1, dtype: str = "float32") -> int:
         """Bytes of the keys and values that generation keeps; of a source, as many again."""
@@ -76,7 +92,7 @@ class ModelInfo:
                 for component, count in self.params.items()
                 if count
             ],
-            f"Sites ({len(SiteTable(self.cfg))})": [
+            f"Sites ({len(self._table)})": [
                 (site, f"{layers:<9} {' '.join(axes)}")
                 for site, layers, axes, _ in self.sites.to_numpy().tolist()
             ],
@@ -84,7 +100,8 @@ class ModelInfo:
         }
         if self.unread:
             blocks["Not read"] = [(name, "") for name in self.unread]
-        return "\n\n".join(_table(heading, rows) for heading, rows in blocks.items())
+        text = "\n\n".join(_table(heading, rows) for heading, rows in blocks.items())
+        return visible(text, "\n")
 
     def _memory_rows(self) -> list[tuple[str, str]]:
         length = min(self.cfg.n_ctx, 1024)
@@ -109,6 +126,7 @@ def _table(heading: str, rows: list[tuple[str, str]]) -> str:
     return "\n".join([heading, *(f"  {name:<{width}} {text}".rstrip() for name, text in rows)])
 
 
+@visible_errors()
 def info(model: str | os.PathLike) -> ModelInfo:
     """What a model is, from its config alone.
 

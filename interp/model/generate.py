@@ -173,6 +173,7 @@ def prepare(model: HookedTransformer, prompt: Input, max_new_tokens: int) -> Tok
         raise ValueError(
             "generation continues token ids; vectors, images and trajectories have none"
         )
+    check_rows(tokens)
     if tokens.mask is not None:
         rows = [ids[real].tolist() for ids, real in zip(tokens.ids, tokens.mask, strict=True)]
         left = Tokens.from_rows(rows, side="left").to(tokens.device)
@@ -183,6 +184,13 @@ def prepare(model: HookedTransformer, prompt: Input, max_new_tokens: int) -> Tok
             f"context of this model, n_ctx={cfg.n_ctx}"
         )
     return tokens
+
+
+def check_rows(tokens: Tokens) -> None:
+    """Raise ValueError on a row of nothing but pads."""
+    if tokens.mask is not None and not bool(tokens.mask.any(1).all()):
+        row = int(tokens.mask.any(1).long().argmin())
+        raise ValueError(f"row {row} has no token that is not a pad; leave such rows out")
 
 
 def generate(

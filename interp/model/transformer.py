@@ -18,6 +18,7 @@ from .. import chance
 from ..config import TransformerConfig
 from ..devices import as_device
 from ..indices import index
+from ..memory import free_bytes
 from ..sites import ALONE, DECODER, ENCODER, SiteFilter, SiteTable
 from ..tap import SILENT, ActivationCache, FwdHooks, Positions, Silent, Tap
 from ..tokens import Tokens
@@ -34,6 +35,23 @@ if TYPE_CHECKING:
 Input: TypeAlias = Tokens | Tensor | str | Sequence | Mapping
 """Tokens, ids, vectors [batch pos d_model], text where the model has a tokenizer, or the images,
 spectrograms and trajectories of a model that reads those."""
+
+
+MANY = 1 << 30
+"""Bytes from which on the free memory is asked for."""
+
+
+def check_memory(cfg: TransformerConfig, device: torch.device) -> None:
+    """Raise ValueError where the weights of this config, in float32, cannot fit on the device."""
+    needed = 4 * cfg.least_params
+    free = free_bytes(device) if needed > MANY and device.type != "meta" else None
+    if free is not None and needed > free:
+        raise ValueError(
+            f"a model of n_layers={cfg.n_layers}, d_model={cfg.d_model}, d_mlp={cfg.d_mlp}, "
+            f"d_vocab={cfg.d_vocab} and n_ctx={cfg.n_ctx} needs at least {needed / 1e9:,.1f} GB, "
+            f"and {free / 1e9:,.1f} GB are free on {device}; interp.num_params(cfg) tells its "
+            "size without making it"
+        )
 
 
 class HookedTransformer(Verbs):
@@ -61,6 +79,7 @@ class HookedTransformer(Verbs):
         decoder: Embed | None = None,
     ) -> None:
         super().__init__()
+        check_memory(cfg, torch.empty(0).device if device is None else torch.device(device))
         self.cfg, self.tokenizer, self.name = cfg, tokenizer, name
         stack = ENCODER if decoder is not None else ALONE if cfg.encoder is None else DECODER
         self.sites = SiteTable(cfg, stack)

@@ -313,6 +313,7 @@ class Verbs(nn.Module):
         the last real token. Of an encoder–decoder the vectors are the encoder's, of the source.
         """
         tokens = self.accept(tokens)
+        generation.check_rows(tokens)
         if self.encoder is not None:
             return self.encoder.with_hooks(self.fwd_hooks).pool(tokens.source, how)
         resid = self(tokens, stop_at_layer=self.cfg.n_layers)

@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from .text import one_line, visible
+from ..visible import visible
+from .text import one_line
 
 if TYPE_CHECKING:
     from .report import Report, Section

@@ -11,7 +11,7 @@ from typing import Any
 
 import jinja2
 
-from .text import visible
+from ..visible import visible
 
 HERE = Path(__file__).parent
 

@@ -1,7 +1,6 @@
 """Text that leaves the program: made visible, bounded, and harmless to who opens it.
 
-Vocabularies hold control characters, lone surrogates, line separators and marks that turn the
-direction of writing. They are written as escapes ("\\u202e"); HTML escaping is the template's work.
+What is invisible is an escape (see `interp.visible`); HTML escaping is the template's work.
 """
 
 from __future__ import annotations
@@ -9,8 +8,9 @@ from __future__ import annotations
 import json
 import math
 import re
-import unicodedata
 from typing import Any
+
+from ..visible import visible
 
 MAX_CELL = 200
 """Characters of a text shown in a page; the CSV beside it holds all of them."""
@@ -18,24 +18,8 @@ MAX_TOKEN = 40
 """Characters of a token where tokens stand side by side."""
 FORMULA = re.compile(r"'*[=+\-@]")
 """What makes a spreadsheet run a cell, behind the apostrophes that stop it."""
-INVISIBLE = {"Cc", "Cs", "Zl", "Zp"}
-BIDI = {
-    *"\u200e\u200f\u061c\ufeff",
-    *map(chr, range(0x202A, 0x202F)),
-    *map(chr, range(0x2066, 0x206A)),
-}
 DEVICES = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9]")
 """Names that Windows keeps for itself, whatever their ending."""
-NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
-
-
-def visible(text: str) -> str:
-    """The text with every invisible, unencodable or direction-turning character as an escape."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(
-        escape(c) if c in BIDI or unicodedata.category(c) in INVISIBLE else c for c in text
-    )
 
 
 def shorten(text: str, limit: int = MAX_CELL) -> str:
@@ -86,9 +70,3 @@ def token_text(token: str, limit: int = MAX_TOKEN) -> str:
     text = token if token.strip(" ") else "␣" * len(token) or "∅"
     shown = visible(text[:limit])
     return shown if len(text) <= limit else f"{shown}… ({len(text):,} characters)"
-
-
-def escape(character: str) -> str:
-    """The character as Python writes it in a string: \\n, \\uXXXX or \\UXXXXXXXX."""
-    code = ord(character)
-    return NAMED.get(character) or (f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")

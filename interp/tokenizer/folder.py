@@ -8,7 +8,6 @@ tell what the weights were trained on, and the folder is refused.
 from __future__ import annotations
 
 import json
-import logging
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,10 +17,11 @@ from tokenizers import AddedToken
 
 from ..files import decode, read_bytes
 from ..untrusted import MAX_JSON_BYTES, read_json, refuse_code
+from ..visible import logger
 from .serialized import backend, parsed
 from .stated import SPECIAL, check_agreement
 
-logger = logging.getLogger(__name__)
+log = logger(__name__)
 
 MAX_TOKENIZER_BYTES = 256 << 20
 CONFIG, SPECIAL_MAP, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
@@ -77,7 +77,7 @@ def read_folder(folder: Path) -> Folder | None:
     unread = [name for name in ("tokenizer.model",) if (folder / name).is_file()]
     unread += [f"{CONFIG}: {name}" for name in sorted(set(config) - READ - WITHOUT_EFFECT)]
     if any(":" in name for name in unread):
-        logger.warning("%s: not read: %s", folder, ", ".join(unread))
+        log.warning("%s: not read: %s", folder, ", ".join(unread))
     return Folder(_with_tokens(text, str(file), tokens), special, tuple(unread))
 
 

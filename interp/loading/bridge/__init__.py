@@ -13,6 +13,7 @@ import torch
 
 from ...devices import as_device
 from ...tokenizer import Tokenizer
+from ...visible import visible_errors
 from .. import _dtype
 from ..beside import end_ids
 from ..files import config_values
@@ -23,6 +24,7 @@ from .weights import QuantisedWeights
 __all__ = ["BridgedConfig", "BridgedTransformer", "QuantisedWeights", "load"]
 
 
+@visible_errors()
 def load(
     model: str | os.PathLike | Any,
     device: str | torch.device | None = None,

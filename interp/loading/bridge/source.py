@@ -13,6 +13,7 @@ from ...config import ConfigError
 from ...tokenizer import Tokenizer
 from ...untrusted import refuse_code
 from ..files import Source, config_values, locate, weight_entries
+from ..theirs import described_quantization, their_config
 
 QUANTIZATIONS = ("int8", "nf4")
 
@@ -33,6 +34,10 @@ def from_name(
     if values.get("model_type") == "interp":
         raise ConfigError(f"{where}: this model is one of ours; open it by interp.load({name!r})")
     options = _options(values, where, device, quantization)
+    config = their_config(values, where)
+    stored = described_quantization(values, where)
+    if stored is not None:
+        config.quantization_config = stored
     architecture = known_architecture(values, where)
     weight_entries(source)  # safetensors, complete and sound
     import transformers  # takes seconds
@@ -43,6 +48,7 @@ def from_name(
     try:
         model = maker.from_pretrained(
             str(source.folder),
+            config=config,
             trust_remote_code=False,
             use_safetensors=True,
             local_files_only=True,

@@ -7,7 +7,6 @@ on the list of fields without effect on the forward pass, or neutral, or reporte
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -15,8 +14,9 @@ from typing import Any, NoReturn
 
 from ...config import BOUNDS, ConfigError, RotaryScaling
 from ...untrusted import refuse_code
+from ...visible import logger
 
-logger = logging.getLogger(__name__)
+log = logger(__name__)
 
 REQUIRED: Any = object()
 BITS = {"0", "1", "False", "True"}
@@ -244,7 +244,7 @@ class Fields:
             elif value is not None and not any(fnmatchcase(name, one) for one in HARMLESS):
                 unknown.append(name)
         if unknown:
-            logger.warning(
+            log.warning(
                 "%s: %d unknown field(s) are not read: %s",
                 self.where,
                 len(unknown),

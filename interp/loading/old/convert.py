@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...config import TransformerConfig
 from ...untrusted import read_json
+from ...visible import visible_errors
 from .. import save
 from ..files import PICKLES, SINGLE
 from ..tensors import read_entries
@@ -66,6 +67,7 @@ class Conversion:
         )
 
 
+@visible_errors()
 def convert(
     source: str | os.PathLike,
     target: str | os.PathLike,
