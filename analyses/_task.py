@@ -15,6 +15,7 @@ from torch import Tensor
 from analyses._phrases import plus_minus
 from analyses._unknown import check_unknown
 from interp import metrics, stats, tasks
+from interp.finite import check_model, finite
 from interp.report import Report
 from interp.tasks import Pairs
 from interp.tokens import Tokens
@@ -61,8 +62,9 @@ class TaskConfig:
     """Whether to go on where more than 30 % of the tokens of a text are unknown to the model."""
     device: str | None = None
     """cpu, cuda, …; by default the best one at hand."""
-    dtype: str | None = None
-    """float32, float64, bfloat16 or float16; by default that of the file."""
+    dtype: str = "auto"
+    """auto (float32 for half-precision weights on a CPU, else that of the file), float32, float64,
+    bfloat16 or float16."""
     journal: Path | None = None
     """Folder in which sweeps keep what they have measured; the same command goes on from there
     after a kill, and ends in the same numbers."""
@@ -164,7 +166,8 @@ def _answer_logits(model: Any, tokens: Tokens) -> Tensor:
     parts = []
     for rows in torch.arange(len(tokens)).split(64):
         part = model.accept(tokens[rows])
-        logits = model(part)
+        check_model(model, part)
+        logits = finite(model(part), model, "the logits", part)
         end = part.roles["end"].to(logits.device)
         parts.append(logits[torch.arange(len(rows), device=logits.device), end].float())
     return torch.cat(parts)

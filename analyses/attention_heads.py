@@ -22,6 +22,7 @@ from analyses._task import TaskConfig, measure_baseline, metric_of, task_pairs, 
 from analyses._text import text_windows
 from interp import heads, metrics
 from interp.engine import ablate
+from interp.finite import finite_cache
 from interp.heads.outputs import unreadable
 from interp.heads.roles import COLUMNS as ROLE_COLUMNS
 from interp.indices import indices
@@ -307,7 +308,7 @@ def _viewer(
         for row in range(min(most, len(tokens))):
             ids = tokens.ids[row][tokens.real[row]]
             one = Tokens(ids[None], bos=tokens.bos)
-            cache = model.run_with_cache(one, "attn.hook_pattern")[1]
+            cache = finite_cache(model, model.accept(one), "attn.hook_pattern")
             stacked = torch.stack([cache["attn.hook_pattern", at][0] for at in range(
                 model.cfg.n_layers)])  # fmt: skip
             patterns.append(stacked.float().cpu().numpy())

@@ -18,6 +18,7 @@ import torch
 from analyses import main
 from analyses._unknown import check_unknown
 from interp import heads, tasks
+from interp.finite import finite_cache
 from interp.provenance import provenance
 from interp.report import Report
 from interp.report.attention import MEASURES, heads_table
@@ -66,8 +67,9 @@ class Config:
     """Whether to go on where more than 30 % of the tokens of a text are unknown to the model."""
     device: str | None = None
     """cpu, cuda, …; by default the best one at hand."""
-    dtype: str | None = None
-    """float32, float64, bfloat16 or float16; by default that of the file."""
+    dtype: str = "auto"
+    """auto (float32 for half-precision weights on a CPU, else that of the file), float32, float64,
+    bfloat16 or float16."""
     out: Path = Path("reports/attention-patterns")
     """Directory of the report; an older report there is replaced."""
 
@@ -143,11 +145,14 @@ def _read_prompt(report: Report, model: Any, text: str, config: Config) -> Readi
 @torch.no_grad()
 def _read(model: Any, tokens: Tokens) -> Reading:
     """One row, by itself, so that nothing is padded."""
-    logits, cache = model.run_with_cache(tokens, "pattern")
+    predicts = model.cfg.head == "unembed" and model.cfg.causal
+    names = ["pattern", *(["hook_logits"] if predicts else [])]
+    cache = finite_cache(model, model.accept(tokens), names)
     layers = [cache["pattern", layer][0] for layer in range(model.cfg.n_layers)]
     strings = tokens.strings[0] if tokens.strings else [str(i) for i in tokens.ids[0].tolist()]
     loss: list[float | None] = []
-    if model.cfg.head == "unembed" and model.cfg.causal:
+    if predicts:
+        logits = cache["hook_logits"]
         ids = tokens.ids[:, 1:, None].to(logits.device)
         log_probs = logits[:, :-1].float().log_softmax(-1).gather(-1, ids)
         loss = [None, *(-log_probs).flatten().tolist()]

@@ -92,8 +92,9 @@ class Config:
     """Seed of the controls: shuffled answers and vectors, random tokens and directions."""
     device: str | None = None
     """cpu, cuda, …; by default the best one at hand."""
-    dtype: str | None = None
-    """float32, float64, bfloat16 or float16; by default that of the file."""
+    dtype: str = "auto"
+    """auto (float32 for half-precision weights on a CPU, else that of the file), float32, float64,
+    bfloat16 or float16."""
     out: Path = Path("reports/embedding-arithmetic")
     """Directory of the report; an older report there is replaced."""
 

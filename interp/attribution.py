@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .finite import finite, finite_cache
 from .indices import Indices, indices
 from .metrics import Where, answer_ids, one_position
 from .precision import to_numpy, wide
@@ -67,7 +68,8 @@ def logit_attribution(
         ("bias", NONE, NONE, NONE, bias),
         ("total", NONE, NONE, NONE, total),
     ]:
-        values = to_numpy(value.reshape(len(tokens), -1))
+        values = to_numpy(finite(value, model, f"what {component} adds", tokens))
+        values = values.reshape(len(tokens), -1)
         n = values.shape[1]
         frame = pd.DataFrame({"example": torch.arange(len(tokens)).repeat_interleave(n).numpy()})
         count = torch.arange(n).repeat(len(tokens)).numpy()
@@ -112,7 +114,7 @@ def _cached(model: Any, tokens: Any, by: str, own: list[int]) -> Any:
         names += [f"{model.blocks[layer].name}.attn.hook_z" for layer in own]
     if by == "neuron":
         names += [model.blocks[layer].mlp.hook_post for layer in own]
-    return model.run_with_cache(tokens, names)[1]
+    return finite_cache(model, tokens, names)
 
 
 def _direction(

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .loading import check_family, load
+from .finite import NotFinite
+from .loading import DTYPES, check_family, load
 from .loading.beside import unread
 from .loading.check import check_tokenizer, probe
 from .loading.files import config_values, locate
@@ -27,6 +28,7 @@ from .loading.theirs import their_config
 from .memory import free_bytes
 from .model import HookedTransformer, num_params
 from .model.identities import TOLERANCE
+from .precision import HALF, dtype_name
 from .report.text import one_line
 from .tokens import Tokens
 from .visible import visible_errors
@@ -107,7 +109,8 @@ def doctor(
     dtype: str | torch.dtype | None = None,
     text: str = TEXT,
 ) -> Checkup:
-    """Examine a model on a short text: identities, parity with Hugging Face, rounding, cache.
+    """Examine a model on a short text: identities, parity with Hugging Face, rounding, what
+    float32 changes of half-precision weights, cache.
 
     `model` is a name as `load` takes it, which also raises as `load` does, or a model; of the
     latter the files are not known, and what needs them is left out. Parity and rounding take
@@ -120,6 +123,7 @@ def doctor(
     tokens = _tokens(model, text)
     findings = [
         *_facts(model, tokens, folder),
+        _precision(model, tokens),
         *_identities(model, tokens),
         _family(model),
         _tokenizer(model),
@@ -182,7 +186,11 @@ def _facts(model: HookedTransformer, tokens: Tokens, folder: Path | None) -> Ite
 
 def _identities(model: HookedTransformer, tokens: Tokens) -> Iterator[Finding]:
     """Each identity where it is worst."""
-    frame = model.check_identities(tokens)
+    try:
+        frame = model.check_identities(tokens)
+    except NotFinite as error:
+        yield Finding("identities", "finite numbers", str(error), holds=False)
+        return
     frame["badness"] = frame["error"].fillna(torch.inf)
     for identity, rows in frame.groupby("identity", sort=False):
         worst = rows.loc[rows["badness"].idxmax()]
@@ -281,12 +289,44 @@ def _rounding(model: HookedTransformer, tokens: Tokens) -> Finding:
     absent = _too_large(model, torch.float64, copies=1)
     if absent:
         return Finding("checks", what, absent)
-    with torch.device("meta"):
-        exact = type(model)(model.cfg, name=model.name)
-    weights = {name: value.double() for name, value in model.state_dict().items()}
-    exact.load_state_dict(weights, assign=True)
-    error = relative_error(output, exact(tokens))
+    error = relative_error(output, _in_dtype(model, torch.float64)(tokens))
     return _compared(what, error, TOLERANCE[model.dtype])
+
+
+@torch.no_grad()
+def _precision(model: HookedTransformer, tokens: Tokens) -> Finding:
+    """What it changes to compute half-precision weights in float32, as analyses do on a CPU."""
+    what, own = "float32 in its place", DTYPES.get(model.source.get("dtype"), model.dtype)
+    half = model.dtype if model.dtype in HALF else own
+    if half not in HALF:
+        return Finding("facts", what, f"the model is in {dtype_name(own)} itself")
+    absent = _too_large(model, torch.float32, copies=1)
+    if absent:
+        return Finding("facts", what, absent)
+    outputs = [
+        (model if model.dtype == dtype else _in_dtype(model, dtype))(tokens).double()
+        for dtype in (half, torch.float32)
+    ]
+    if not all(bool(output.isfinite().all()) for output in outputs):
+        return Finding("facts", what, "an output has numbers that are not finite")
+    low, exact = outputs
+    moved, size = float((low - exact).abs().max()), float(exact.abs().max())
+    text = f"against {dtype_name(half)} the largest difference is {moved:.2g} of {size:.3g}"
+    if model.cfg.head != "none":
+        share = float((low.argmax(-1) != exact.argmax(-1)).double().mean())
+        text += (
+            f", and {share:.0%} of {exact.shape[:-1].numel()} positions have another first token"
+        )
+    return Finding("facts", what, text)
+
+
+def _in_dtype(model: HookedTransformer, dtype: torch.dtype) -> HookedTransformer:
+    """A copy of a model in another dtype."""
+    with torch.device("meta"):
+        other = type(model)(model.cfg, name=model.name)
+    weights = {name: value.to(dtype) for name, value in model.state_dict().items()}
+    other.load_state_dict(weights, assign=True)
+    return other
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from . import axes
+from .finite import finite
 from .loading.stored import check_tensors, write_tensors
 from .reading import vector_site
 from .sites import SiteName, stack_config
@@ -228,6 +229,7 @@ def promoted_tokens(model: Any, direction: Direction, k: int = 10) -> pd.DataFra
         read = read - read.mean() if norm.kind == "layernorm" else read
         read = read if norm.gain is None else read * norm.gain.double()
     logits = (read @ model.W_U.double()) * (model.cfg.logit_scale or 1.0)
+    finite(logits, model, "what the direction adds to the logits")
     logits = (logits - logits.mean()).cpu()
     spread = float(logits.std())
     if spread == 0:

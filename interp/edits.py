@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from . import chance
+from .finite import finite_cache
 from .selection import counted_by, stable_hash
 from .sites import Site
 from .tap import ActivationCache
@@ -232,7 +233,7 @@ def _read(model: Any, source: ActivationCache | Tokens, sites: Iterable[str]) ->
     """The sites of a reference run, from its cache or by running it."""
     names = list(sites)
     if not isinstance(source, ActivationCache):
-        return dict(model.run_with_cache(source, names)[1])
+        return dict(finite_cache(model, model.accept(source), names))
     if not source.is_of(model.stacks):
         raise ValueError(
             "the cache was taken on another model, or on one that is gone; take it on this one, "

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from . import edits, metrics, naive, rerun
 from .edits import Edit, Replace
+from .finite import NotFinite, check_model, traced
 from .journal import Journal, Measured, manifest
 from .memory import free_bytes
 from .metrics import Bound, Metric
@@ -66,14 +67,22 @@ def sweep(
     if reduce not in ("mean", "none"):
         raise ValueError(f"reduce={reduce!r}: expected 'mean' or 'none'")
     tokens, frame = model.accept(tokens), as_frame(nodes)
-    job = _prepared(model, tokens, frame, edit, metric, engine)
+    with traced(model, tokens):
+        job = _prepared(model, tokens, frame, edit, metric, engine)
     log = None
     if journal is not None:
         made_of = manifest(model, tokens, job.nodes, edit, metric, job.engine, job.baseline)
         log = Journal(journal, made_of, [one.rows for one in job.passes])
     title = f"{edit.name} × {metric.name}"
     with log or nullcontext(), tqdm(desc=title, disable=not progress, leave=False) as bar:
-        values, changed = _run(job, log, bar)
+        try:
+            values, changed = _run(job, log, bar)
+        except NotFinite as error:
+            raise NotFinite(
+                error.what,
+                "the unedited run is finite, so it is what the edit puts there, or what "
+                f"{model.dtype} cannot hold of it",
+            ) from None
     if not changed and not allow_noop:
         raise ValueError(
             f"the edit {edit.name!r} changes nothing at any of the {len(job.nodes)} nodes; "
@@ -103,7 +112,8 @@ def explain(
     Costs the base run, and the reference run of an edit that needs one.
     """
     tokens = model.accept(tokens)
-    job = _prepared(model, tokens, as_frame(nodes), edit, metric, engine)
+    with traced(model, tokens):
+        job = _prepared(model, tokens, as_frame(nodes), edit, metric, engine)
     found = {row for one in job.passes for row, _, _ in one.rows}
     noop = None if job.engine == "naive" else len(job.nodes) - len(found)
     return _cost(job) | {
@@ -141,6 +151,7 @@ class Job(NamedTuple):
 def _prepared(
     model: Any, tokens: Tokens, frame: pd.DataFrame, edit: Edit, metric: Metric, engine: str | None
 ) -> Job:
+    check_model(model, tokens)
     chosen = read_nodes(frame, model, tokens)
     names = list(dict.fromkeys(part.site for node in chosen for part in node.parts))
     engine, why, lines = _engine(model, tokens, chosen, metric, engine)

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from . import chance
 from .fingerprint import SIZE, digest, machine_facts
+from .finite import finite_cache
 from .loading import DTYPES, weights_hash
 from .metrics import one_position
 from .selection import stable_hash
@@ -149,7 +150,7 @@ def _run(
 
 def _piece(model: Any, batch: Batch, names: Sequence[str], pick: Pick, stop: int | None) -> Piece:
     tokens = model.accept(batch.tokens)
-    _, cache = model.run_with_cache(tokens, names, stop_at_layer=stop)
+    cache = finite_cache(model, tokens, names, stop_at_layer=stop)
     row, pos, role = pick(batch)
     at = row.to(model.device), pos.to(model.device)
     everything = role is None and len(row) == tokens.shape.numel()

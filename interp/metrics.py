@@ -14,7 +14,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .finite import NotFinite, is_finite
 from .indices import Indices, id_tensor, index_tensor
+from .precision import wide as _wide
 from .tap import ActivationCache
 from .tokens import Tokens
 
@@ -226,15 +228,35 @@ def cache_function(
 def checked(value: Any, where: Sequence[str]) -> Float[Tensor, " rows"]:
     """What a metric gave for rows, in float64 on the CPU; `where` names each row.
 
-    Raises ValueError unless it is one finite number per row.
+    Raises ValueError unless it is one number per row, and NotFinite where it is not finite.
     """
     if not isinstance(value, Tensor) or value.shape != (len(where),):
         got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(f"the metric gave {got} at {where[0]}: expected one number per example")
-    finite = value.isfinite()
-    if not bool(finite.all()):
-        raise ValueError(f"the metric is not finite at {where[int((~finite).nonzero()[0])]}")
+    _check_finite(value, where)
     return value.double().cpu()
+
+
+def measured(
+    bound: Bound, read: Any, examples: Int[Tensor, " rows"], where: Sequence[str]
+) -> Float[Tensor, " rows"]:
+    """What a metric makes of what it reads [rows n k], or of a cache, as `checked` gives it.
+
+    A rank, an argmax or a count of NaN is a plausible number: what is read must be finite too.
+    """
+    if isinstance(read, Tensor):
+        _check_finite(read, where)
+    return checked(bound.measure(read, examples), where)
+
+
+def _check_finite(x: Tensor, where: Sequence[str]) -> None:
+    if not is_finite(x):
+        row = (
+            int((~x.isfinite()).flatten(1).any(1).nonzero()[0])
+            if x.ndim > 1
+            else int((~x.isfinite()).nonzero()[0])
+        )
+        raise NotFinite(f"the metric is not finite at {where[row]}")
 
 
 def _of_set(name: str, answer: Tensor, pos: Where, measure: Callable[[Tensor], Tensor]) -> Metric:
@@ -285,11 +307,6 @@ def _divergence(name: str, pos: Any, divergence: Callable[[Tensor, Tensor], Tens
         return Bound(measure, positions=positions)
 
     return Metric(name, bind, (pos,))
-
-
-def _wide(x: Tensor) -> Tensor:
-    """At least float32: a softmax over a vocabulary in half precision is noise."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def answer_ids(answer: Indices, tokens: Tokens, model: Any) -> Int[Tensor, "batch k"]:

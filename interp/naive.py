@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from . import metrics
 from .edits import Replace, Rows
-from .metrics import Bound, Reads, checked
+from .metrics import Bound, Reads
 from .selection import Node, Part, Selections
 from .tap import SILENT, ActivationCache, Hook, Tap
 from .tokens import Tokens
@@ -72,4 +73,4 @@ def run(
 def measured(bound: Bound, out: Any, tokens: Tokens, where: str) -> Float[Tensor, " batch"]:
     """The metric of a whole run, in float64 on the CPU."""
     every = torch.arange(len(tokens), device=tokens.device)
-    return checked(bound.measure(bound.pick(out, every), every), [where] * len(tokens))
+    return metrics.measured(bound, bound.pick(out, every), every, [where] * len(tokens))

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .finite import finite, finite_cache
 from .indices import Indices, check_once, index, indices, pair
 from .selection import as_frame
 from .tokens import Tokens
@@ -121,6 +122,7 @@ def neuron_logits(model: Any, neurons: Sequence[NeuronId]) -> Float[Tensor, "neu
         written = written if norm.gain is None else written * norm.gain
     logits = written @ model.W_U.double()
     logits = logits if cfg.logit_scale is None else logits * cfg.logit_scale
+    finite(logits, model, "what neurons add to the logits")
     return logits - logits.mean(-1, keepdim=True)
 
 
@@ -239,7 +241,7 @@ def _activations(
     names = [(SITE, layer) for layer in layers]
     for rows in torch.arange(len(tokens)).split(size):
         part = tokens[rows]
-        _, cache = model.run_with_cache(part, names, stop_at_layer=max(layers) + 1)
+        cache = finite_cache(model, part, names, stop_at_layer=max(layers) + 1)
         for layer in layers:
             yield part, layer, cache[SITE, layer]
 

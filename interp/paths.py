@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from . import edits, engine, metrics
+from .finite import finite_cache
 from .indices import check_once, index, pair
 from .metrics import Bound, Metric
 from .tap import ActivationCache, Hook, Tap
@@ -156,8 +157,8 @@ def _paths(model: Any, pairs: Pairs, direction: str, metric: Metric | None, held
         and site.inner_name.endswith("hook_scale")
     ]  # fmt: skip
     last = [] if model.ln_final is None or not held else [model.ln_final.hook_scale]
-    base = model.run_with_cache(runs[0], [*zs, *(scales if held else ()), *last])[1]
-    other = model.run_with_cache(runs[1], zs)[1]
+    base = finite_cache(model, runs[0], [*zs, *(scales if held else ()), *last])
+    other = finite_cache(model, runs[1], zs)
     if metric is None:
         metric = metrics.logit_diff(pairs.answer, pairs.wrong, pos="end")
     final = metric if not last else _with_scale(metric, base[last[0]])
@@ -236,7 +237,7 @@ def _to_heads(
         z[:, :, sender[1]] = paths.other[hook.name][:, :, sender[1]]
 
     view = model.with_hooks([(paths.z(sender[0]), speak), *hooks])
-    _, arrived = view.run_with_cache(paths.tokens, names, stop_at_layer=last + 1)
+    arrived = finite_cache(view, paths.tokens, names, stop_at_layer=last + 1)
     paths.spent.append((last + 1) / model.cfg.n_layers)
     lines, first = [], []
     for row, (_, one) in enumerate(later):

@@ -16,6 +16,7 @@ import torch
 import interp
 
 from .loading import weights_hash
+from .precision import dtype_name, in_words
 
 PACKAGES = (
     *("torch", "numpy", "pandas", "scipy", "scikit-learn", "matplotlib", "seaborn", "tokenizers"),
@@ -34,13 +35,20 @@ def provenance(config: Any = None, model: Any = None) -> dict[str, Any]:
         "seed": getattr(config, "seed", None),
         "model": model_facts(model),
         "device": None if device is None else str(device),
-        "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
+        "dtype": None if dtype is None else dtype_name(dtype),
+        "precision": _precision(model, device, dtype),
         "threads": torch.get_num_threads(),
         "git": git_state(CODE),
         "packages": package_versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
     }
+
+
+def _precision(model: Any, device: Any, dtype: torch.dtype | None) -> str | None:
+    source = getattr(model, "source", None) or {}
+    computed = None if dtype is None else dtype_name(dtype)
+    return in_words(computed, source.get("dtype"), None if device is None else str(device))
 
 
 def model_facts(model: Any) -> dict[str, Any] | None:

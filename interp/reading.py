@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .finite import finite_cache
 from .metrics import Where, one_position
 from .selection import as_frame
 from .sites import Site, SiteName
@@ -35,7 +36,7 @@ def vectors_at(
     parts = []
     for rows in torch.arange(len(tokens)).split(BATCH):
         some = tokens[rows]
-        values = model.run_with_cache(some, found.name)[1][found.name]
+        values = finite_cache(model, some, found.name)[found.name]
         if at is None:
             parts.append(values[some.real].cpu())
         else:

@@ -23,8 +23,9 @@ from torch import Tensor
 
 from . import chance, edits, metrics
 from .engine import sweep
+from .finite import check_model, finite_cache, traced
 from .indices import Indices, indices
-from .metrics import Metric, Where, answer_ids, checked, one_position
+from .metrics import Metric, Where, answer_ids, measured, one_position
 from .selection import as_frame, stable_hash
 from .tasks import Pairs
 from .tokens import Tokens
@@ -85,7 +86,7 @@ def causal_trace(
     nodes, states = _states(model, tokens, sites, layers, window)
     clean = dict(_measured(model, tokens, answer, wrong, at))
     named, frames, costs = _places(tokens, where, at), [], []
-    _, cache = model.run_with_cache(tokens, list(map(tuple, nodes[["site", "layer"]].to_numpy())))
+    cache = finite_cache(model, tokens, list(map(tuple, nodes[["site", "layer"]].to_numpy())))
     for draw in range(draws):
         noisy = noised(model, tokens, where, sigma, seed=seed, draw=draw)
         for name, metric in _metrics(answer, wrong, at):
@@ -291,8 +292,7 @@ def _accepted(model: Any, tokens: Any) -> Tokens:
 
 
 def _embedded(model: Any, tokens: Tokens) -> Float[Tensor, "batch pos d_model"]:
-    _, cache = model.run_with_cache(tokens, "hook_embed", stop_at_layer=0)
-    return cache["hook_embed"]
+    return finite_cache(model, tokens, "hook_embed", stop_at_layer=0)["hook_embed"]
 
 
 def _states(
@@ -340,6 +340,7 @@ def _measured(
     model: Any, tokens: Tokens, answer: Tensor, wrong: Tensor | None, at: Tensor
 ) -> Iterator[tuple[str, np.ndarray]]:
     """The metrics of a run without edits, some rows at a time."""
+    check_model(model, tokens)
     answer = answer_ids(answer, tokens, model)
     wrong = None if wrong is None else answer_ids(wrong, tokens, model)
     found: dict[str, list[Tensor]] = {}
@@ -350,7 +351,8 @@ def _measured(
         for name, metric in _metrics(answer[rows], other, at[rows]):
             bound = metric.bind(model, part, lambda *_, logits=logits: logits)
             where = [f"{name} of example {int(row)}" for row in rows]
-            values = checked(bound.measure(bound.pick(logits, every), every), where)
+            with traced(model, part):
+                values = measured(bound, bound.pick(logits, every), every, where)
             found.setdefault(name, []).append(values)
     for name, values in found.items():
         yield name, torch.cat(values).numpy()

@@ -64,7 +64,7 @@ SITE = ("resid_post", 0)
 def tiny(dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any) -> HookedTransformer:
     """Random weights whose parts all matter, rounded to bfloat16 and float16 alike, so that the
     same model exists in every dtype."""
-    cfg = small_config(n_layers=2, d_vocab=N, **changes)
+    cfg = small_config(**{"n_layers": 2, "d_vocab": N, "tied": False} | changes)
     model = HookedTransformer(cfg, Tokenizer(word_level(N), {}, "words"), name="tiny")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -261,8 +261,8 @@ RUNS: dict[str, Callable[[Any], Any]] = {
         n_shuffles=5, cv=3, groups=torch.arange(10).repeat_interleave(9), progress=False,
     ),
     "probe_sweep ridge": lambda m: interp.probe_sweep(
-        m.run_with_cache(ROWS, "resid_post")[1], ROWS[:, 0].float(), kind="ridge",
-        positions=[-1], n_shuffles=5, cv=3, progress=False,
+        {SITE: reading.vectors_at(m, ROWS, SITE)}, ROWS[:, 0].float(), kind="ridge",
+        n_shuffles=5, cv=3, progress=False,
     ),
     "random_copy": lambda m: probes.random_copy(m).pool(ROWS),
     "moments": lambda m: moments.Moments.of(reading.vectors_at(m, ROWS, SITE, "all")).covariance,

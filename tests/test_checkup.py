@@ -140,8 +140,11 @@ def test_numbers_that_are_not_finite(tmp_path: Path):
 
     edit_weights(tmp_path, spoil)
     card = interp.doctor(tmp_path)
-    assert ALL[3] in [one.what for one in card.failed]
+    assert {ALL[3], "finite numbers"} <= {one.what for one in card.failed}
     assert "not finite; try dtype='float32'" in finding(card, ALL[3]).text
+    text = finding(card, "finite numbers").text
+    assert "first site with such numbers is 'blocks.1.mlp.hook_pre'" in text
+    assert "neuron 4 of W_in" in text
     json.dumps(card.to_dict(), allow_nan=False)
 
 

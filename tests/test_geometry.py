@@ -12,6 +12,7 @@ import torch
 
 from interp.analogies import QUESTION, accuracy, swap_answers
 from interp.geometry import Embedding, embedding
+from tests.calls import tiny
 from tests.words import WordTokenizer
 
 # a, b, c along the axes and one candidate, so that every score can be worked out on paper.
@@ -219,18 +220,14 @@ def test_half_precision_becomes_float32_and_double_stays():
 
 
 def test_contextual_vectors_are_means_over_the_places_of_a_word():
-    model = fake_model([" king", " sat", " man"])
-    tokens = SimpleNamespace(
-        ids=torch.tensor([[0, 1, 0], [2, 1, 1]]),
-        real=torch.tensor([[True, True, True], [True, True, False]]),
-    )
-    stream = torch.arange(2 * 3 * 4, dtype=torch.float32).reshape(2, 3, 4)
-    model.to_tokens = lambda texts: tokens
-    model.run_with_cache = lambda tokens, names_filter: (None, {names_filter: stream})
-    table = embedding(model, layer=1, texts=["king sat king", "man sat"])
-    assert table.tokens == [" king", " sat", " man"]
-    np.testing.assert_allclose(table.vectors[table.row("king")], (stream[0, 0] + stream[0, 2]) / 2)
-    np.testing.assert_allclose(table.vectors[table.row("sat")], (stream[0, 1] + stream[1, 1]) / 2)
+    model = tiny()
+    texts = ["w1 w2 w1", "w3 w2"]
+    stream = model.run_with_cache(model.to_tokens(texts), ("resid_post", 1))[1]["resid_post", 1]
+    table = embedding(model, layer=1, texts=texts)
+    assert table.tokens == ["w1", "w2", "w3"]
+    for word, mean in (("w1", (stream[0, 0] + stream[0, 2]) / 2),
+                       ("w2", (stream[0, 1] + stream[1, 1]) / 2)):  # fmt: skip
+        np.testing.assert_allclose(table.vectors[table.row(word)], mean, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

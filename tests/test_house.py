@@ -25,6 +25,7 @@ FLOORS = (
     | {"calls"},
     {"sites", "tokens", "tokenizer"},
     {"tap", "analogies", "axes", "unknown"},
+    {"finite"},
     {"model"},
     {"loading", "selection", "fingerprint"},
     {"edits", "metrics", "provenance", "tasks", "training", "windows", "shards"},

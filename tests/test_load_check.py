@@ -151,16 +151,30 @@ def test_identities_hold_in_every_dtype(case: str, dtype: str, tmp_path: Path):
     interp.load(tmp_path, dtype=dtype, check=True)
 
 
-def test_weights_that_are_not_finite_fail_the_identities(tmp_path: Path):
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path):
     published("gpt2", tmp_path)
 
     def spoil(weights):
         weights["transformer.h.1.mlp.c_fc.weight"][3, 4] = math.inf
 
     edit_weights(tmp_path, spoil)
-    interp.load(tmp_path)
-    with pytest.raises(CheckFailed, match=r"do not hold: resid_mid \+ mlp_out.* layer 1"):
-        interp.load(tmp_path, check=True)
+    for wanted in (None, True):
+        with pytest.raises(CheckFailed, match=r"in_weight holds inf at \[4, 3\].*neuron 4 of W_in"):
+            interp.load(tmp_path, check=wanted)
+    assert interp.load(tmp_path, check=False).W_in.isinf().any()
+
+
+def test_activations_that_overflow_fail_the_check(tmp_path: Path):
+    """Its weights fit into float16, and not what they compute."""
+    published("gpt2", tmp_path)
+
+    def spoil(weights):
+        weights["transformer.h.0.mlp.c_proj.weight"] *= 1e4
+
+    edit_weights(tmp_path, spoil)
+    interp.load(tmp_path, dtype="float32", check=True)
+    with pytest.raises(CheckFailed, match=r"'blocks\.0\.hook_mlp_out'.*dtype='float32'"):
+        interp.load(tmp_path, dtype="float16", check=True)
 
 
 def adds_more_than_it_shows(self, x, post, tap):

@@ -12,6 +12,7 @@ from analyses._neurons.parts import INTERVAL, edit_of, name_of, numbers, removed
 from analyses._phrases import listed, signed
 from analyses._task import TaskConfig, metric_of
 from interp import metrics, stats
+from interp.finite import finite_cache
 from interp.neurons import SITE, NeuronId, neuron_nodes, promoted_tokens, top_activations
 from interp.report import Report
 from interp.tasks import Pairs
@@ -163,7 +164,8 @@ def show_examples(
         mine = found[(found["layer"] == layer) & (found["neuron"] == neuron)]
         rows = mine["example"].tolist()
         part = tokens[rows]
-        _, cache = model.run_with_cache(part, (SITE, layer), stop_at_layer=layer + 1)
+        part = model.accept(part)
+        cache = finite_cache(model, part, (SITE, layer), stop_at_layer=layer + 1)
         fired = cache[SITE, layer][:, :, neuron].double().cpu()
         words, values = [], []
         for at, row in enumerate(rows):

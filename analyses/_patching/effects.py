@@ -17,6 +17,7 @@ import torch
 from analyses._task import Baseline, TaskConfig, metric_of
 from interp import edits, metrics, stats
 from interp.engine import sweep
+from interp.finite import finite_cache
 from interp.selection import nodes as make_nodes
 from interp.sites import UnknownSite
 from interp.tap import ActivationCache
@@ -85,7 +86,7 @@ class Study:
         """By way, the run that values are taken from, read once for several sweeps."""
         names, model = list(sites), self.model
         sources = {"denoise": self.pairs.clean, "noise": self.pairs.corrupted}
-        return {way: model.run_with_cache(one, names)[1] for way, one in sources.items()}
+        return {way: finite_cache(model, model.accept(one), names) for way, one in sources.items()}
 
     def has(self, site: str) -> bool:
         """Whether the model has a site of this name."""

@@ -15,6 +15,7 @@ from analyses._labelled import read_labelled
 from analyses._phrases import listed
 from analyses._probes.config import Config
 from analyses._text import tokens_of_rows
+from interp.finite import finite_cache
 from interp.occurrence import bare_word, word_span
 from interp.tokens import Tokens
 from interp.zoo import tinyworld
@@ -233,7 +234,7 @@ def activations(model: Any, read: Read, names: list[str]) -> dict[str, Float[Ten
             longest = int(tokens.mask.sum(1).max())
             tokens = Tokens(tokens.ids[:, :longest], mask=tokens.mask[:, :longest])
             weight = weight[:, :longest]
-        cache = model.run_with_cache(tokens, names, stop_at_layer=stop)[1]
+        cache = finite_cache(model, model.accept(tokens), names, stop_at_layer=stop)
         for name in names:
             value = cache[name]
             value = value if value.dtype == torch.float64 else value.float()

@@ -15,6 +15,7 @@ from torch import Tensor
 from analyses._phrases import number
 from interp import chance
 from interp.directions import Direction
+from interp.finite import finite
 from interp.model.generate import Generation
 from interp.stats import mean, wilson
 from interp.tokens import Tokens
@@ -79,7 +80,8 @@ def continued(model: Any, view: Any, prompts: Tokens, plan: Plan, temperature: f
     )
     new = made.new_ids
     real = made.tokens.real[:, made.n_prompt :]
-    logits = model(made.tokens)[:, made.n_prompt - 1 : -1]
+    logits = finite(model(made.tokens), model, "the logits", made.tokens)
+    logits = logits[:, made.n_prompt - 1 : -1]
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
     return Told(made, wide.gather(-1, new[..., None])[..., 0], real)
 

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..finite import finite_cache
 from ..indices import Indices, indices, whole_number
 from ..occurrence import word_span
+from ..precision import to_numpy
 from ..tokens import Tokens
 from ..unknown import warn_of_unknown
-from .reading import BATCH, reader, to_numpy
+from .reading import BATCH, reader
 from .vectors import Embedding
 
 
@@ -190,7 +192,7 @@ def _batches(
         tokens = model.accept(
             Tokens.from_rows([rows[i] for i in some], pad_id=0 if pad is None else pad)
         )
-        _, cache = model.run_with_cache(tokens, sites)
+        cache = finite_cache(model, tokens, sites)
         row = torch.tensor([number for number, i in enumerate(some) for _ in at[i]])
         pos = torch.tensor([p for i in some for p in at[i]])
         streams = [to_numpy(cache[site][row.to(tokens.device), pos.to(tokens.device)])

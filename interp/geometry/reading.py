@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
+from ..finite import finite, finite_cache
 from ..indices import index
+from ..precision import to_numpy
 from .vectors import Embedding
 
 BATCH = 32
@@ -43,7 +44,8 @@ def embedding(
         raise ValueError(f"side={side!r}: expected 'embed' or 'unembed'")
     if layer is not None:
         return _contextual(reader(model), list(texts or ()), layer, site)
-    vectors = to_numpy(model.W_U).T if side == "unembed" else to_numpy(model.W_E)
+    table = model.W_U.T if side == "unembed" else model.W_E
+    vectors = to_numpy(finite(table, model, "word vectors"))
     ids = range(len(vectors))
     if model.tokenizer is None:
         return Embedding(vectors, [str(i) for i in ids])
@@ -68,7 +70,7 @@ def _contextual(model: Any, texts: list[str], layer: int, site: str) -> Embeddin
     counts: dict[int, int] = {}
     for start in range(0, len(texts), BATCH):
         tokens = model.to_tokens(texts[start : start + BATCH])
-        _, cache = model.run_with_cache(tokens, names_filter=(site, layer))
+        cache = finite_cache(model, tokens, (site, layer))
         vectors = to_numpy(cache[site, layer][tokens.real])
         ids = tokens.ids[tokens.real].cpu().numpy()
         for token in np.unique(ids).tolist():
@@ -100,9 +102,3 @@ def _token(tokenizer: Any, word: str) -> int:
         except ValueError:
             pass
     return tokenizer.single(word)
-
-
-def to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """float64 stays; everything else becomes float32."""
-    wide = tensor.dtype if tensor.dtype == torch.float64 else torch.float32
-    return tensor.detach().to("cpu", wide).numpy()

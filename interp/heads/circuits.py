@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..finite import finite
 from ..model import FactoredMatrix
 from ..precision import to_numpy, wide, wide_dtype
 from .looks import LOOKS, attention_scores, random_repeats
@@ -71,12 +72,15 @@ def copying(model: Any) -> Copying:
         empty = torch.full((cfg.n_layers, cfg.n_heads), torch.nan, dtype=torch.float64)
         return Copying(empty, empty)
     foldable = cfg.norm_position in ("pre", "both") and cfg.norm != "none"
-    model = model.folded() if foldable and not (model.fwd_hooks or model.opaque) else model
+    plain = bool(model.fwd_hooks or model.opaque) or not foldable
+    read = model if plain else model.folded()
     # The eigenvalues of W_E W_V W_O W_U that can differ from zero are those of W_O W_U W_E W_V.
-    words = model.W_E.new_zeros(cfg.d_model, cfg.d_model, dtype=torch.float64)
-    for to_word, from_word in zip(model.W_U.split(WORDS, 1), model.W_E.split(WORDS), strict=True):
+    words = read.W_E.new_zeros(cfg.d_model, cfg.d_model, dtype=torch.float64)
+    for to_word, from_word in zip(read.W_U.split(WORDS, 1), read.W_E.split(WORDS), strict=True):
         words += wide(to_word) @ wide(from_word)
-    circuit = FactoredMatrix(words @ model.OV.A.double(), model.OV.B.double())
+    circuit = FactoredMatrix(words @ read.OV.A.double(), read.OV.B.double())
+    for factor in (circuit.A, circuit.B):
+        finite(factor, model, "what heads copy")
     values = circuit.eigenvalues
     score = values.real.sum(-1) / values.abs().sum(-1).clamp_min(1e-30)
     z = rotation_z(circuit.B, circuit.A, model.dtype)
@@ -107,6 +111,8 @@ def composition(model: Any) -> pd.DataFrame:
     1/√d_model. Weights are taken as they are: give `model.folded()` for what norms do to them.
     """
     OV, QK = (FactoredMatrix(wide(one.A), wide(one.B)) for one in (model.OV, model.QK))
+    for factor in (OV.A, OV.B, QK.A, QK.B):
+        finite(factor, model, "the composition of heads")
     readers = {"q": QK, "k": QK.T, "v": OV}
     # ‖A B‖ = ‖R_A B‖ where A = Q R with orthonormal columns Q: all products stay d_head wide.
     written, ours = torch.linalg.qr(OV.A)[1] @ OV.B, OV.norm()

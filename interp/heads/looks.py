@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..finite import finite_cache
 from ..tokens import Tokens
 
 LOOKS = ("previous_token", "duplicate_token", "induction", "bos", "self")
@@ -59,7 +60,7 @@ def role_attention(model: Any, tokens: Tokens, query: str = "end") -> pd.DataFra
     total = torch.zeros(cfg.n_layers, cfg.n_heads, len(tokens.roles), dtype=torch.float64)
     for rows in chunks(model, tokens):
         part = tokens[rows]
-        cache = model.run_with_cache(part, "attn.pattern")[1]
+        cache = finite_cache(model, part, "attn.pattern")
         at = {role: where.to(tokens.device) for role, where in part.roles.items()}
         row = torch.arange(len(part), device=tokens.device)
         for layer in range(cfg.n_layers):
@@ -177,7 +178,7 @@ def _measure(model: Any, tokens: Tokens) -> Measured:
     bits, asked_in_all = torch.zeros(size, dtype=torch.float64), 0
     for rows in chunks(model, tokens):
         part = tokens[rows]
-        cache = model.run_with_cache(part, "attn.pattern")[1]
+        cache = finite_cache(model, part, "attn.pattern")
         asked = part.real & (part.real.cumsum(1) > 1 if causal else True)
         both, _ = pairs_seen(part, causal)
         weights = _weights({name: mask[rows.to(mask.device)] for name, mask in looks.items()})

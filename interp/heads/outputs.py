@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..finite import finite, finite_cache
 from ..precision import wide, wide_dtype
 from ..tokens import Tokens
 from .circuits import WORDS, rotation_z
@@ -57,7 +58,7 @@ def direct_writes(
     why = unreadable(model)
     if why is not None:
         raise ValueError(f"{model.name}: {why}")
-    cache = model.run_with_cache(tokens, _sites(model, "attn.hook_z"))[1]
+    cache = finite_cache(model, tokens, _sites(model, "attn.hook_z"))
     read = _back(model.ln_final, wide(direction) * (model.cfg.logit_scale or 1.0), cache)
     values, scores = [], []
     for layer, block in enumerate(model.blocks):
@@ -67,7 +68,8 @@ def direct_writes(
         W_O = block.attn.W_O.to(own)
         values.append((W_O * asked).sum((-2, -1)).double())  # tr(W_O askedᵀ)
         scores.append(rotation_z(W_O, asked.mT, own.dtype))  # R stands between V and O
-    return Writes(torch.stack(values).cpu(), torch.stack(scores).cpu())
+    value = finite(torch.stack(values), model, "what heads write", tokens)
+    return Writes(value.cpu(), torch.stack(scores).cpu())
 
 
 @torch.no_grad()
@@ -85,7 +87,7 @@ def promoted_tokens(model: Any, tokens: Any, *, k: int = 5, sources: int = 3) ->
         raise ValueError(f"{model.name}: {why}")
     tokens, cfg = model.accept(tokens), model.cfg
     k = min(k, cfg.d_vocab)
-    cache = model.run_with_cache(tokens, _sites(model, "attn.hook_v", "attn.hook_pattern"))[1]
+    cache = finite_cache(model, tokens, _sites(model, "attn.hook_v", "attn.hook_pattern"))
     frames, directions = [], []
     for layer, block in enumerate(model.blocks):
         index, vectors = _sources(model, cache, tokens, layer, sources)
@@ -177,6 +179,7 @@ def _extremes(
     kept: list[tuple[Tensor, Tensor] | None] = [None, None]
     for part in torch.arange(size, device=written.device).split(WORDS):
         logits = written @ model.W_U[:, part].to(written)
+        finite(logits, model, "what heads write to the logits")
         total += logits.sum(1, keepdim=True)
         for side, largest in enumerate((True, False)):
             ids = part.expand_as(logits)

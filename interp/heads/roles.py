@@ -24,6 +24,7 @@ from scipy import stats
 from torch import Tensor
 
 from .. import chance
+from ..finite import finite_cache
 from ..precision import wide
 from ..tokens import Tokens
 from .circuits import copying
@@ -156,7 +157,7 @@ def rotated_shares(
     """
     cfg = model.cfg
     generator = chance.seeded(seed)
-    cache = model.run_with_cache(tokens, ["attn.hook_q", "attn.hook_k", "attn.hook_pattern"])[1]
+    cache = finite_cache(model, tokens, ["attn.hook_q", "attn.hook_k", "attn.hook_pattern"])
     layout = model.layout(tokens)
     asked = (weights != 0).any(-1).any(0)
     # Where a row asks for fewer queries than another, some that have no weight come along.

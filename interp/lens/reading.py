@@ -11,8 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..finite import finite, finite_cache
 from ..indices import Indices, indices
 from ..metrics import Where, answer_ids, one_position
+from ..precision import wide
 from ..tokens import Tokens
 
 POSITIONS = 2048
@@ -146,7 +148,7 @@ def streams(model: Any, tokens: Tokens, pos: Where, layers: set[int]) -> Iterato
     names = {layer: _site(model, layer) for layer in layers}
     for rows in torch.arange(len(tokens)).split(max(1, POSITIONS // tokens.shape[1])):
         part, here = tokens[rows], rows.to(tokens.device)
-        _, cache = model.run_with_cache(part, list(names.values()))
+        cache = finite_cache(model, part, list(names.values()))
         if chosen is None:
             row, place = part.real.nonzero().T
         else:
@@ -180,12 +182,12 @@ def log_probs(model: Any, resid: Tensor) -> Tensor:
 def logits_of(model: Any, resid: Tensor) -> Tensor:
     """In float32 at least: probabilities in half precision lose the tails that entropy needs."""
     logits = model.to_logits(resid.to(model.dtype)[None])[0]
-    return logits if logits.dtype.itemsize >= 4 else logits.float()
+    return wide(finite(logits, model, "the logits that a lens reads"))
 
 
 def divergence(final: Tensor, own: Tensor) -> Float[Tensor, " n"]:
     """KL(final ‖ own) in nats, of log-probabilities [n d_vocab]."""
-    return (final.exp() * (final - own)).nan_to_num().sum(-1)
+    return (final.exp() * (final - own)).sum(-1)
 
 
 def _as_it_is(layer: int, resid: Tensor) -> Tensor:
@@ -202,7 +204,7 @@ def _measured(one: Reading, ids: Tensor | None) -> pd.DataFrame:
     columns = {
         "top": top,
         "top_prob": top_prob,
-        "entropy": -(own.exp() * own).nan_to_num().sum(-1) / math.log(2),
+        "entropy": -(own.exp() * own).sum(-1) / math.log(2),
         "kl": divergence(one.final, own),
     }
     if ids is not None:

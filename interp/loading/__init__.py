@@ -15,11 +15,12 @@ import torch
 
 from ..devices import as_device
 from ..model import HookedTransformer
+from ..precision import AUTO, analysis_dtype, dtype_name
 from ..tokenizer import Tokenizer
 from ..untrusted import parse_json, safe_join
 from ..visible import visible_errors
 from ..writing import write_file
-from .assemble import WeightsError, assembled, with_stored_head
+from .assemble import WeightsError, assembled, stored_dtype, with_stored_head
 from .beside import end_ids
 from .check import CheckFailed, check_loaded, check_tokenizer
 from .families import read_config, read_labels
@@ -64,22 +65,24 @@ def load(
     device: any that torch knows and that is here; by default CUDA where there is one, else the CPU
     (Apple's "mps" only when it is named). dtype: by default as stored, or as the
     model was when `save` stored it in another one (the small bundled models: float32).
-    Peak memory is that of the weights. `model.source` says where they came from.
+    dtype="auto" is what analyses take: float32 for half-precision weights on a CPU, as stored
+    elsewhere. Peak memory is that of the weights. `model.source` says where they came from.
 
-    check: by default the tokenizer must not be larger than the embedding, and the family must give
-    its recorded reference (once per process, about 10 ms). True: the identities must hold on this
-    model as well, for some two forward passes. False: nothing is checked.
+    check: by default every weight must be finite, the tokenizer not larger than the embedding, and
+    the family must give its recorded reference (once per process, about 10 ms). True: the
+    identities must hold on this model as well, for some two forward passes. False: nothing is
+    checked.
 
     Raises ValueError on an unknown name, anything but safetensors, a corrupt file, an architecture
     that is not supported, weights that do not fit it (all faults listed), or a check that fails.
     """
-    where, wanted = as_device(device), _dtype(dtype)
+    where, wanted = as_device(device), None if dtype == AUTO else _dtype(dtype)
     source = locate(name)
     config_file = f"{source.folder / 'config.json'}"
     values = config_values(source)
     family, cfg = read_config(values, config_file)
-    if wanted is None and family.name == "interp":
-        wanted = _dtype(values.get("dtype"), config_file)
+    kept = _dtype(values.get("dtype"), config_file) if family.name == "interp" else None
+    wanted = wanted or kept
     entries = weight_entries(source)
     if check is not False and family.name == "interp":
         check_saved(source.folder)
@@ -91,6 +94,9 @@ def load(
         model = assembled(family, cfg, entries, wanted, where, source.name)
     except WeightsError as error:
         raise WeightsError(f"{source.folder}: {error}") from None
+    own = kept or (stored_dtype(entries.values()) if wanted else model.dtype)
+    if dtype == AUTO:
+        model.to(analysis_dtype(model.dtype, where))
     model.tokenizer, model.labels = tokenizer, read_labels(values, cfg, config_file)
     model.stored_end_ids = end_ids(values, source.folder, cfg.d_vocab)
     if model.encoder is not None:
@@ -101,6 +107,7 @@ def load(
         "kind": source.kind,
         "revision": source.revision,
         "family": family.name,
+        "dtype": dtype_name(own),
         "files": {file.name: file.stat().st_size for file in sorted(files)},
     }
     if check is not False:
@@ -179,5 +186,7 @@ def _dtype(dtype: str | torch.dtype | None, where: str | None = None) -> torch.d
     found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if found not in DTYPES.values():
         allowed, file = ", ".join(DTYPES), f"{where}: " if where else ""
-        raise ValueError(f"{file}dtype {dtype!r}: expected one of {allowed}, or None (as stored)")
+        raise ValueError(
+            f"{file}dtype {dtype!r}: expected one of {allowed}, auto, or None (as stored)"
+        )
     return found

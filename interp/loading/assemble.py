@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -235,14 +235,15 @@ def raise_faults(of: str, faults: Mapping[str, Sequence[str]]) -> None:
 
 def common_dtype(plan: Plan) -> torch.dtype:
     """The dtype of the stored weights; the smallest that holds all where they differ."""
-    stored = {
-        piece.entry.dtype for pieces in plan.pieces.values() for piece in pieces if piece.entry
-    }
-    dtypes = {FLOATS[dtype] for dtype in stored - set(BYTES)}
-    common = dtypes.pop()
-    for dtype in dtypes:
-        common = torch.promote_types(common, dtype)
-    return common
+    return stored_dtype(
+        piece.entry for pieces in plan.pieces.values() for piece in pieces if piece.entry
+    )
+
+
+def stored_dtype(entries: Iterable[Entry]) -> torch.dtype:
+    """The smallest that holds all the floating numbers of some tensors of a file."""
+    dtypes = {FLOATS[entry.dtype] for entry in entries if entry.dtype in FLOATS}
+    return functools.reduce(torch.promote_types, dtypes)
 
 
 def fill(

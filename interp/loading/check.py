@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from ..config import TransformerConfig
+from ..finite import NotFinite, weight_faults
 from ..model import HookedTransformer
+from ..precision import dtype_name
 from ..tokenizer import Tokenizer
 from ..tokens import Tokens
 from .reference import FamilyCheck, check_family, families, numbers
@@ -24,15 +26,26 @@ N_PROBES = 8
 ANYWAY = "check=False opens it anyway; if its files are sound, please report this as a fault"
 
 
+OPEN = "check=False opens it, to look for the fault; methods refuse it"
+
+
 class CheckFailed(ValueError):
     """A model that opened, and does not compute what it should."""
 
 
 def check_loaded(model: HookedTransformer, family: str, check: bool | None) -> None:
-    """The family's reference, and the identities on this model where `check` is True.
+    """That every weight is finite, the family's reference, and the identities on this model where
+    `check` is True.
 
     Raises CheckFailed, with what failed, by how much, and what to do.
     """
+    faults = weight_faults(model)
+    if faults:
+        more = f", and {len(faults) - 1} more weights are not finite" if len(faults) > 1 else ""
+        stored, why = model.source.get("dtype"), "Its file is damaged"
+        if stored not in (None, dtype_name(model.dtype)):
+            why += f", or holds numbers that {model.dtype} does not (dtype={stored!r} keeps them)"
+        raise CheckFailed(f"{model.name}: {faults[0]}{more}. {why}. {OPEN}")
     if family in families():
         found = _once(family)
         if not found.holds:
@@ -41,7 +54,10 @@ def check_loaded(model: HookedTransformer, family: str, check: bool | None) -> N
                 f"relative error {found.error:.1e}, allowed {found.tolerance:.0e}. {ANYWAY}"
             )
     if check:
-        frame = model.check_identities(probe(model))
+        try:
+            frame = model.check_identities(probe(model))
+        except NotFinite as error:
+            raise CheckFailed(f"{model.name}: {error}. {OPEN}") from None
         broken = frame[~frame["holds"]]
         if len(broken):
             lines = [
@@ -52,8 +68,7 @@ def check_loaded(model: HookedTransformer, family: str, check: bool | None) -> N
             more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
             raise CheckFailed(
                 f"{model.name}: {len(broken)} of {len(frame)} identities do not hold: "
-                f"{'; '.join(lines)}{more}. A weight may be infinite or NaN, or too large for its "
-                f"dtype (try dtype='float32'). {ANYWAY}"
+                f"{'; '.join(lines)}{more}. {ANYWAY}"
             )
 
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..finite import NotFinite, is_finite
 from ..indices import index_tensor, whole_number
 from ..precision import wide
 
@@ -111,6 +112,7 @@ class FactoredMatrix:
 
     def svd(self) -> tuple[Tensor, Tensor, Tensor]:
         """U [..., m, r], S [..., r] falling, Vh [..., r, n] with A B = U diag(S) Vh."""
+        self._check_finite()
         q_a, r_a = torch.linalg.qr(wide(self.A))
         q_b, r_b = torch.linalg.qr(wide(self.B).mT)
         U, S, Vh = torch.linalg.svd(r_a @ r_b.mT, full_matrices=False)
@@ -141,11 +143,20 @@ class FactoredMatrix:
         """The eigenvalues of A B that can differ from zero, complex [..., r]: those of B A."""
         if self.shape[-1] != self.shape[-2]:
             raise ValueError(f"eigenvalues need a square product, this one is {list(self.shape)}")
+        self._check_finite()
         return torch.linalg.eigvals(wide(self.B) @ wide(self.A))
 
     def norm(self) -> Tensor:
         """Frobenius norm [...], from singular values (a Gram product would square the error)."""
         return self.svd()[1].square().sum(-1).sqrt()
+
+    def _check_finite(self) -> None:
+        """Raise NotFinite: a decomposition of NaN is an error of LAPACK, or NaN."""
+        for name, factor in (("A", self.A), ("B", self.B)):
+            if not is_finite(factor):
+                *batch, row, column = (~factor.isfinite()).nonzero()[0].tolist()
+                at = f" of the product {batch}" if batch else ""
+                raise NotFinite(f"the factor {name}{at} is not finite at [{row}, {column}]")
 
     def __repr__(self) -> str:
         return f"FactoredMatrix({list(self.shape)}, inner {self.A.shape[-1]})"

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .. import chance
+from ..finite import NotFinite, check_model, is_finite, place
 from ..sites import SiteFilter
 from ..tap import SILENT, ActivationCache, Tap
 from ..tokenizer import past
@@ -104,6 +105,7 @@ def stream(
     keep: bool = False,
 ) -> Iterator[Step]:
     """One Step per new token, without end but max_new_tokens. Nothing stays in the model."""
+    check_model(model, prompt)
     capacity = prompt.shape[1] + max_new_tokens
     prefix = model.new_prefix(len(prompt), capacity)
     # One generator per row: a row draws the same numbers alone and in a batch.
@@ -119,8 +121,9 @@ def stream(
         logits = model.last_logits(tokens, tap, prefix)
         if looking:
             tap.check_fired()
-        if logits.isnan().any():
-            raise ValueError(f"the logits of step {step} are NaN; a hook or a weight is not finite")
+        # A hook may forbid tokens by −∞; nothing else that is not finite is meant.
+        if not is_finite(logits.nan_to_num(neginf=0, nan=torch.nan) if model.fwd_hooks else logits):
+            raise NotFinite(f"the logits of step {step} are not finite", place(model, seen))
         draws = None
         if sampling.temperature > 0:
             draws = torch.stack(

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ..finite import check_cache, check_model
 from ..tap import ActivationCache
 from ..tokens import Tokens
 from .positions import Layout
@@ -27,10 +28,14 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 1e-2, tor
 @torch.no_grad()
 def check_identities(model: HookedTransformer, tokens: Input) -> pd.DataFrame:
     """Each identity at each layer: layer, identity, error (max |left − right| as a share of the
-    largest value), tolerance, holds. Only real tokens are compared.
+    largest value), tolerance, holds. Only real tokens are compared. Raises NotFinite where a site
+    holds NaN or infinity.
     """
     wanted = [name for name in model.sites.names if not name.endswith("_input")]
+    tokens = model.accept(tokens)
+    check_model(model, tokens)
     logits, cache = model.run_with_cache(tokens, wanted)
+    check_cache(model, cache)
     rows = []
     for layer, identity, left, right, read in _of_both(model, cache, logits):
         if left.ndim == 3:  # [batch pos …]

@@ -12,7 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..config import TransformerConfig
+from ..finite import check_model, finite
 from ..indices import whole_numbers
+from ..precision import wide_dtype
 from ..sites import SiteFilter
 from ..tokens import Tokens
 from ..unknown import warn_of_unknown
@@ -311,16 +313,18 @@ class Verbs(nn.Module):
 
         mean: over real tokens (sentence-transformers, not normalised); first: BERT's [CLS]; last:
         the last real token. Of an encoder–decoder the vectors are the encoder's, of the source.
+        Raises NotFinite where they hold NaN or infinity.
         """
         tokens = self.accept(tokens)
         generation.check_rows(tokens)
         if self.encoder is not None:
             return self.encoder.with_hooks(self.fwd_hooks).pool(tokens.source, how)
-        resid = self(tokens, stop_at_layer=self.cfg.n_layers)
+        check_model(self, tokens)
+        resid = finite(self(tokens, stop_at_layer=self.cfg.n_layers), self, "the vectors", tokens)
         real = tokens.real
         if how == "mean":
-            weights = real.to(resid.dtype)[..., None]
-            return (resid * weights).sum(1) / weights.sum(1)
+            weights = real.to(wide_dtype(resid.dtype))[..., None]
+            return ((resid * weights).sum(1) / weights.sum(1)).to(resid.dtype)
         index = torch.arange(real.shape[1], device=real.device)
         if how == "first":
             at = torch.where(real, index, real.shape[1]).amin(1)

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from .figures import Figure
 
 FACTS = (
-    *("command", "config", "seed", "model", "device", "dtype", "threads", "git", "packages"),
-    *("python", "platform"),
+    *("command", "config", "seed", "model", "device", "dtype", "precision", "threads", "git"),
+    *("packages", "python", "platform"),
 )
 """What every manifest says of its origin; null where nobody told."""
 
@@ -197,6 +197,9 @@ class Report:
         self.links: list[tuple[str, str]] = []
         self.root = ""
         self.provenance = dict(provenance or {})
+        precision = self.provenance.get("precision") or ""
+        if "float16" in precision:  # half precision, in the file or in the computation
+            self.certainty.append(precision)
         self._taken: set[str] | None = set()
         self._started = time.perf_counter()
 

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..edits import Replace
-from ..metrics import Bound, checked
+from ..metrics import Bound, measured
 from ..model import Layout, Prefix
 from ..tap import Silent, Tap
 from ..tokens import Tokens
@@ -105,7 +105,7 @@ class Rerun:
     def baseline(self, where: str) -> Float[Tensor, " batch"]:
         """The metric of the base run, which `where` names."""
         every = torch.arange(len(self.tokens), device=self.tokens.device)
-        return checked(self.bound.measure(self.seen, every), [where] * len(every))
+        return measured(self.bound, self.seen, every, [where] * len(every))
 
     def measure(self, rows: Sequence[Row]) -> Float[Tensor, " rows"]:
         """The metric of each row of one pass, in float64 on the CPU."""
@@ -348,7 +348,7 @@ class Pass:
 
     def _value(self, read: Tensor, group: Group) -> Float[Tensor, " rows"]:
         where = [f"node {row.node}" for row in self.rows[group.first : group.last]]
-        return checked(self.work.bound.measure(read, self._examples(group)), where)
+        return measured(self.work.bound, read, self._examples(group), where)
 
     def _examples(self, group: Group) -> Tensor:
         return self.examples[group.first : group.last]

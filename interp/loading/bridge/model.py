@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from ...finite import finite_cache
 from ...model import HookedTransformer
 from ...model.transformer import Input
 from ...sites import ALONE, SiteTable
@@ -265,7 +266,7 @@ class BridgedTransformer(HookedTransformer):
             raise ValueError("identities are measured on rows without padding")
         rows: dict[tuple, float] = {}
         plain = [name for name in self.sites.names if not name.endswith("_input")]
-        _, cache = self.run_with_cache(tokens, plain)
+        cache = finite_cache(self, tokens, plain)
         run = Run(dict(cache), tokens.ids, self.bridge, self.cfg.causal, self.W_E)
         for one in identities(run, self.cfg.n_layers):
             if (one.layer, one.text) in self.identities:
