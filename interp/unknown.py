@@ -10,17 +10,13 @@ from __future__ import annotations
 import logging
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from .tokenizer import Tokenizer
+from .tokenizer import BLANK, Tokenizer, UnknownText
 
 logger = logging.getLogger(__name__)
-RARE = ("\U00010600", "\U00010601")
-"""Two signs of Linear A, which no vocabulary has: they are the same token where that is unknown."""
-BLANK = "▁Ġ "
-"""How vocabularies write a space."""
 STRIPPED = range(0x300, 0x370)
 """Accents of Latin that tokenizers strip by design, as they lower the case of letters."""
 SHOWN = 5
@@ -82,17 +78,9 @@ def _say(message: str) -> None:
     logger.warning(message)
 
 
-def unknown_ids(tokenizer: Tokenizer) -> frozenset[int]:
-    """What an unknown word becomes: as the special tokens say, and as the vocabulary does."""
-    first, second = (tokenizer.encode(sign, bos=False) for sign in RARE)
-    used = first[-1:] if first == second and not _is_blank(tokenizer, first) else []
-    stated = [] if tokenizer.unk_id is None else [tokenizer.unk_id]
-    return frozenset([*used, *stated])
-
-
-def _counter(tokenizer: Tokenizer) -> Any:
+def _counter(tokenizer: Tokenizer) -> Callable[[str], tuple[int, int]]:
     """A function from a text to its tokens and those of them that are unknown."""
-    ids = unknown_ids(tokenizer)
+    ids = tokenizer.unknown_ids
     names = [tokenizer.token(i) for i in ids]
 
     @cache
@@ -101,24 +89,24 @@ def _counter(tokenizer: Tokenizer) -> Any:
             return False
         if ord(character) in STRIPPED:
             return False
-        return _is_blank(tokenizer, tokenizer.encode(character, bos=False))
+        try:
+            pieces = [tokenizer.token(i) for i in tokenizer.encode(character, bos=False)]
+        except UnknownText:  # known as a part of words alone
+            return False
+        return not any(piece.strip(BLANK) for piece in pieces)  # a space may stand before a text
 
     def count(text: str) -> tuple[int, int]:
-        found = Counter(tokenizer.encode(text, bos=False))
-        named = sum(text.count(name) for name in names)
-        missed = max(sum(found[i] for i in ids) - named, 0)
+        tokens = len(tokenizer.encode(text, bos=False))
+        for name in names:
+            text = text.replace(name, " ")
+        missed = sum(i in ids for i in tokenizer.encode(text, bos=False))
         dropped = sum(n for c, n in Counter(text).items() if is_dropped(c))
-        return found.total() + dropped, missed + dropped
+        return tokens + dropped, missed + dropped
 
     return count
 
 
-def _is_blank(tokenizer: Tokenizer, ids: Sequence[int]) -> bool:
-    """Whether nothing but the space that a tokenizer puts before a text is left."""
-    return all(not tokenizer.token(i).strip(BLANK) for i in ids)
-
-
-def _examples(count: Any, texts: Iterable[str]) -> tuple[str, ...]:
+def _examples(count: Callable[[str], tuple[int, int]], texts: Iterable[str]) -> tuple[str, ...]:
     words = Counter(word for text in texts for word in text.split())
     unknown = (word for word, _ in words.most_common() if count(word)[1])
     return tuple(word for word, _ in zip(unknown, range(SHOWN), strict=False))

@@ -15,7 +15,7 @@ from analyses._unknown import check_unknown
 from interp.report import Report
 from interp.tokenizer import Tokenizer
 from interp.training.vocabulary import train_tokenizer
-from interp.unknown import unknown_ids, unknown_tokens
+from interp.unknown import unknown_tokens
 from interp.windows import Windows
 from tests.vocabularies import byte_pairs, masked, model_of, whole_words
 
@@ -102,13 +102,15 @@ def test_dropped_characters_are_those_that_decoding_does_not_bring_back(kind, te
 
 
 def test_the_unknown_token_is_found_where_nothing_states_it():
-    stated = TOKENIZERS["words"]()
-    assert unknown_ids(stated) == unknown_ids(TOKENIZERS["words, unknown not stated"]()) == {0}
-    assert unknown_ids(TOKENIZERS["unigram"]()) == {0}
-    assert unknown_ids(TOKENIZERS["characters, unknown dropped"]()) == set()
-    assert unknown_ids(TOKENIZERS["dropped behind a space"]()) == set()
+    ids = {kind: make().unknown_ids for kind, make in TOKENIZERS.items()}
+    assert ids["words"] == ids["words, unknown not stated"] == ids["unigram"] == {0}
+    assert ids["characters, unknown dropped"] == ids["dropped behind a space"] == set()
     gpt = byte_pairs()
-    assert unknown_ids(gpt) == {gpt.unk_id}
+    assert gpt.unknown_ids == {gpt.unk_id}
+    unstated = TOKENIZERS["words, unknown not stated"]()
+    assert unstated.single("ab") == 1 and unstated.single("<unk>") == 0
+    with pytest.raises(ValueError, match="'zz' is unknown to the tokenizer"):
+        unstated.single("zz")
 
 
 @pytest.mark.parametrize("kind", ["words", "characters"])
@@ -117,6 +119,20 @@ def test_its_own_name_is_no_unknown_word(kind):
     assert unknown_tokens(tokenizer, "ab <unk> ab").unknown == 0
     assert unknown_tokens(tokenizer, "ab <unk> 日").unknown == 1
     assert unknown_tokens(byte_pairs(), "a<|end|>b").unknown == 0
+    plain = tokenizer_of(
+        models.WordLevel({"?": 0, "ab": 1}, "?"), pre_tokenizers.Whitespace(), {"unk_token": "?"}
+    )
+    assert unknown_tokens(plain, "ab? zz? yy?").unknown == 2
+
+
+def test_a_vocabulary_without_an_unknown_token_refuses_the_words_it_lacks():
+    closed = tokenizer_of(
+        models.WordLevel({"ab": 0, "cd": 1}, "<absent>"), pre_tokenizers.WhitespaceSplit()
+    )
+    assert closed.unknown_ids == set()
+    assert unknown_tokens(closed, ["ab cd", "cd"]) == (3, 0, ())
+    with pytest.raises(ValueError, match="own: a word of the text is unknown"):
+        unknown_tokens(closed, "ab zz")
 
 
 def test_marks_and_blanks_are_not_missed():

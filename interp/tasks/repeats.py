@@ -137,7 +137,7 @@ def _ordinary(model: Any, rng: np.random.Generator, need: int, most: int) -> lis
 
 def _is_ordinary(tokenizer: Tokenizer, id: int) -> bool:
     """Whether an id is not special and is what its own text is read as."""
-    if id in tokenizer.special_ids or id == tokenizer.unk_id:
+    if id in tokenizer.special_ids or id in tokenizer.unknown_ids:
         return False
     piece = tokenizer.str_tokens([id])[0]
     if "\ufffd" in piece or not piece.strip() or not piece.isprintable():

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, NamedTuple
 
-from ..unknown import unknown_ids
 from .pairs import Pairs
 from .prompts import Draft, Reader, assemble, circle, crossed, fill, start
 
@@ -199,7 +198,7 @@ def _calendar(reader: Reader, k: int | None) -> _Calendar:
 def _ways(reader: Reader) -> dict[Way, tuple[dict[str, dict[str, int]], list[str]]]:
     """By way of writing a year: the ids of `_Calendar`, and the years."""
     word = cache(lambda digits: tuple(reader.word(digits)))
-    unknown = unknown_ids(reader.tokenizer) | reader.tokenizer.special_ids
+    unknown = reader.tokenizer.unknown_ids | reader.tokenizer.special_ids
     ways: dict[Way, tuple[dict[str, dict[str, int]], list[str]]] = {}
     for number in range(100 * CENTURIES.start, 100 * CENTURIES.stop):
         year = str(number)

@@ -65,12 +65,19 @@ def vocabulary(values: dict[str, Any]) -> dict[str, int]:
     return vocab if isinstance(vocab, dict) else {}
 
 
+class UnknownText(ValueError):
+    """A text of words that the vocabulary lacks, where it has no token for unknown ones either."""
+
+
 @contextlib.contextmanager
 def panics_named(name: str) -> Iterator[None]:
-    """A panic of the library, which is no Exception, as a ValueError."""
+    """A panic of the library, which is no Exception, as a ValueError; as `UnknownText` the plain
+    Exception that it raises where an unknown token is needed and there is none."""
     try:
         yield
     except BaseException as error:
+        if type(error) is Exception:
+            raise UnknownText(f"{name}: a word of the text is unknown ({error})") from None
         if type(error).__name__ != "PanicException":
             raise
         raise ValueError(
@@ -127,7 +134,8 @@ def _try_out(made: tokenizers.Tokenizer, name: str) -> None:
     length = 1
     while length < 2 * len(TEXT):
         start, text = time.thread_time(), TEXT[:length]
-        with panics_named(name):
+        ids, back = [], ""
+        with contextlib.suppress(UnknownText), panics_named(name):
             ids = made.encode(text).ids
             back = made.decode(ids, skip_special_tokens=False)
         seconds, size = time.thread_time() - start, max(len(ids), len(back))

@@ -19,8 +19,12 @@ from tokenizers import decoders
 
 from ..indices import whole_number
 from .folder import read_folder
-from .serialized import backend, panics_named
+from .serialized import UnknownText, backend, panics_named
 
+BLANK = "▁Ġ "
+"""How vocabularies write a space."""
+RARE = ("\U00010600", "\U00010601")
+"""Two signs of Linear A, which no vocabulary has: they are the same token where that is unknown."""
 MAX_ID = 2**32
 """What the library counts to."""
 
@@ -99,6 +103,18 @@ class Tokenizer:
         """What an unknown word becomes; byte-level vocabularies have none."""
         return self._special_id("unk_token")
 
+    @cached_property
+    def unknown_ids(self) -> frozenset[int]:
+        """What an unknown word becomes, as the special tokens say and as the vocabulary does, which
+        a folder need not state."""
+        stated = [] if self.unk_id is None else [self.unk_id]
+        try:
+            first, second = (self.encode(sign, bos=False) for sign in RARE)
+        except UnknownText:
+            return frozenset(stated)
+        same = first == second and any(self.token(i).strip(BLANK) for i in first)
+        return frozenset([*stated, *(first[-1:] if same else [])])
+
     @property
     def mask_id(self) -> int | None:
         """The blank of masked language models."""
@@ -169,7 +185,7 @@ class Tokenizer:
         Raises ValueError, naming the pieces, when the text is several tokens or an unknown one.
         """
         ids = self.encode(text, bos=False)
-        if len(ids) == 1 and (ids[0] != self.unk_id or text == self.special.get("unk_token")):
+        if len(ids) == 1 and (ids[0] not in self.unknown_ids or text == self.token(ids[0])):
             return ids[0]
         if len(ids) == 1:
             raise ValueError(f"{text!r} is unknown to the tokenizer {self.name!r}")
@@ -228,4 +244,4 @@ class Tokenizer:
         if not other:
             return ""
         ids = self.encode(other, bos=False)
-        return f"; {other!r} is one" if len(ids) == 1 and ids[0] != self.unk_id else ""
+        return f"; {other!r} is one" if len(ids) == 1 and ids[0] not in self.unknown_ids else ""
