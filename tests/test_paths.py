@@ -276,6 +276,27 @@ def test_receivers_together_are_a_row_and_senders_in_their_order():
     assert frame.attrs["forward_equivalents"] < frame.attrs["naive_equivalents"] + 4
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_what_path_patching_is_said_to_cost_is_what_it_runs(monkeypatch, together):
+    """Both runs, for every sender one up to the last layer that receives, and the sweeps."""
+    model, pairs = random_model(small_config()), made_pairs()
+    senders, receivers = [(0, 1), (0, 2)], [("q", 1, 0), ("k", 1, 1), ("v", 1, 3)]
+    swept, sweep = [], paths.engine.sweep
+
+    def counted(*given, **options):
+        frame = sweep(*given, **options)
+        swept.append(frame.attrs["forward_equivalents"])
+        return frame
+
+    monkeypatch.setattr(paths.engine, "sweep", counted)
+    chosen = [receivers] if together else receivers
+    attrs = path_patch(model, pairs, senders, chosen, progress=False).attrs
+    assert len(swept) >= 2
+    runs = 2 + len(senders) * 2 / model.cfg.n_layers  # up to layer 1, which receives
+    assert attrs["forward_equivalents"] == pytest.approx(runs + sum(swept))
+    assert attrs["naive_equivalents"] == 2 + len(senders) + len(senders) * len(chosen)
+
+
 def test_views_with_hooks_are_patched_as_they_run():
     """A view that silences a head is the model whose head writes nothing."""
     model, pairs = random_model(small_config()), made_pairs()

@@ -427,6 +427,21 @@ def pair_of_stacks():
     return model, tokens, Tokens(OTHER, source=Tokens(other))
 
 
+@pytest.mark.parametrize("length", [1, 7, 20])
+@pytest.mark.parametrize("site", ["encoder_blocks.z", "cross_attn.z", "decoder_blocks.resid_mid"])
+def test_the_bytes_of_a_base_run_are_those_that_it_keeps(site, length):
+    """Those of the source too, however long it is."""
+    model, tokens, _ = pair_of_stacks()
+    ids = torch.arange(len(tokens) * length).view(len(tokens), length) % 29
+    tokens = Tokens(tokens.ids, source=Tokens(ids))
+    chosen = read_nodes(interp.nodes(model, site, by=("layer",)), model, tokens)
+    base = rerun.base_run(model, tokens, chosen)
+    kept = [base.memory.resid, *(t for pair in base.memory._made.values() for t in pair)]
+    for run in (base, base.source):
+        kept += [*run.values.values(), *(t for placed in run.placed.values() for t in placed)]
+    assert rerun.base_bytes(model, tokens, chosen) == 8 * sum(t.numel() for t in kept)
+
+
 def test_the_rerun_of_two_stacks_spends_what_the_bound_says():
     """By hand, for the encoder's resid_pre at each layer and position."""
     model, tokens, _ = pair_of_stacks()

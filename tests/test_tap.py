@@ -134,6 +134,9 @@ def test_the_ledger_counts(model):
     tap = Tap(model.sites, fwd_hooks=[("z", zero)])
     model(IDS, tap)
     assert tap.ledger == [(f"blocks.{layer}.attn.hook_z", 1, 2) for layer in range(3)]
+    for again in (IDS[:1], torch.cat([IDS, IDS, IDS])):  # rows of all times, not of the last
+        model(again, tap)
+    assert tap.ledger == [(f"blocks.{layer}.attn.hook_z", 3, 2 + 1 + 6) for layer in range(3)]
 
 
 class Stop(Exception):
