@@ -73,6 +73,7 @@ MODEL_CASES = {
     ],
     f"{MODEL}.folded": lambda f, b: f(b.model),
     f"{MODEL}.check_identities": lambda f, b: f(b.model, b.tokens),
+    f"{MODEL}.end_ids": lambda f, b: sorted(f(b.world)),
     f"{MODEL}.num_params": lambda f, b: (f(b.model), f(b.model, "component"), f(b.model, "layer")),
     f"{MODEL}.forward": lambda f, b: (
         f(b.model, b.tokens), f(b.model, "the king"), f(b.model, [[1, 2, 3]], stop_at_layer=1),
@@ -125,6 +126,9 @@ MODEL_CASES = {
     "model.FactoredMatrix.norm": lambda f, b: f(b.model.QK),
     "tap.ActivationCache.is_of": lambda f, b: f(cached(b), b.model.stacks),
     "tap.ActivationCache.__getitem__": lambda f, b: f(cached(b), ("resid_post", 1)),
+    "tap.ActivationCache.positions": lambda f, b: f(cached(b, pos=[0, -1]), "hook_embed"),
+    "tap.ActivationCache.width": lambda f, b: f(cached(b, pos=[0, -1]), "hook_embed"),
+    "tap.ActivationCache.select": lambda f, b: f(cached(b), "z"),
     "tap.ActivationCache.stack": lambda f, b: f(cached(b), "z"),
     "tokens.Tokens.of": lambda f, b: (f(b.there(torch.tensor([[1, 2]]))), f([[1], [2, 3]])),
     "tokens.Tokens.from_rows": lambda f, b: f([[1], [2, 3]], side="left"),

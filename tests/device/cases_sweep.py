@@ -173,6 +173,7 @@ SWEEP_EXEMPT = {
     "metrics.Bound": "run by every sweep",
     "selection.Node": "run by every sweep",
     "selection.Selection": "run by every sweep",
+    "selection.Selections": "run by every sweep",
     "selection.stable_hash": "no tensors",
     "selection.counted_by": "run by every sweep of an encoder–decoder",
     "removal.significance": "numpy",

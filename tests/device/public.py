@@ -19,6 +19,7 @@ ROOMS = (
 ELSEWHERE = {
     "analogies": "numpy",
     "axes": "numpy",
+    "basis": "run by project_out",
     "calls": "run by every hook and function of a user",
     "chance": "draws on the CPU by definition: tests/test_chance.py, and test_draws.py here",
     "cli": "the analyses run here by themselves; its options: tests/test_devices.py",
@@ -27,6 +28,7 @@ ELSEWHERE = {
     "devices": "test_load.py here, and tests/test_devices.py",
     "files": "no tensors",
     "fingerprint": "run by journals and harvests",
+    "hashing": "run by journals and harvests",
     "indices": "run by every entrance that takes an index",
     "journal": "run by the sweeps here that have one",
     "memory": "run by every sweep",
@@ -41,6 +43,9 @@ ELSEWHERE = {
     "tokenizer": "no tensors",
     "unknown": "no tensors",
     "untrusted": "no tensors",
+    "vectors": "run by every edit that is given a value",
+    "visible": "no tensors",
+    "writing": "files on the CPU",
     "zoo": "models and their data, made on the CPU and moved",
     "__main__": "no tensors",
 }
