@@ -147,7 +147,7 @@ def test_unknown_fields_are_reported_once(caplog: pytest.LogCaptureFixture):
         ({"auto_map": {"AutoModel": "evil.Model"}}, "'auto_map' asks for code.*is never run"),
         ({"trust_remote_code": True}, "'trust_remote_code' asks for code"),
         ({"quantization_config": {"bits": 4}}, "'quantization_config'.*bridge"),
-        ({"n_layer": 10**9}, r"n_layer=1000000000: expected a whole number in \[1, 10000\]"),
+        ({"n_layer": 10**9}, r"n_layer=1000000000: expected a whole number in \[1, 512\]"),
         ({"n_layer": -1}, "n_layer=-1: expected a whole number"),
         ({"n_layer": 0}, "n_layer=0"),
         ({"n_layer": 2.0}, r"n_layer=2\.0"),
@@ -214,7 +214,7 @@ def test_rope_is_bounded_data(tmp_path: Path, rope: Any, fault: str | None):
         (b'{"n_layer": -Infinity}', "not a number of JSON"),
         (b'{"a":' * 100_000, "not valid JSON"),
         (b'{"n_layer": ' + b"9" * 10_000 + b"}", "not valid JSON"),
-        (b"\xff\xfe{", "not valid JSON"),
+        (b"\xff\xfe{", "UTF-16, not UTF-8"),
     ],
 )
 def test_config_that_is_no_json(folder: Path, text: bytes, fault: str):
@@ -226,7 +226,7 @@ def test_config_that_is_no_json(folder: Path, text: bytes, fault: str):
 def test_config_of_unbounded_size(tmp_path: Path):
     file = tmp_path / "config.json"
     file.write_text(" " * 100)
-    with pytest.raises(ValueError, match="100 bytes, but at most 99 are read"):
+    with pytest.raises(ValueError, match=r"config\.json: more than 99 bytes"):
         read_json(file, max_bytes=99)
     with pytest.raises(ValueError, match="where: expected a JSON object"):
         parse_json(b"3", "where")
