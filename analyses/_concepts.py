@@ -148,11 +148,10 @@ def of_pairs(model: Any, pairs: Pairs) -> tuple[Concept, Ask]:
     """The two classes of a task: by its two answers, by grammatical number, or else clean and
     corrupted; and its clean prompts, asked for the answers of the second class."""
     classes, labels = _classes(model, pairs)
-    both = joined(pairs.clean, pairs.corrupted)
     answer, wrong = (ids.reshape(len(pairs), -1).cpu() for ids in (pairs.answer, pairs.wrong))
     task = metrics.logit_diff(_stacked(answer, wrong), _stacked(wrong, answer), pos="end")
     concept = Concept(
-        pairs.name.replace("_", " "), classes, both, torch.cat([labels, 1 - labels]),
+        pairs.name.replace("_", " "), classes, pairs.both, torch.cat([labels, 1 - labels]),
         task, "logit(right answer) − logit(wrong one)", "end", paired=True,
     )  # fmt: skip
     return concept, asked(pairs, classes, labels)
@@ -209,20 +208,6 @@ def of_words(
     kl, name = metrics.kl(), "KL of the next token, before and after"
     texts = [*first, *second]
     return Concept("the words", classes, tokens, labels, kl, name, paired=paired, texts=texts)
-
-
-def joined(first: Tokens, second: Tokens) -> Tokens:
-    """The rows of two batches of one width, with the roles that both have."""
-    real = torch.cat([first.real, second.real])
-    strings = None
-    if first.strings is not None and second.strings is not None:
-        strings = [*first.strings, *second.strings]
-    return Tokens(
-        torch.cat([first.ids, second.ids]), mask=None if bool(real.all()) else real,
-        strings=strings, bos=first.bos,
-        roles={role: torch.cat([where, second.roles[role]]) for role, where in first.roles.items()
-               if role in second.roles},
-    )  # fmt: skip
 
 
 def find(

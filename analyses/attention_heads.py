@@ -18,10 +18,17 @@ import torch
 from analyses import _task, main
 from analyses._heads.pages import CHANCES, head_page, tokens_frame
 from analyses._heads.words import certainty, doubts, findings
-from analyses._task import TaskConfig, measure_baseline, metric_of, task_pairs, task_section
+from analyses._reference import (
+    MeanConfig,
+    mean_edit,
+    mean_in_words,
+    reference_of,
+    warn_of_one_class,
+)
+from analyses._task import measure_baseline, metric_of, task_pairs, task_section
 from analyses._text import text_windows
 from interp import heads, metrics
-from interp.engine import ablate
+from interp.engine import sweep
 from interp.finite import finite_cache
 from interp.heads.outputs import unreadable
 from interp.heads.roles import COLUMNS as ROLE_COLUMNS
@@ -29,6 +36,7 @@ from interp.indices import indices
 from interp.provenance import provenance
 from interp.report import Report, figures
 from interp.report.attention import MEASURES, Attention
+from interp.selection import nodes as make_nodes
 from interp.tasks import Pairs
 from interp.tokens import Tokens
 
@@ -59,7 +67,7 @@ TABLES = _task.TABLES | {
 
 
 @dataclass(frozen=True)
-class Config(TaskConfig):
+class Config(MeanConfig):
     """What to read, how often to draw, and which heads to take away."""
 
     text: Path | None = None
@@ -127,6 +135,8 @@ def examine(report: Report, model: Any, pairs: Pairs | None, config: Config) -> 
         report.skip("The task, and what removing a head does: this model gives no logits.")
     else:
         task_section(report, model, pairs, measure_baseline(model, pairs), config)
+        warn_of_one_class(report, pairs, config)
+        report.sure(mean_in_words(pairs, config))
     texts = _texts(report, model, pairs, config)
     rows = heads.random_repeats(model, config.repeats, config.length, config.seed)
     roles = heads.head_roles(model, rows, pairs, draws=config.null, seed=config.seed)
@@ -195,22 +205,26 @@ def _table(
 def _effects(
     report: Report, model: Any, pairs: Pairs | None, texts: Tokens, config: Config
 ) -> pd.DataFrame:
-    """What removing each head (its z set to its mean) changes, in order of layers; NaN where
-    nothing was removed."""
+    """What removing each head (its z set to its mean over the reference, of the loss over the texts
+    themselves) changes, in order of layers; NaN where nothing was removed."""
     cfg = model.cfg
     index = pd.MultiIndex.from_product([range(cfg.n_layers), range(cfg.n_heads)], names=KEYS)
     found = pd.DataFrame(np.nan, index=index, columns=list(EFFECTS))
     sweeps = {}
     if pairs is not None:
-        sweeps["task"] = (pairs.clean, metric_of(pairs))
+        reference = reference_of(pairs, config.reference)
+        sweeps["task"] = (pairs.clean, metric_of(pairs), reference)
     if cfg.head == "unembed" and cfg.causal:
-        sweeps["loss"] = (texts, metrics.loss())
+        sweeps["loss"] = (texts, metrics.loss(), texts)
     else:
         report.skip("The effect on the loss: this model predicts no next token.")
-    for name, (tokens, metric) in sweeps.items():
-        frame = ablate(
-            model, tokens, "attn.hook_z", ("layer", "head"), metric=metric, kind="mean",
-            layers=config.layers, heads=config.heads, journal=config.kept(name), allow_noop=True,
+    nodes = make_nodes(
+        model, "attn.hook_z", ("layer", "head"), layers=config.layers, heads=config.heads
+    )
+    for name, (tokens, metric, reference) in sweeps.items():
+        frame = sweep(
+            model, tokens, nodes, edit=mean_edit(tokens, reference, config.per), metric=metric,
+            journal=config.kept(name), allow_noop=True,
         )  # fmt: skip
         frame = frame.astype({"layer": int, "head": int}).set_index(KEYS)
         columns = [f"{name}_effect", f"{name}_stderr"]

@@ -16,9 +16,11 @@ from analyses._ablation.config import KINDS, Config
 from analyses._ablation.measure import edits_of, measure
 from analyses._ablation.report import show
 from analyses._ablation.words import tell
+from analyses._reference import reference_of, warn_of_one_class
 from analyses._task import measure_baseline, task_pairs, task_section
 from analyses._text import text_windows
 from interp.indices import indices
+from interp.metrics import single_answer
 from interp.provenance import provenance
 from interp.report import Report
 from interp.tasks import Pairs
@@ -83,9 +85,15 @@ def examine(report: Report, model: Any, pairs: Pairs, config: Config) -> None:
     config = _checked(model, config)
     found = measure_baseline(model, pairs)
     task_section(report, model, pairs, found, config)
+    if "mean" in config.kinds:
+        warn_of_one_class(report, pairs, config)
+    if "resample" in config.kinds and config.donors == "clean" and single_answer(pairs.answer):
+        report.warn(
+            f"All {len(pairs)} clean prompts have the same answer, and the donors are among them: "
+            "what resample ablation puts in holds the answer, too. --donors corrupted takes others."
+        )
     donors = pairs.clean if config.donors == "clean" else pairs.corrupted
-    mean_of = pairs.clean if config.reference == "clean" else pairs.corrupted
-    made = edits_of(pairs.clean, donors, mean_of, config)
+    made = edits_of(pairs.clean, donors, reference_of(pairs, config.reference), config)
     if not made:
         raise ValueError(f"kinds={config.kinds}: {_UNEVEN}")
     if len(made) < len(config.kinds):

@@ -78,7 +78,7 @@ class Config(TaskConfig):
     """Neurons that are removed one by one, where no layers are given."""
     kind: Kind = "zero"
     """What stands in place of a removed neuron when they are ranked: zero, or its mean over all
-    tokens of the clean prompts."""
+    tokens of the clean and corrupted prompts."""
     text: Path | None = None
     """A text file on which the neurons' firing and the loss are measured; by default the clean
     prompts of the task."""

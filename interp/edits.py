@@ -62,6 +62,8 @@ class Edit:
     what the edit needs."""
     made_of: tuple = field(default=(), repr=False)
     """What the edit was made with: numbers, tensors, tokens. A journal tells edits apart by it."""
+    reference: Tokens | None = field(default=None, repr=False)
+    """The rows whose mean, or one of which, is put in, where that is what the edit does."""
 
 
 def zero() -> Edit:
@@ -137,7 +139,12 @@ def patch(source: ActivationCache | Tokens) -> Edit:
 
 
 def mean(reference: ActivationCache | Tokens, per: Literal["all", "pos"] = "all") -> Edit:
-    """The mean over a reference set: over all its real tokens, or per position."""
+    """The mean over a reference set: over all its real tokens, or per position.
+
+    A mean over examples that all have one answer holds that answer: a part that carries it keeps
+    it, and its effect comes out too small or with the wrong sign. `sweep` warns where that is so;
+    `pairs.both`, clean and corrupted prompts together, is a reference that speaks for neither.
+    """
     if per not in ("all", "pos"):
         raise ValueError(f"per={per!r}: expected 'all' or 'pos'")
 
@@ -154,7 +161,8 @@ def mean(reference: ActivationCache | Tokens, per: Literal["all", "pos"] = "all"
         return lambda x, rows: _from_start(means[rows.site.name], rows).expand_as(x)
 
     name = f"mean per {per}" if per == "pos" else "mean"
-    return Edit(name, "ablate", bind, (_tokens(reference), per))
+    rows = _tokens(reference)
+    return Edit(name, "ablate", bind, (rows, per), rows)
 
 
 def resample(reference: ActivationCache | Tokens, seed: int = 0) -> Edit:
@@ -178,7 +186,8 @@ def resample(reference: ActivationCache | Tokens, seed: int = 0) -> Edit:
 
         return replace
 
-    return Edit("resample", "ablate", bind, (_tokens(reference), seed))
+    rows = _tokens(reference)
+    return Edit("resample", "ablate", bind, (rows, seed), rows)
 
 
 def each(by_row: Mapping[int, Edit], name: str = "each") -> Edit:

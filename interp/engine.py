@@ -7,6 +7,7 @@ Two engines give the same numbers: "rerun" recomputes only what an edit can chan
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -67,6 +68,7 @@ def sweep(
     if reduce not in ("mean", "none"):
         raise ValueError(f"reduce={reduce!r}: expected 'mean' or 'none'")
     tokens, frame = model.accept(tokens), as_frame(nodes)
+    _warn_of_one_answer(tokens, edit, metric)
     with traced(model, tokens):
         job = _prepared(model, tokens, frame, edit, metric, engine)
     log = None
@@ -122,6 +124,25 @@ def explain(
         "passes": len(job.passes),
         "bytes": job.bytes,
     }
+
+
+def _warn_of_one_answer(tokens: Tokens, edit: Edit, metric: Metric) -> None:
+    """What is put in comes from the examples themselves, which all have one answer: it is there,
+    too."""
+    reference, answer = edit.reference, metric.answer
+    if reference is None or answer is None or not metrics.single_answer(answer):
+        return
+    ids, theirs = tokens.ids, reference.ids
+    if ids is None or theirs is None or ids.shape != theirs.shape:
+        return
+    if bool((ids == theirs.to(ids.device)).all()):
+        warnings.warn(
+            f"{edit.name} ablation: all {len(tokens)} examples have the same answer, and what is "
+            "put in comes from them alone, so that it holds that answer: effects come out too "
+            "small or with the wrong sign. Take the reference from examples of both answers, such "
+            "as pairs.both (clean and corrupted prompts)",
+            stacklevel=3,
+        )
 
 
 class Pass(NamedTuple):
@@ -308,7 +329,8 @@ def ablate(
 ) -> pd.DataFrame:
     """Remove each node from the run: `sweep` with a zero, mean or resample edit.
 
-    mean and resample take `reference`, by default the tokens themselves. `options` go to `nodes`
+    mean and resample take `reference`, by default the tokens themselves; it should hold examples of
+    both answers, as `pairs.both` does (a warning says where all have one). `options` go to `nodes`
     (layers, heads, neurons, experts, positions) and `sweep` (reduce, engine, allow_noop, journal,
     progress).
     """

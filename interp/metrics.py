@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -68,6 +69,8 @@ class Metric:
     """What the metric was made with. A journal tells metrics apart by it."""
     of_cache: bool = False
     """Whether it reads a cache, for which every node needs a whole run."""
+    answer: Indices = field(default=None, repr=False)
+    """The ids that it asks for, [batch] or [batch k], where it asks for some."""
 
 
 def logit_diff(answer: Tensor, wrong: Tensor, pos: Where = None) -> Metric:
@@ -83,7 +86,7 @@ def logit_diff(answer: Tensor, wrong: Tensor, pos: Where = None) -> Metric:
         ids = torch.cat([right, other], dim=1)[:, None]
         return Bound(measure, positions=one_position(pos, tokens), ids=ids)
 
-    return Metric("logit_diff", bind, (answer, wrong, pos))
+    return Metric("logit_diff", bind, (answer, wrong, pos), answer=answer)
 
 
 def log_prob(answer: Tensor, pos: Where = None) -> Metric:
@@ -270,7 +273,7 @@ def _of_set(name: str, answer: Tensor, pos: Where, measure: Callable[[Tensor], T
             log_probs=True,
         )
 
-    return Metric(name, bind, (answer, pos))
+    return Metric(name, bind, (answer, pos), answer=answer)
 
 
 def _of_all(
@@ -285,7 +288,7 @@ def _of_all(
             positions=one_position(pos, tokens),
         )
 
-    return Metric(name, bind, (answer, pos))
+    return Metric(name, bind, (answer, pos), answer=answer)
 
 
 def _divergence(name: str, pos: Any, divergence: Callable[[Tensor, Tensor], Tensor]) -> Metric:
@@ -307,6 +310,13 @@ def _divergence(name: str, pos: Any, divergence: Callable[[Tensor, Tensor], Tens
         return Bound(measure, positions=positions)
 
     return Metric(name, bind, (pos,))
+
+
+def single_answer(answer: Indices) -> bool:
+    """Whether all examples have one and the same answer [batch], or set of answers [batch k]."""
+    given = answer if isinstance(answer, Tensor) else torch.as_tensor(np.asarray(answer))
+    sets = given.reshape(len(given), -1).sort(1).values
+    return bool((sets == sets[:1]).all())
 
 
 def answer_ids(answer: Indices, tokens: Tokens, model: Any) -> Int[Tensor, "batch k"]:

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from analyses._task import TaskConfig
+from analyses._reference import MeanConfig
 
 Kind = Literal["mean", "zero", "resample"]
 KINDS: tuple[Kind, ...] = ("mean", "zero", "resample")
 
 
 @dataclass(frozen=True)
-class Config(TaskConfig):
+class Config(MeanConfig):
     """What is removed, how, and on which task."""
 
     kinds: tuple[Kind, ...] = KINDS
@@ -31,11 +31,6 @@ class Config(TaskConfig):
     pair to be named."""
     random_sets: int = 30
     """Random orders in which heads are removed together; the first k of each are a random set."""
-    reference: Literal["clean", "corrupted"] = "clean"
-    """Prompts over which the mean of mean ablation is taken."""
-    per: Literal["pos", "all"] | None = None
-    """That mean for each position, or over all; by default for each position where all prompts are
-    equally long."""
     donors: Literal["corrupted", "own", "clean"] = "corrupted"
     """Where resampled values come from: a random corrupted prompt, each prompt's own corrupted one,
     or a random clean one."""

@@ -13,6 +13,7 @@ import pandas as pd
 import interp
 from analyses._ablation.config import Config
 from analyses._phrases import head_name
+from analyses._reference import mean_edit
 from analyses._task import Baseline, metric_of
 from interp import edits, metrics, stats
 from interp.edits import Edit
@@ -89,9 +90,8 @@ def aligned(tokens: Tokens) -> bool:
 
 def edits_of(tokens: Tokens, donors: Tokens, mean_of: Tokens, config: Config) -> dict[str, Edit]:
     """The edit of each kind; without "resample" where donors cannot stand in for every row."""
-    alike = aligned(tokens) and aligned(mean_of) and aligned(donors)
-    per = config.per or ("pos" if alike and len(mean_of) > 1 else "all")
-    made = {"zero": edits.zero(), "mean": edits.mean(mean_of, per=per)}
+    alike = aligned(tokens) and aligned(donors)
+    made = {"zero": edits.zero(), "mean": mean_edit(tokens, mean_of, config.per)}
     if config.donors == "own" and donors is not tokens:
         made["resample"] = edits.patch(donors)
     elif alike and donors.shape[1] == tokens.shape[1]:

@@ -8,6 +8,7 @@ import pandas as pd
 from analyses._ablation.config import Config
 from analyses._ablation.measure import ALPHA, KEPT, Measured, carriers, part_name
 from analyses._phrases import head_name, listed, number, plus_minus, signed
+from analyses._reference import mean_in_words
 from interp.report import Report
 from interp.tasks import Pairs
 from interp.tokens import Tokens
@@ -227,7 +228,7 @@ def _certainty(report: Report, m: Measured, pairs: Pairs, config: Config) -> Non
             "the same ones, which flatters the strongest."
         )
     if "mean" in m.kinds:
-        report.sure(_mean_in_words(pairs, config))
+        report.sure(mean_in_words(pairs, config))
     if "resample" in m.kinds:
         source = {
             "corrupted": f"a random corrupted prompt, one donor per node and prompt (seed "
@@ -237,26 +238,6 @@ def _certainty(report: Report, m: Measured, pairs: Pairs, config: Config) -> Non
             "clean": f"a random clean prompt, now and then the prompt itself (seed {config.seed})",
         }[config.donors]
         report.sure(f"Resample ablation takes values from {source}.")
-
-
-def _mean_in_words(pairs: Pairs, config: Config) -> str:
-    even = bool(pairs.clean.real.all())
-    per = config.per or ("pos" if even and len(pairs) > 1 else "all")
-    start = f"Mean ablation puts in the mean over {len(pairs)} {config.reference} prompts"
-    if per == "all":
-        why = "" if config.per else (
-            ", since there is one prompt only" if len(pairs) == 1
-            else ", since they are not equally long"
-        )  # fmt: skip
-        return f"{start} and all their tokens{why}: what a head says of position goes, too."
-    fixed = all(bool((where == where[0]).all()) for where in pairs.clean.roles.values())
-    kept = f"{start}, for each position by itself, so that what a head says of position stays"
-    if fixed:
-        return f"{kept}; every role stands at one position."
-    return (
-        f"{kept}. Roles stand at other positions from prompt to prompt, so that the mean at a "
-        "position mixes them; --per all takes one mean over all."
-    )
 
 
 def _doubts(report: Report, m: Measured, config: Config) -> None:

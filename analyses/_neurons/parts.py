@@ -80,7 +80,8 @@ def costliest(effects: pd.DataFrame) -> list[NeuronId]:
 def whole_layers(model: Any, pairs: Pairs, kind: Kind, config: TaskConfig) -> pd.DataFrame:
     """What the task loses when all neurons of a layer are removed together: `LAYERS`."""
     frame = interp.ablate(
-        model, pairs.clean, SITE, by=("layer",), kind=kind, metric=metric_of(pairs),
+        model, pairs.clean, SITE, by=("layer",), kind=kind, reference=pairs.both,
+        metric=metric_of(pairs),
         reduce="none", allow_noop=True, journal=config.kept("layers"),
     )  # fmt: skip
     rows = [
@@ -103,6 +104,7 @@ def ranked(
     """Every neuron of these layers removed alone, and beside it direct attribution."""
     frame = interp.ablate(
         model, pairs.clean, SITE, by=("layer", "neuron"), layers=layers, kind=kind,
+        reference=pairs.both,
         metric=metric_of(pairs), reduce="none", allow_noop=True, journal=config.kept("neurons"),
     )  # fmt: skip
     n = len(pairs)
@@ -152,7 +154,7 @@ def sets_against_random(
             drawn = rng.choice(len(order), size, replace=False)
             sets.append(("random", size, [order[i] for i in drawn]))
     nodes = neuron_nodes(model, [own for *_, own in sets])
-    edit = edit_of(kind, pairs.clean)
+    edit = edit_of(kind, pairs.both)
     effects = removed(model, held, nodes, edit, metric_of(held), config, "sets")
     lines = []
     for size in sizes:

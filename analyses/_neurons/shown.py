@@ -114,7 +114,7 @@ def show_removal(
     else:
         report.skip("The loss: this model attends both ways and predicts no next token.")
     for metric, tokens, measure in asked:
-        reference = tokens.clean if isinstance(tokens, Pairs) else tokens
+        reference = tokens.both if isinstance(tokens, Pairs) else tokens
         for kind in ("zero", "mean"):
             edit, name = edit_of(kind, reference), f"{metric}-{kind}"
             effects = removed(model, tokens, nodes, edit, measure, config, name)

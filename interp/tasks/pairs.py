@@ -73,6 +73,24 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.clean)
 
+    @property
+    def both(self) -> Tokens:
+        """The clean prompts and below them the corrupted ones: a reference that speaks for neither
+        side's answer."""
+        first, second = self.clean, self.corrupted
+        real = torch.cat([first.real, second.real.to(first.device)])
+        strings = None
+        if first.strings is not None and second.strings is not None:
+            strings = [*first.strings, *second.strings]
+        assert first.ids is not None  # checked when the pairs were made
+        assert second.ids is not None
+        return Tokens(
+            torch.cat([first.ids, second.ids.to(first.device)]),
+            mask=None if bool(real.all()) else real, strings=strings, bos=first.bos,
+            roles={role: torch.cat([where, second.roles[role].to(where.device)])
+                   for role, where in first.roles.items()},
+        )  # fmt: skip
+
     def __getitem__(self, rows: Indices) -> Pairs:
         """Some of the pairs, as Pairs, by index, slice, list or mask; one may be asked for several
         times."""
