@@ -2,8 +2,8 @@
 
 Reads the residual stream of every layer as if it were the last one, plainly and by a lens trained
 for it, at the answer and over a whole prompt; then splits the logit difference of answer and wrong
-answer into what every layer, head and neuron writes. Beside each stands a control: a turned stream,
-another prompt's answer, a random pair of tokens.
+answer into what every layer, head and neuron writes. Beside each stands a control: the corrupted
+prompts, a turned stream, another prompt's answer, a random pair of tokens.
 """
 
 from __future__ import annotations
@@ -46,13 +46,14 @@ def examine(report: Report, model: Any, pairs: Pairs, config: Config) -> None:
     check_readable(model)
     layers = check_layers(model, config.layers)
     layers = sorted({*layers, model.cfg.n_layers})
-    task_section(report, model, pairs, measure_baseline(model, pairs), config)
+    found = measure_baseline(model, pairs)
+    task_section(report, model, pairs, found, config)
     trained = train_lens(report, model, pairs, layers, config)
     lens = None if trained is None else trained.lens
-    lens_sections(report, model, pairs, layers, lens, config)
+    lens_sections(report, model, pairs, layers, lens, config, found.noise)
     if trained is not None:
         tuned_section(report, trained)
-    direct_sections(report, model, pairs, layers[:-1], config)
+    direct_sections(report, model, pairs, layers[:-1], config, found.noise)
     _doubts(report, model)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import interp
 from analyses._lens.config import Config
-from analyses._phrases import head_name, listed, plus_minus
+from analyses._phrases import head_name, listed, no_effect, plus_minus
 from analyses._task import metric_of
 from interp import edits, stats
 from interp.attribution import NONE, logit_attribution
@@ -60,7 +60,7 @@ class Split:
 
 
 def direct_sections(
-    report: Report, model: Any, pairs: Pairs, layers: list[int], config: Config
+    report: Report, model: Any, pairs: Pairs, layers: list[int], config: Config, noise: float
 ) -> None:
     """The split by heads (or, where a norm stands between, by components), by neurons, and what
     removing the heads does; left out and said where a logit is no sum of parts."""
@@ -86,13 +86,13 @@ def direct_sections(
         name="direct-parts", missing=("stderr", "low", "high", "random_low", "random_high"),
         rows=config.top,
     )  # fmt: skip
-    _tell(report, split, table, shown, config)
+    _tell(report, split, table, shown, config, noise)
     if config.neurons:
         _neurons(report, section, model, pairs, layers, config)
     else:
         report.skip("Single neurons: neurons is off.")
     if by == "head":
-        _removed(report, model, pairs, table, config)
+        _removed(report, model, pairs, table, config, noise)
 
 
 def divide(
@@ -174,7 +174,9 @@ def _draw(
         best, worst = (heads.loc[getattr(heads["value"], f"idx{way}")()] for way in ("max", "min"))
         figure = heatmap(
             heads[["layer", "head", "value"]], rows="layer", columns="head", value="value",
-            axis="mean logits that each head writes towards the answer, against the wrong one",
+            noise=float(heads["random_pair"].abs().max()),
+            axis="mean logits that each head writes towards the answer, against the wrong one "
+            "(grey: no more than towards a random pair of tokens)",
             alt=f"Heads by layer. Most towards the answer: {best['part']}, {best['value']:.2f}; "
             f"most against it: {worst['part']}, {worst['value']:.2f} logits.",
         )  # fmt: skip
@@ -230,13 +232,14 @@ def _drawable(frame: pd.DataFrame, found: stats.Estimate) -> pd.DataFrame:
 
 
 def _tell(
-    report: Report, split: Split, table: pd.DataFrame, shown: pd.DataFrame, config: Config
-) -> None:
+    report: Report, split: Split, table: pd.DataFrame, shown: pd.DataFrame, config: Config,
+    noise: float,
+) -> None:  # fmt: skip
     heads = table[(table["component"] == "attn") & (table["head"] != NONE)]
     clear = "" if split.total.size == 1 else ", of parts whose 95 % interval leaves zero out"
-    report.finding(f"Written directly to the output (logits{clear}): {_both_ways(table)}.")
+    report.finding(f"Written directly to the output (logits{clear}): {_both_ways(table, noise)}.")
     if len(heads):
-        report.finding(f"Of the {len(heads)} heads alone: {_both_ways(heads)}.")
+        report.finding(f"Of the {len(heads)} heads alone: {_both_ways(heads, noise)}.")
     carried = split.values[shown.index].sum(0)
     rest = split.total - carried
     total = stats.mean(split.total)
@@ -278,9 +281,12 @@ def _tell(
     )
 
 
-def _both_ways(table: pd.DataFrame, most: int = 3) -> str:
+def _both_ways(table: pd.DataFrame, noise: float, most: int = 3) -> str:
     """The parts that write most towards and against the answer, of those that clearly do."""
     clear = table[(table["low"] > 0) | (table["high"] < 0) | table["stderr"].isna()]
+    clear = clear[clear["value"].abs() > noise]
+    if float(table["value"].abs().max()) <= noise:
+        return no_effect(noise)
     ranked = clear.sort_values("value", kind="stable")
     towards = ranked[ranked["value"] > 0].iloc[::-1]
     against = ranked[ranked["value"] < 0]
@@ -331,7 +337,9 @@ def _neurons(
     )
 
 
-def _removed(report: Report, model: Any, pairs: Pairs, table: pd.DataFrame, config: Config) -> None:
+def _removed(
+    report: Report, model: Any, pairs: Pairs, table: pd.DataFrame, config: Config, noise: float
+) -> None:
     """Zeroes each of the heads that write most, where the answer is expected."""
     heads = table[(table["component"] == "attn") & (table["head"] != NONE)]
     if heads.empty:
@@ -374,6 +382,9 @@ def _removed(report: Report, model: Any, pairs: Pairs, table: pd.DataFrame, conf
     section.table(frame, "The same, by head", name="direct-and-total-by-head",
                   missing=("direct_stderr", "total_stderr"))  # fmt: skip
     away = frame.loc[(frame["direct"] - frame["total"]).abs().idxmax()]
+    if bool(np.max(frame[["direct", "total"]].abs()) <= noise):
+        report.finding(f"What these heads write, and removing them: {no_effect(noise)}.")
+        return
     report.finding(
         f"Direct and total effect of these heads differ most for {away['part']}: it writes "
         f"{plus_minus(away['direct'], away['direct_stderr'])} logits towards the answer, and "

@@ -10,6 +10,17 @@ import torch
 from torch import Tensor
 
 from analyses._lens.config import Config
+from analyses._lens.corrupted import (
+    AGAINST,
+    DIFFERENCE,
+    FIRST,
+    ON_CORRUPTED,
+    Told,
+    against,
+    in_words,
+    nothing_told,
+    told_of,
+)
 from analyses._lens.prompt import PROMPT_TABLES, prompt_section, token_words
 from analyses._phrases import number
 from interp import stats
@@ -25,6 +36,7 @@ LENS_TABLES = {
     "logit-diff-figure": DRAWN,
     "kl-figure": DRAWN,
     "entropy-figure": DRAWN,
+    "clean-against-corrupted": AGAINST,
     "lens-by-layer": ("lens", "layer", "what", "value", "low?", "high?", "n"),
     "arrival": ARRIVAL,
     "lens-by-prompt": (
@@ -34,13 +46,13 @@ LENS_TABLES = {
     **PROMPT_TABLES,
 }
 PLAIN, TUNED, TURNED = "plain", "tuned", "turned"
+LENSES = {PLAIN: "logit lens", TUNED: "tuned lens"}
 RANKS = {
     "answer_rank": "rank of the answer",
     "wrong_rank": "rank of the wrong answer",
     "other_rank": "rank of another prompt's answer",
 }
 MEANS = {"logit_diff": "logit difference", "kl": "KL(output ‖ lens)", "entropy": "entropy"}
-FIRST = "answer is the top token"
 LAYER_AXIS = "layer (what it reads; the last: the output)"
 
 
@@ -51,19 +63,30 @@ def lens_sections(
     layers: list[int],
     lens: TunedLens | None,
     config: Config,
+    noise: float,
 ) -> None:
-    """Findings and evidence of all lenses at the answer, then over the first prompt."""
+    """Findings and evidence of all lenses at the answer, then over the first prompt. Differences up
+    to `noise` are rounding."""
     read = read_lenses(model, pairs, layers, lens, config.seed)
-    summary, arrived = by_layer(read), arrival(read)
-    _tell(report, summary, arrived, read, model.cfg.n_layers, config)
+    summary, arrived, both = by_layer(read), arrival(read), against(read)
+    for name in (one for one in LENSES if one in set(read["lens"])):
+        own = arrived[arrived["lens"] == name]
+        _tell(report, told_of(both, name, noise), own, LENSES[name], model.cfg.n_layers)
+    _controls(report, summary, both, config)
     section = report.section(
         "Layer by layer, where the answer is expected",
         "Layer l is what layer l reads, the last what the model ends with. Each stream goes "
         "through the final norm, computed anew on it, and the unembedding. “Turned” is the "
-        "control: the same streams, turned by a random orthogonal matrix. Ranks count the tokens "
-        "with at least the answer's logit.",
+        "control: the same streams, turned by a random orthogonal matrix. “Corrupted” is the "
+        "other: the same answer and wrong answer, read from the corrupted prompt of the pair, "
+        "where a constant bias stands as well. Ranks count the tokens with at least the answer's "
+        "logit.",
     )
     _draw(section, summary)
+    section.table(
+        both, "Clean against corrupted prompts, pair by pair (of shares by Newcombe 1998)",
+        name="clean-against-corrupted", missing=("low", "high"), rows=2 * len(layers),
+    )  # fmt: skip
     section.table(
         summary, "All curves as numbers: ranks are medians with quartiles, shares have Wilson "
         "intervals, all else is a mean with its 95 % interval", name="lens-by-layer",
@@ -89,12 +112,19 @@ def read_lenses(
     readers = {
         PLAIN: lambda ids: logit_lens(model, pairs.clean, ids, pos="end", layers=layers),
         TURNED: lambda ids: turned.read(model, pairs.clean, ids, pos="end", layers=layers),
+        PLAIN + ON_CORRUPTED: lambda ids: logit_lens(
+            model, pairs.corrupted, ids, pos="end", layers=layers
+        ),
     }
     if lens is not None:
         readers[TUNED] = lambda ids: lens.read(model, pairs.clean, ids, pos="end")
+        readers[TUNED + ON_CORRUPTED] = lambda ids: lens.read(
+            model, pairs.corrupted, ids, pos="end"
+        )
     frames = []
     for name, reader in readers.items():
         right, wrong = reader(pairs.answer), reader(pairs.wrong)
+        whose = None if other is None or name.endswith(ON_CORRUPTED) else pairs.answer[other]
         frame = right[["example", "layer", "top_prob", "entropy", "kl"]].assign(
             lens=name,
             top_token=token_words(model, right["top"]),
@@ -103,7 +133,7 @@ def read_lenses(
             wrong_rank=wrong["rank"],
             wrong_prob=wrong["prob"],
             logit_diff=right["logit"] - wrong["logit"],
-            other_rank=np.nan if other is None else reader(pairs.answer[other])["rank"],
+            other_rank=np.nan if whose is None else reader(whose)["rank"],
         )
         frames.append(frame)
     columns = [one.removesuffix("?") for one in LENS_TABLES["lens-by-prompt"]]
@@ -194,12 +224,18 @@ def _draw(section: Section, summary: pd.DataFrame) -> None:
     section.figure(figure, "The answer's way to the top: at 0 it is the likeliest token",
                    name="rank-figure")  # fmt: skip
     captions = {
-        "logit_diff": ("logit-diff-figure", "Answer against wrong answer", "logits"),
+        "logit_diff": (
+            "logit-diff-figure",
+            "Answer against wrong answer, on clean and corrupted prompts",
+            "logits",
+        ),
         "kl": ("kl-figure", "Distance from the output", "nats"),
         "entropy": ("entropy-figure", "How undecided each layer is", "bits"),
     }
     for column, (name, caption, unit) in captions.items():
         rows = own[MEANS[column]]
+        if column != "logit_diff":  # the corrupted prompts have outputs of their own
+            rows = rows[~rows["lens"].str.endswith(ON_CORRUPTED)]
         drawn = [_curve(one, str(lens)) for lens, one in rows.groupby("lens", sort=False)]
         frame = pd.concat(drawn, ignore_index=True)
         plain = frame[frame["curve"] == PLAIN]
@@ -218,27 +254,49 @@ def _curve(rows: pd.DataFrame, label: str) -> pd.DataFrame:
     return rows[["layer", "value"]].assign(curve=label, low=low, high=high)[list(DRAWN)]
 
 
-def _tell(
-    report: Report,
-    summary: pd.DataFrame,
-    arrived: pd.DataFrame,
-    read: pd.DataFrame,
-    n_layers: int,
-    config: Config,
-) -> None:
-    words = {PLAIN: "logit lens", TUNED: "tuned lens"}
-    for lens in (one for one in words if one in set(read["lens"])):
-        own = arrived[arrived["lens"] == lens]
-        first, stays = (_when(own[name]) for name in ("first_top", "top_for_good"))
-        report.finding(
-            f"By the {words[lens]}, the answer is first the top token at {first} and stays so"
-            f"{'' if first == stays else f' from {stays}'}; it is ahead of the wrong answer for "
-            f"good from {_when(own['ahead_for_good'])}{_clearly(summary, lens)} (layer l: what "
-            f"layer l reads; {n_layers}: the output)."
+def _tell(report: Report, told: Told, arrived: pd.DataFrame, lens: str, n_layers: int) -> None:
+    """From which layer on clean prompts differ from corrupted ones, and when the answer is on top:
+    only where it is less often so on corrupted prompts."""
+    if told.layer is None:
+        report.finding(nothing_told(told, lens))
+        return
+    report.finding(
+        f"By the {lens}, clean prompts differ from corrupted ones from layer {told.layer} on: "
+        f"there {in_words(told.at(told.layer))}. {_on_top(told, arrived)} (layer l: what layer l "
+        f"reads; {n_layers}: the output)."
+    )
+    jump = _jump(told)
+    if jump:
+        report.finding(f"By the {lens}, {jump}.")
+
+
+def _on_top(told: Told, arrived: pd.DataFrame) -> str:
+    """When the answer is first the top token, if corrupted prompts have it there less often."""
+    first, stays = (_when(arrived[name]) for name in ("first_top", "top_for_good"))
+    middle = _middle(arrived["first_top"])
+    if middle is None:
+        return f"The answer is the top token at {first}"
+    layers = sorted(set(told.table["layer"]))
+    if told.sure(middle, FIRST):
+        return (
+            f"The answer is first the top token at {first} and stays so"
+            f"{'' if first == stays else f' from {stays}'}"
         )
-        jump = _jump(summary, lens)
-        if jump:
-            report.finding(f"By the {words[lens]}, {jump}.")
+    named = next((layer for layer in layers if told.sure(layer, FIRST)), None)
+    row = told.at(middle, FIRST)
+    return (
+        f"At layer {middle} it is the top token in {row['clean']:.0%} of clean and "
+        f"{row['corrupted']:.0%} of corrupted prompts, which may be chance or a bias; "
+        + (
+            f"more often on clean ones from layer {named}"
+            if named is not None
+            and all(told.sure(layer, FIRST) for layer in layers if layer >= named)
+            else "no layer is named for that"
+        )
+    )
+
+
+def _controls(report: Report, summary: pd.DataFrame, both: pd.DataFrame, config: Config) -> None:
     turned = summary[(summary["lens"] == TURNED) & (summary["what"] == FIRST)]
     rank = summary[(summary["lens"] == TURNED) & (summary["what"] == RANKS["answer_rank"])]
     report.sure(
@@ -246,6 +304,13 @@ def _tell(
         f"at most {turned['value'].max():.0%} of the prompts at any layer, with median ranks of "
         f"{rank['value'].min():.0f} and more; untouched, it ends as the top token in "
         f"{_at_end(summary, FIRST):.0%}."
+    )
+    top = both[(both["lens"] == PLAIN) & (both["what"] == FIRST)].sort_values("layer")
+    last = top.iloc[-1]
+    report.sure(
+        "Control: read from the corrupted prompts, the same answer is the top token in "
+        f"{top['corrupted'].min():.0%} to {top['corrupted'].max():.0%} of them by layer, at the "
+        f"output in {last['corrupted']:.0%} (clean prompts {last['clean']:.0%})."
     )
     others = RANKS["other_rank"]
     if others in set(summary["what"]):
@@ -257,6 +322,13 @@ def _tell(
         )
     else:
         report.skip("The control with another prompt's answer: all prompts share one answer.")
+
+
+def _middle(layers: pd.Series) -> int | None:
+    """The median layer; None where it is never."""
+    late = layers.astype(float).fillna(np.inf).to_numpy()
+    middle = _quartiles(late)[1]
+    return int(middle) if np.isfinite(middle) else None
 
 
 def _when(layers: pd.Series) -> str:
@@ -275,30 +347,18 @@ def _when(layers: pd.Series) -> str:
     return f"layer {middle:.0f} (median; quartiles {ends}{most})"
 
 
-def _clearly(summary: pd.DataFrame, lens: str) -> str:
-    """From which layer on the mean logit difference is above zero; single prompts are by chance."""
-    own = summary[(summary["lens"] == lens) & (summary["what"] == MEANS["logit_diff"])]
-    if not np.isfinite(own["low"].to_numpy()).all():
-        return ""
-    own = own.sort_values("layer")
-    found = _for_good(own["layer"].to_numpy(), (own["low"] > 0).to_numpy())
-    if found is None:
-        return ", though on average not clearly so (95 %) at the output"
-    return f", on average clearly so (95 %) from layer {found}"
-
-
-def _jump(summary: pd.DataFrame, lens: str) -> str | None:
-    """Across which layer the mean logit difference grows most."""
-    own = summary[(summary["lens"] == lens) & (summary["what"] == MEANS["logit_diff"])]
-    steps = own.sort_values("layer")["value"].diff().iloc[1:]
+def _jump(told: Told) -> str | None:
+    """Across which layer what tells clean from corrupted prompts grows most."""
+    own = told.table[told.table["what"] == DIFFERENCE].sort_values("layer")
+    steps = own["difference"].diff().iloc[1:]
     if steps.empty or steps.max() <= 0:
         return None
     at = int(steps.to_numpy().argmax())
     before, after = own.iloc[at], own.iloc[at + 1]
     return (
-        "the logit difference of answer and wrong answer grows most between layer "
-        f"{int(before['layer'])} and {int(after['layer'])}, from {number(before['value'])} to "
-        f"{number(after['value'])}"
+        "the difference between clean and corrupted prompts grows most between layer "
+        f"{int(before['layer'])} and {int(after['layer'])}, from {number(before['difference'])} to "
+        f"{number(after['difference'])} logits"
     )
 
 

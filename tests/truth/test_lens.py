@@ -117,7 +117,7 @@ def tables_of(report: Report) -> dict[str, pd.DataFrame]:
 def divided(known) -> tuple[Report, dict[str, pd.DataFrame]]:
     """The sections on direct attribution, and their tables."""
     report = Report("T", "Q?")
-    direct_sections(report, known.model, pairs_of(known), [0, 1], Config(top=5))
+    direct_sections(report, known.model, pairs_of(known), [0, 1], Config(top=5), 1e-9)
     return report, tables_of(report)
 
 
