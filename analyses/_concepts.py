@@ -108,13 +108,14 @@ class Halves:
 
 @dataclass(frozen=True, eq=False)
 class Ask:
-    """Prompts, and tokens of which the model should say those of `toward` more along a concept."""
+    """Prompts, and tokens of which the model should say those of `toward` more along a concept;
+    without such tokens, texts of which it is asked how far the next token moves."""
 
     tokens: Tokens
-    toward: Int[Tensor, "n k"]
-    away: Int[Tensor, "n m"]
+    toward: Int[Tensor, "n k"] | None
+    away: Int[Tensor, "n m"] | None
     name: str
-    """Of logit(toward) − logit(away), in words."""
+    """Of logit(toward) − logit(away), or of the divergence, in words."""
     pos: Where = "end"
     own: bool = True
     """Whether the prompts are the first texts of the concept, and divided as these are."""
@@ -123,12 +124,13 @@ class Ask:
         """Some of the prompts."""
         at = torch.as_tensor(np.asarray(index))
         pos = self.pos[at.to(self.pos.device)] if isinstance(self.pos, Tensor) else self.pos
-        return dataclasses.replace(
-            self, tokens=self.tokens[at], toward=self.toward[at], away=self.away[at], pos=pos
-        )
+        toward, away = (None if ids is None else ids[at] for ids in (self.toward, self.away))
+        return dataclasses.replace(self, tokens=self.tokens[at], toward=toward, away=away, pos=pos)
 
     @property
     def metric(self) -> Metric:
+        if self.toward is None or self.away is None:
+            return metrics.kl(self.pos)
         return metrics.logit_diff(self.toward, self.away, self.pos)
 
     def halves(self, halves: Halves, seed: int) -> tuple[Ask, Ask]:
@@ -168,6 +170,13 @@ def asked(
     toward, away = torch.where(second, answer, wrong), torch.where(second, wrong, answer)
     name = f"logit({classes[1]}) − logit({classes[0]})"
     return Ask(pairs.clean, toward, away, name, "end", own)
+
+
+def of_texts(concept: Concept) -> Ask:
+    """The texts of a concept themselves, asked for nothing: what a direction changes of the next
+    token, whichever it is."""
+    name = "the next token's distribution (KL, nats)"
+    return Ask(concept.tokens, None, None, name, concept.pos)
 
 
 def of_labelled(

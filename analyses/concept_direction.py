@@ -29,19 +29,36 @@ from analyses._concept.measure import (
     summary,
     verdict,
 )
-from analyses._concepts import METHODS, Ask, Concept, Method, asked, of_labelled, of_pairs
-from analyses._phrases import listed
-from analyses._task import Task, TaskConfig, measure_baseline, task_pairs, task_section
+from analyses._concepts import (
+    METHODS,
+    Ask,
+    Concept,
+    Method,
+    asked,
+    of_labelled,
+    of_pairs,
+    of_texts,
+)
+from analyses._phrases import listed, out_of_reach
+from analyses._task import (
+    Task,
+    TaskConfig,
+    check_logits,
+    measure_baseline,
+    task_pairs,
+    task_section,
+)
 from analyses._unknown import check_unknown
 from interp.indices import index, indices
 from interp.provenance import provenance
 from interp.report import Report
+from interp.stats import rounding
 from interp.steering import causal_check
 from interp.tasks import Pairs
 
 CAUSAL = (
     "arm", "draw", "action", "factor", "step", "value", "baseline", "effect", "stderr?", "size",
-    "n", "off_value", "off_baseline", "off_effect", "off_size", "p_random", "p_covariance",
+    "n", "off_value?", "off_baseline?", "off_effect?", "off_size?", "p_random", "p_covariance",
 )  # fmt: skip
 TABLES = {
     **_task.TABLES,
@@ -61,13 +78,17 @@ TABLES = {
 }
 
 
+DEFAULT: Task = "gendered-pronoun"
+
+
 @dataclass(frozen=True)
 class Config(TaskConfig):
     """The concept, the prompts that ask for it, and how hard it is tested."""
 
-    task: Task = "gendered-pronoun"
+    task: Task | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     """Bundled pairs of prompts: their two classes are the concept, unless --data is given, and
-    their answers tell what the direction causes. Not used where --prompts is given."""
+    their answers tell what the direction causes. By default gendered-pronoun; with --data none: the
+    effect is then measured on these texts. Not used where --prompts is given."""
     n: int = 80
     """Pairs of the bundled task; of --prompts all are used."""
     data: Path | None = None
@@ -105,6 +126,8 @@ class Config(TaskConfig):
             raise ValueError(f"factors={self.factors}: expected numbers, one above 0 among them")
         if 0 in self.factors or len(set(self.factors)) < len(self.factors):
             raise ValueError(f"factors={self.factors}: expected each once, and no 0")
+        if self.data is None and self.prompts is None and self.task is None:
+            object.__setattr__(self, "task", DEFAULT)
         if self.method == "pca" and self.data is not None:
             raise ValueError("method='pca' takes pairs, and --data has none: use means or probe")
         if self.layer is not None and self.layers is not None and self.layer not in self.layers:
@@ -120,14 +143,28 @@ def run(model: Any, config: Config) -> Report:
         analysis="concept_direction",
         provenance=provenance(config, model),
     )
+    if config.data is not None and config.task is None and config.prompts is None:
+        check_logits(model)
+        own = of_labelled(model, config.data, config.text, config.label, bos=config.bos)
+        _check_words(report, model, own, config)
+        report.skip(
+            "The task: none was given with --data (--task or --prompts), so that effects are "
+            "measured on its texts."
+        )
+        examine(report, model, own, of_texts(own), config)
+        return report
     pairs = task_pairs(model, config)
     concept, ask = _asked(model, pairs, config)
-    if concept.texts:
-        name = f"the texts of {concept.name}" if config.data is not None else concept.name
-        check_unknown(report, model, concept.texts, name, allowed=config.allow_unknown)
+    _check_words(report, model, concept, config)
     task_section(report, model, pairs, measure_baseline(model, pairs), config)
     examine(report, model, concept, ask, config)
     return report
+
+
+def _check_words(report: Report, model: Any, concept: Concept, config: Config) -> None:
+    if concept.texts:
+        name = f"the texts of {concept.name}" if config.data is not None else concept.name
+        check_unknown(report, model, concept.texts, name, allowed=config.allow_unknown)
 
 
 def _asked(model: Any, pairs: Pairs, config: Config) -> tuple[Concept, Ask]:
@@ -155,7 +192,7 @@ def examine(report: Report, model: Any, concept: Concept, ask: Ask, config: Conf
     elif (layer, config.method) not in found.directions:
         raise ValueError(f"layer={layer}: nothing was found there by method={config.method!r}")
     separated = separation(found, config.n_random, config.seed)
-    parts.separation_section(report, found, separated, layer, config.method)
+    parts.separation_section(report, found, separated, layer, config.method, config.n_random)
     checks = _checks(model, found, held, layer, config, where, progress)
     by_layer = [summary(f, *key) for key, f in checks.items() if key[1] == config.method]
     methods = [summary(f, *key) for key, f in checks.items() if key[0] == layer]
@@ -176,11 +213,39 @@ def examine(report: Report, model: Any, concept: Concept, ask: Ask, config: Conf
     row = separated[
         (separated["layer"] == layer) & (separated["method"] == METHODS[config.method])
     ].iloc[0]
-    told = verdict(row, summary(own, layer, config.method))
+    noise = _rounding(model, held)
+    told = verdict(row, summary(own, layer, config.method), config.n_random, noise)
+    if ask.toward is None:
+        _without_a_task(report, found)
     parts.headline(report, told, found, layer, config.method)
     _certainty(report, found, held, layer, config)
     _doubts(report, model, found, ask, config)
     return told
+
+
+def _rounding(model: Any, ask: Ask) -> float:
+    """The size up to which a mean effect on these prompts is nothing but rounding."""
+    with torch.no_grad():
+        largest = float(model(ask.tokens).abs().max())
+    return rounding(largest, torch.finfo(model.dtype).eps, len(ask.tokens))
+
+
+def _without_a_task(report: Report, found: Found) -> None:
+    """What effects on the labelled texts themselves can show, and what they cannot."""
+    first, second = found.concept.classes
+    report.findings.insert(
+        0,
+        "Without a task, effects are changes of the next token behind your own texts, whichever it "
+        "is (KL): they show whether the output depends on the direction, not whether it moves an "
+        f"answer from {first} to {second}.",
+    )
+    report.doubt(
+        f"Whether the model uses the direction to tell {first} from {second} asks for prompts "
+        "whose answer depends on it: --prompts takes pairs of yours (clean, corrupted, answer, "
+        "wrong), --task bundled ones. A direction may change the next token for reasons that have "
+        "nothing to do with the label; the random directions beside it are all that speaks against "
+        "that."
+    )
 
 
 def _layers(model: Any, config: Config) -> tuple[int, ...]:
@@ -215,6 +280,9 @@ def _checks(
                 step=direction.scale or None, seed=config.seed,
                 journal=config.kept(f"causal-{key[0]}-{key[1]}"), progress=progress,
             )  # fmt: skip
+            if off is None:
+                checks[key][list(parts.OFF_TARGET)] = np.nan
+                checks[key] = checks[key][[name.removesuffix("?") for name in CAUSAL]]
     return checks
 
 
@@ -237,8 +305,9 @@ def _certainty(report: Report, found: Found, held: Ask, layer: int, config: Conf
         report.skip(
             f"{halves.twice} held-out texts also stand among the fitted ones and do not count."
         )
-    if config.n_random < 19:
-        report.sure(f"With {config.n_random} random directions no p-value can reach .05.")
+    short = out_of_reach(config.n_random, 1, "direction", "random directions", "n-random", "none")
+    if short:
+        report.warn(f"No verdict is possible: {short}.")
 
 
 def _doubts(report: Report, model: Any, found: Found, ask: Ask, config: Config) -> None:

@@ -19,7 +19,7 @@ from analyses._concept.measure import (
     other_tokens,
     separation,
 )
-from analyses._concepts import Ask, Concept, of_labelled, of_words
+from analyses._concepts import Ask, Concept, of_labelled, of_texts, of_words
 from analyses.concept_direction import Config, examine, run
 from interp import metrics
 from interp.directions import Direction
@@ -217,13 +217,41 @@ def test_your_own_texts_are_read(tmp_path):
             for i, name in enumerate(names) for other in names[:4]]  # fmt: skip
     path = tmp_path / "own.csv"
     pd.DataFrame(rows).to_csv(path, index=False)
-    report = run(model, Config(data=path, text="sentence", label="sex", n=6, n_random=2,
-                               factors=(1.0,)))  # fmt: skip
+    options = {"data": path, "text": "sentence", "label": "sex", "n": 6, "factors": (1.0,)}
+    report = run(model, Config(**options, n_random=2, task="gendered-pronoun"))
     assert "f to m" in report.findings[0] and "own.csv" in report.findings[0]
     assert any("not made for each other" in doubt for doubt in report.doubts)
+    # Two random directions can decide nothing, which is said first and in place of a verdict.
+    assert any("--n-random 19 lets it" in text for text in report.warnings)
+    assert "is not settled" in report.findings[0]
+    without = run(model, Config(**options, n_random=19))
+    said = " ".join([*without.findings, *without.doubts, *without.skipped])
+    assert "logit(" not in said and "pronoun" not in said  # nothing of a task that nobody named
+    assert "the next token's distribution (KL, nats)" in said
+    assert "Without a task, effects are changes of the next token" in without.findings[1]
+    assert "not whether it moves an answer from f to m" in without.findings[1]
+    assert any("--prompts takes pairs of yours" in doubt for doubt in without.doubts)
+    assert not any("not made for each other" in doubt for doubt in without.doubts)
+    table = frame_of(without, "causal")
+    assert (table["effect"] >= -1e-6).all()  # a divergence
+    assert table["off_value"].isna().all() and (table["n"] == 16).all()  # the held-out half
+    assert not any(getattr(item, "name", "") == "prompts" for part in without.sections
+                   for item in part.items)  # fmt: skip
     pd.DataFrame([*rows, {"sentence": "a", "sex": "x"}]).to_csv(path, index=False)
     with pytest.raises(ValueError, match="3 labels"):
         of_labelled(model, path, "sentence", "sex")
+
+
+def test_on_ones_own_texts_a_direction_that_is_read_is_used_and_another_is_not():
+    """The labels of a feature that decides what the model says next, and of one that does not."""
+    known = planted.lookup(4, seed=0)
+    config = Config(site="resid_mid", data="own.csv", **QUICK)
+    for feature, used in (("a", True), ("c", False)):
+        concept, _ = of_lookup(known, feature, 0)
+        report = Report("t", "q?")
+        told = examine(report, known.model, concept, of_texts(concept), config, progress=False)
+        assert told.used == used
+        assert "Without a task" in report.findings[1]
 
 
 def test_what_it_refuses():

@@ -17,7 +17,7 @@ from analyses._concepts import METHODS, Ask, Concept, Halves, Method, find
 from interp.directions import Direction
 from interp.metrics import Bound, Metric, answer_ids, one_position
 from interp.reading import vectors_at
-from interp.stats import Z, wilson
+from interp.stats import Z, reach, wilson
 from interp.steering import causal_check
 from interp.tokens import Tokens
 
@@ -27,7 +27,7 @@ SEPARATION = (
 )  # fmt: skip
 SUMMARY = (
     "layer", "method", "action", "factor", "step", "effect", "low?", "high?", "size",
-    "random_size", "covariance_size", "p_random", "p_covariance", "off_target", "off_random", "n",
+    "random_size", "covariance_size", "p_random", "p_covariance", "off_target?", "off_random?", "n",
 )  # fmt: skip
 EVEN = 0.95
 """What is told of controls: the size that this share of them stays below."""
@@ -180,13 +180,16 @@ def choose_layer(
     return int((inner if len(inner) else table).index[sizes.argmax()]), table
 
 
-def other_tokens(ask: Ask) -> Metric:
+def other_tokens(ask: Ask) -> Metric | None:
     """KL(unedited ‖ edited) over all tokens but those asked for, renormalised, where they are
-    asked: what else a direction changes, in nats."""
+    asked: what else a direction changes, in nats. None where no tokens are asked for."""
+    toward, away = ask.toward, ask.away
+    if toward is None or away is None:
+        return None
 
     def bind(model: Any, tokens: Tokens, base: Callable[[str], Tensor]) -> Bound:
         every = torch.arange(len(tokens), device=tokens.device)
-        ids = torch.cat([answer_ids(ids, tokens, model) for ids in (ask.toward, ask.away)], 1)
+        ids = torch.cat([answer_ids(ids, tokens, model) for ids in (toward, away)], 1)
         reads = Bound(lambda x, examples: x, positions=one_position(ask.pos, tokens))
 
         def rest(logits: Tensor, examples: Tensor) -> Tensor:
@@ -202,7 +205,7 @@ def other_tokens(ask: Ask) -> Metric:
 
         return Bound(measure, positions=reads.positions)
 
-    return Metric("other_tokens", bind, (ask.toward, ask.away, ask.pos))
+    return Metric("other_tokens", bind, (toward, away, ask.pos))
 
 
 def summary(frame: pd.DataFrame, layer: int, method: Method) -> pd.DataFrame:
@@ -237,9 +240,13 @@ class Verdict:
     """So does adding it, by the largest factor."""
     plain: bool
     """Beyond those uniform on the sphere, at least: ablated or added."""
+    testable: bool = True
+    """Whether there are enough random directions and shuffles for a p-value to be small."""
 
     @property
     def words(self) -> str:
+        if not self.testable:
+            return "not settled, since no p-value can be small enough"
         if not self.readable:
             return "not found" + (", though adding it acts" if self.moves else "")
         if self.used:
@@ -251,13 +258,18 @@ class Verdict:
         return "readable but not used"
 
 
-def verdict(separated: pd.Series, causal: pd.DataFrame) -> Verdict:
-    """From a row of `separation` and the summary of one direction."""
+def verdict(
+    separated: pd.Series, causal: pd.DataFrame, n_random: int, noise: float = 0.0
+) -> Verdict:
+    """From a row of `separation` and the summary of one direction, each p-value a rank among
+    `n_random`. Effects up to `noise` are rounding."""
     readable = bool(separated["auroc_low"] > 0.5 and separated["p_shuffled"] <= SURE)
     kinds = ["p_random", "p_covariance"]
     ablated = causal[causal["action"] == "ablate"].iloc[0]
     steered = causal[causal["action"] == "steer"]
     added = steered.loc[steered["factor"].idxmax()]
-    beyond = [bool((row[kinds] <= SURE).all()) for row in (ablated, added)]
-    plain = bool(min(ablated["p_random"], added["p_random"]) <= SURE)
-    return Verdict(readable, *beyond, plain)
+    real = [row for row in (ablated, added) if row["size"] > noise]
+    beyond = [row["size"] > noise and bool((row[kinds] <= SURE).all()) for row in (ablated, added)]
+    plain = any(bool(row["p_random"] <= SURE) for row in real)
+    testable = reach(n_random, correction="none").alone <= SURE
+    return Verdict(readable, *map(bool, beyond), plain, testable)

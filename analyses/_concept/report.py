@@ -10,7 +10,7 @@ import torch
 
 from analyses._concept.measure import EVEN, SURE, Found, Verdict
 from analyses._concepts import METHODS, Method
-from analyses._phrases import listed, number, plus_minus, signed
+from analyses._phrases import listed, number, out_of_reach, plus_minus, signed
 from interp.directions import Direction, cosines, promoted_tokens
 from interp.erasure import amnesic_check
 from interp.report import Report
@@ -25,13 +25,14 @@ ERASURE = (
     "erased", "draw", "rank", "accuracy", "low", "high", "chance", "moved", "value", "baseline",
     "effect", "stderr", "n", "p",
 )  # fmt: skip
+OFF_TARGET = ("off_value", "off_baseline", "off_effect", "off_size")
 BINS = 12
 NAMES = 24
 """Directions of one heatmap whose names can still be read."""
 
 
 def separation_section(report: Report, found: Found, frame: pd.DataFrame, layer: int,
-                       method: Method) -> None:  # fmt: skip
+                       method: Method, n_random: int) -> None:  # fmt: skip
     """Held-out separation by layer and method, and the projections at the chosen layer."""
     first, second = found.concept.classes
     section = report.section(
@@ -61,9 +62,10 @@ def separation_section(report: Report, found: Found, frame: pd.DataFrame, layer:
         f"{name} in {listed(sorted(some['layer']))}"
         for name, some in good.groupby("method", sort=False)
     ]
+    short = out_of_reach(n_random, 1, "direction", "shuffles", "n-random", "none")
     report.finding(
         "Layers in which held-out texts are separated better than with shuffled labels: "
-        f"{'; '.join(told) or 'none'}."
+        + (f"none can be told; {short}." if short else f"{'; '.join(told) or 'none'}.")
     )
 
 
@@ -196,20 +198,20 @@ def causal_section(
         "Is it used?",
         f"Measured: the change of {name} on prompts that no direction was found on. Ablated: the "
         "direction is projected out. Added: steps of one standard deviation of the texts along it. "
-        f"Off target: the divergence over all other tokens, in nats. Bands of controls: the middle "
-        "95 %; p is a rank among them by mean absolute effect.",
+        "Off target: the divergence over all other tokens, in nats, where some are asked for. "
+        "Bands of controls: the middle 95 %; p is a rank among them by mean absolute effect.",
     )
     section.figure(_dose(frame, name, layer), "Dose and response", name="dose-response")
     section.figure(
         _layers(layers, name, METHODS[method]), "One step in every layer", name="causal-by-layer"
     )
-    missing = ("low", "high")
+    missing = ("low", "high", "off_target", "off_random")
     section.table(methods, f"Every method at layer {layer}", name="causal-methods", rows=20,
                   missing=missing)  # fmt: skip
     section.table(layers, f"The {METHODS[method]} in every layer", name="causal-layers", rows=40,
                   missing=missing)  # fmt: skip
     section.table(frame, f"Every direction that was tried at layer {layer}", name="causal", rows=8,
-                  missing=("stderr",))  # fmt: skip
+                  missing=("stderr", *OFF_TARGET))  # fmt: skip
     added = told[told["action"] == "steer"]
     top, low = added.loc[added["factor"].idxmax()], added.loc[added["factor"].idxmin()]
     gone = told[told["action"] == "ablate"].iloc[0]
@@ -226,6 +228,8 @@ def causal_section(
         f"those drawn as the data vary by less than {gone['covariance_size']:.2f} (p = "
         f"{gone['p_covariance']:.2f})."
     )
+    if top["off_target"] != top["off_target"]:
+        return
     report.finding(
         f"Off target, over all other tokens: {top['off_target']:.3f} nats for adding "
         f"{number(top['factor'], 'g')} standard deviations (random directions "
