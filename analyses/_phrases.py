@@ -39,6 +39,11 @@ def plus_minus(value: float, stderr: float, form: str = "z.2f") -> str:
     return number(value, form) + error
 
 
+def no_effect(noise: float) -> str:
+    """What is said in place of ranks and names where all effects are rounding."""
+    return f"no effect above rounding ({noise:.0e})".replace("e-0", "e-")
+
+
 def out_of_reach(
     draws: int, tests: int, thing: str, of: str, option: str,
     correction: Literal["holm", "bh", "none"] = "bh", alpha: float = 0.05,

@@ -86,13 +86,18 @@ class TaskConfig:
 def task_pairs(model: Any, config: TaskConfig) -> Pairs:
     """The pairs of a config, read by the model's tokenizer. Raises ValueError on a model without
     logits, which has no answer to measure."""
+    check_logits(model)
+    if config.prompts is not None:
+        return tasks.from_csv(config.prompts, model, bos=config.bos)
+    return TASKS[config.task](model, config.n, config.seed, bos=config.bos)
+
+
+def check_logits(model: Any) -> None:
+    """Raises ValueError on a model without logits."""
     if model.cfg.head == "none":
         raise ValueError(
             f"{model.name} has head='none': it gives no logits, so no answer can be read from it"
         )
-    if config.prompts is not None:
-        return tasks.from_csv(config.prompts, model, bos=config.bos)
-    return TASKS[config.task](model, config.n, config.seed, bos=config.bos)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +110,9 @@ class Baseline:
     """[n] the same answer and wrong, after the corrupted prompt."""
     table: pd.DataFrame
     """The rows clean and corrupted: `BASELINE`."""
+    noise: float = 0.0
+    """The size up to which a mean effect on these pairs may be nothing but rounding
+    (`stats.rounding`), in logits; a change of nats or of probability is no larger."""
 
     @property
     def gap(self) -> np.ndarray:
@@ -120,9 +128,10 @@ class Baseline:
 
     @property
     def normal(self) -> bool:
-        """Whether effects can be stated as shares of the gap: its mean is away from zero."""
+        """Whether effects can be stated as shares of the gap: its mean is away from zero, and
+        more than rounding."""
         found = stats.mean(self.gap)
-        return bool(abs(found.value) > 2 * np.nan_to_num(found.stderr)) and found.value != 0
+        return bool(abs(found.value) > max(2 * np.nan_to_num(found.stderr), self.noise))
 
 
 def metric_of(pairs: Pairs) -> metrics.Metric:
@@ -133,9 +142,10 @@ def metric_of(pairs: Pairs) -> metrics.Metric:
 @torch.no_grad()
 def measure_baseline(model: Any, pairs: Pairs) -> Baseline:
     """Both unedited runs."""
-    rows, differences = [], []
+    rows, differences, scale = [], [], 0.0
     for run, tokens in (("clean", pairs.clean), ("corrupted", pairs.corrupted)):
         logits = _answer_logits(model, tokens)
+        scale = max(scale, float(logits.abs().max()))
         answer, wrong = (
             ids.reshape(len(pairs), -1).to(logits.device) for ids in (pairs.answer, pairs.wrong)
         )
@@ -158,7 +168,8 @@ def measure_baseline(model: Any, pairs: Pairs) -> Baseline:
             }
         )
         differences.append(difference)
-    return Baseline(*differences, pd.DataFrame(rows))
+    noise = stats.rounding(scale, torch.finfo(model.dtype).eps, len(pairs))
+    return Baseline(*differences, pd.DataFrame(rows), noise)
 
 
 def _answer_logits(model: Any, tokens: Tokens) -> Tensor:

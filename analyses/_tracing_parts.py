@@ -68,6 +68,8 @@ class Trace:
     """metric site layer place example effect."""
     effects: pd.DataFrame
     """`EFFECTS`."""
+    noise: float = 1e-6
+    """The size up to which an effect is rounding."""
 
     @property
     def lost(self) -> pd.Series:
@@ -78,7 +80,7 @@ class Trace:
     def traceable(self) -> bool:
         """Whether the noise on the subject costs probability beyond doubt."""
         error = np.nan_to_num(self.lost["stderr"])
-        return bool(self.lost["effect"] > max(2 * error, 1e-6))
+        return bool(self.lost["effect"] > max(2 * error, self.noise))
 
     def cells(self, metric: str, site: str, place: str | None = None) -> pd.DataFrame:
         """Some of `effects`."""
@@ -87,11 +89,14 @@ class Trace:
         return frame if place is None else frame[frame["place"] == place]
 
     def best(self, site: str, place: str | None = None) -> Cell | None:
-        """The state that brings back most probability; None where there is none."""
+        """The state that brings back most probability; None where there is none, or all that
+        comes back is rounding."""
         frame = self.cells("prob", site, place)
         if frame.empty:
             return None
         row = frame.loc[frame["effect"].idxmax()]
+        if float(frame["effect"].abs().max()) <= self.noise:
+            return None
         return Cell(site, int(row["layer"]), *(row[c] for c in ("place", *Cell._fields[3:])))
 
     def held_out(self, site: str, place: str) -> tuple[int, stats.Estimate] | None:
@@ -118,7 +123,7 @@ class Trace:
     def agreement(self) -> float:
         """Spearman's rank correlation of the two metrics over all states that change anything."""
         wide = self.effects.pivot(index=KEYS[1:], columns="metric", values="effect")
-        ranks = wide[(wide != 0).any(axis=1)].rank().to_numpy()
+        ranks = wide[(wide.abs() > self.noise).any(axis=1)].rank().to_numpy()
         if len(ranks) < 2 or (ranks.std(0) == 0).any():
             return float("nan")
         return float(np.corrcoef(ranks.T)[0, 1])
@@ -129,9 +134,9 @@ class Trace:
         return frame.loc[frame["share"] > HALF, "layer"].tolist()
 
 
-def averaged(states: pd.DataFrame, totals: pd.DataFrame) -> Trace:
+def averaged(states: pd.DataFrame, totals: pd.DataFrame, noise: float) -> Trace:
     """A trace from what the method measured: `totals` has noise metric draw example clean corrupted
-    effect."""
+    effect. Effects up to `noise` are rounding."""
     cost = pd.DataFrame(
         [_total(key, rows) for key, rows in totals.groupby(["noise", "metric"], sort=False)]
     )
@@ -147,7 +152,7 @@ def averaged(states: pd.DataFrame, totals: pd.DataFrame) -> Trace:
         found = stats.mean(own["effect"].to_numpy())
         rows.append([*values, len(own), *map(float, found), _share(own, lost[metric])])
     columns = [column.removesuffix("?") for column in EFFECTS]
-    return Trace(states, cost, by_prompt, pd.DataFrame(rows, columns=columns))
+    return Trace(states, cost, by_prompt, pd.DataFrame(rows, columns=columns), noise)
 
 
 def _total(key: Any, rows: pd.DataFrame) -> dict[str, Any]:

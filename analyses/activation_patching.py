@@ -135,22 +135,32 @@ def examine(
         controls = _control(study, config, runs, heads)
         level = float(np.abs(controls[0]["effect"]).max())
     named = [] if heads is None else named_heads(study, heads, config.least, level)
+    stream = outputs = positions = paths = None
     if "stream" in config.parts:
-        dress.stream(_by_position(study, config, runs, "stream", ("resid_pre",)))
+        stream = _by_position(study, config, runs, "stream", ("resid_pre",))
     if "outputs" in config.parts:
         sites = [site for site in OUTPUTS if site != "mlp_out" or study.has("mlp_out")]
-        dress.outputs(_by_position(study, config, runs, "outputs", sites))
-    if heads is not None:
-        strongest = strongest_heads(heads, config.top)
+        outputs = _by_position(study, config, runs, "outputs", sites)
+    strongest = None if heads is None else strongest_heads(heads, config.top)
+    if strongest is not None and "positions" in config.parts:
+        positions = _positions(study, runs, strongest)
+    if strongest is not None and "paths" in config.parts:
+        paths = measure_paths(report, study, config, strongest)
+    drawn = [one for one in (stream, outputs, heads, positions) if one is not None]
+    dress.set_scale(drawn, paths, level)
+    if stream is not None:
+        dress.stream(stream)
+    if outputs is not None:
+        dress.outputs(outputs)
+    if heads is not None and strongest is not None:
         dress.heads(heads, named, strongest, config.least, level)
         dress.together(*_together(study, config, named))
-        if "positions" in config.parts:
-            dress.positions(_positions(study, runs, strongest), named)
+    if positions is not None:
+        dress.positions(positions, named)
     if config.neurons:
         nodes = study.nodes("mlp.hook_post", ("layer", "neuron"), layers=config.neurons)
         dress.neurons(study.both("neurons", nodes))
-    if heads is not None and "paths" in config.parts:
-        dress.paths(measure_paths(report, study, config, strongest), config.least)
+    dress.paths(paths, config.least)
     if controls is not None:
         dress.control(*controls)
     dress.doubts()

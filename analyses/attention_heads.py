@@ -130,11 +130,13 @@ def examine(report: Report, model: Any, pairs: Pairs | None, config: Config) -> 
             f"{model.name}: {model.opaque}; heads are named by their queries and keys, which only "
             "a native model shows. attention-patterns takes any model"
         )
-    chosen = _chosen(model, config)
+    chosen, noise = _chosen(model, config), 0.0
     if pairs is None:
         report.skip("The task, and what removing a head does: this model gives no logits.")
     else:
-        task_section(report, model, pairs, measure_baseline(model, pairs), config)
+        found = measure_baseline(model, pairs)
+        noise = found.noise
+        task_section(report, model, pairs, found, config)
         warn_of_one_class(report, pairs, config)
         report.sure(mean_in_words(pairs, config))
     texts = _texts(report, model, pairs, config)
@@ -144,12 +146,12 @@ def examine(report: Report, model: Any, pairs: Pairs | None, config: Config) -> 
     table = table.join(_effects(report, model, pairs, texts, config))
     fed = _composition(model)
     told = None if unreadable(model) else heads.promoted_tokens(model, texts)
-    findings(report, table, roles, fed)
+    findings(report, table, roles, fed, noise, config.null)
     certainty(report, model, rows, texts, roles, config)
     doubts(report, model)
     _skips(report, model, roles, told)
     written = None if told is None else tokens_frame(model, told)
-    shown = _show(report, model, table, roles, fed, written, texts, rows, config)
+    shown = _show(report, model, table, roles, fed, written, texts, rows, noise, config)
     for layer, head in chosen:
         head_page(report, (layer, head), table, roles, fed, written, shown)
     return report
@@ -262,6 +264,7 @@ def _show(
     written: pd.DataFrame | None,
     texts: Tokens,
     rows: Tokens,
+    noise: float,
     config: Config,
 ) -> Attention:
     section = report.section(
@@ -278,7 +281,7 @@ def _show(
         frame = table[[*KEYS, "task_effect"]].dropna()
         drawn = figures.heatmap(
             frame, rows="layer", columns="head", value="task_effect",
-            axis="change of the logit difference when the head is removed",
+            axis="change of the logit difference when the head is removed", noise=noise,
             alt="Heads by layer; the shade is what removing one changes in logit(answer) − "
             "logit(wrong), blue where it rises, orange where it falls.",
         )  # fmt: skip

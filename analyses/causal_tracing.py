@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from analyses import _task, main
-from analyses._phrases import listed
+from analyses._phrases import listed, no_effect
 from analyses._task import (
     Task,
     TaskConfig,
@@ -95,7 +95,8 @@ def run(model: Any, config: Config) -> Report:
         provenance=provenance(config, model),
     )
     pairs = task_pairs(model, config)
-    task_section(report, model, pairs, measure_baseline(model, pairs), config)
+    found = measure_baseline(model, pairs)
+    task_section(report, model, pairs, found, config)
     role = "subject" if config.subject is None and "subject" in pairs.clean.roles else None
     mask = subject_span(pairs, config.subject or role)
     sigma = config.noise * embedding_spread(model, pairs.clean, mask)
@@ -113,7 +114,7 @@ def run(model: Any, config: Config) -> Report:
         totals = pd.concat([totals, control.assign(noise="other tokens")], ignore_index=True)
     except ValueError as error:
         report.skip(f"Noise on other tokens, the control: {error}.")
-    trace = averaged(states, totals)
+    trace = averaged(states, totals, found.noise)
     _findings(report, trace, sigma, config)
     _certainty(report, trace, model, config)
     _doubts(report, trace)
@@ -154,6 +155,11 @@ def _compared(trace: Trace, place: str) -> str:
     """What MLPs and attention bring back at a place."""
     best = [trace.best(site, place) for site in ("hook_mlp_out", "hook_attn_out")]
     told = [f"{NAMES[cell.site]} of layer {cell.layer}: {cell.told}" for cell in best if cell]
+    if not told:
+        return (
+            f"Restoring a single MLP or attention output at the {place} has "
+            f"{no_effect(trace.noise)} on that probability."
+        )
     found = trace.difference(place)
     text = (
         f"Of the probability that was lost, at the {place} the best single output of its kind "
@@ -293,13 +299,17 @@ def _show_maps(report: Report, trace: Trace) -> None:
         frame = frame.assign(place=order).sort_values(["place", "layer"])
         frame = frame.assign(place=frame["place"].astype(str)).reset_index(drop=True)
         cell = trace.best(site)
-        assert cell is not None
+        most = (
+            f"Nothing does: {no_effect(trace.noise)}." if cell is None
+            else f"Most at the {cell.place} in layer {cell.layer}: {cell.effect:.2f}."
+        )  # fmt: skip
         section.figure(
             heatmap(
                 frame, rows="place", columns="layer", value="effect", limit=limit,
+                noise=trace.noise,
                 axis=f"Probability that returns when {_state(site)} is restored",
                 alt=f"Probability of the answer that returns per place and layer: {_state(site)}. "
-                f"Most at the {cell.place} in layer {cell.layer}: {cell.effect:.2f}.",
+                f"{most}",
                 titles={"place": ""},
             ),
             f"{NAMES[site][0].upper()}{NAMES[site][1:]}",

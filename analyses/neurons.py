@@ -38,7 +38,7 @@ from analyses._neurons.shown import (
     show_removal,
     show_writing,
 )
-from analyses._phrases import listed, signed
+from analyses._phrases import listed, no_effect, signed
 from analyses._task import Task, TaskConfig, measure_baseline, task_pairs, task_section
 from analyses._text import text_windows
 from interp.indices import indices
@@ -46,6 +46,7 @@ from interp.neurons import neuron_ids, neuron_stats
 from interp.provenance import provenance
 from interp.report import Report
 from interp.report.figures import curves, scatter
+from interp.stats import errors_needed
 from interp.tasks import Pairs
 
 POINTS = 600
@@ -131,7 +132,7 @@ def run(model: Any, config: Config) -> Report:
     chosen = asked_for or layers_that_fit(layers, model.cfg.d_mlp, config.most)
     if len(chosen) < model.cfg.n_layers:
         report.skip(f"Neurons were removed one by one in layers {listed(chosen, 30)} only.")
-    ranking = ranked(model, pairs, chosen, config.kind, config)
+    ranking = ranked(model, pairs, chosen, config.kind, config, found.noise)
     sets = sets_against_random(model, pairs, ranking, config.kind, config)
     shown = named or ranking.costliest[: config.top]
     _findings(report, ranking, sets, float(found.clean.mean()), config)
@@ -158,11 +159,16 @@ def _findings(
 ) -> None:
     table, first = ranking.table.set_index(["layer", "neuron"]), ranking.costliest[0]
     row = table.loc[first]
+    if ranking.silent:
+        report.finding(
+            f"Removing a neuron alone ({config.kind} ablation) has {no_effect(ranking.noise)} on "
+            f"the logit difference, for any of {len(table):,} neurons; none is ranked by it."
+        )
+        return
     report.finding(
         f"Of {len(table):,} neurons, each removed alone ({config.kind} ablation), neuron "
         f"{name_of(first)} costs the task most on average: {signed(row['effect'])}"
-        f"{_bounds(row['low'], row['high'])} of {clean:.2f} logits; "
-        f"{ranking.beyond or 'none'} of the {len(table):,} have an effect beyond chance."
+        f"{_bounds(row['low'], row['high'])} of {clean:.2f} logits; {_beyond(ranking)}."
     )
     if sets is None:
         report.skip("Sets of neurons: too few prompts to rank on one half and measure the other.")
@@ -180,6 +186,21 @@ def _findings(
             "Direct attribution to neurons: in this model what they write to the logits is no sum, "
             "or does not vary."
         )
+
+
+def _beyond(ranking: Ranking) -> str:
+    """How many have an effect beyond chance, and where so few prompts could hardly show one."""
+    n, tests = int(ranking.table["n"].iloc[0]), len(ranking.table)
+    if n < 2:
+        return "of one prompt nothing can be said to lie beyond chance"
+    told = f"{ranking.beyond or 'none'} of the {tests:,} have an effect beyond chance"
+    needed, usual = errors_needed(n, tests), errors_needed(1000, tests)
+    if ranking.beyond or needed < 1.5 * usual:
+        return told
+    return (
+        f"{told}, for which {n} prompts ask {needed:.0f} standard errors of it (many prompts "
+        f"{usual:.1f}): --n takes more"
+    )
 
 
 def _sets_finding(report: Report, sets: pd.DataFrame) -> None:

@@ -273,7 +273,7 @@ def examine(
     frame = compared(model, direction, prompts, words, plan)
     short = summary(frame)
     beside, greedy = side_by_side(model, direction, prompts, config.prompts, plan)
-    say_findings(report, model, short, words, direction, told)
+    say_findings(report, model, short, words, direction, told, plan.n_random)
     show(report, model, short, frame, beside, greedy, words)
     _certainty(report, frame, plan, direction, config)
     return short

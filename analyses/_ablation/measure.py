@@ -73,6 +73,17 @@ class Measured:
     halves: tuple[int, int]
     """Prompts on which heads were ranked, and on which they were removed together."""
 
+    @property
+    def noise(self) -> float:
+        """The size up to which an effect is rounding."""
+        return self.baseline.noise
+
+    def silent(self, kind: str, part: str = "head") -> bool:
+        """Whether no part of a sort has an effect beyond rounding by this kind of ablation."""
+        one = self.mlps if part == "mlp" else self.heads
+        assert one is not None
+        return bool(one.of(kind)["effect"].abs().max() <= self.noise)
+
 
 def part_name(line: Any) -> str:
     """L2 H1, MLP 2, or L2 N77."""
@@ -129,7 +140,7 @@ def measure(
     return Measured(
         tuple(made), found, _has_shares(found), heads, single["mlp"], single["neuron"],
         _losses(model, pairs, parts, made, text, text_edits, config),
-        _compared(single), _damage(heads), _disagreement(heads),
+        _compared(single, found.noise), _damage(heads), _disagreement(heads),
         _seconds(model, pairs, found, heads, made, config), curve, sets, halves,
     )  # fmt: skip
 
@@ -174,7 +185,8 @@ def _removals(
                 **{name: tested[name] for name in ("effect", "stderr", "low", "high")},
                 lost=share.value, lost_low=share.low, lost_high=share.high,
                 p=tested["p"], p_corrected=tested["p_corrected"],
-                named=(tested["p_corrected"] < ALPHA) & found.able,
+                named=(tested["p_corrected"] < ALPHA) & found.able
+                & (tested["effect"].abs() > found.noise),
             )
         )  # fmt: skip
         effects[kind] = own
@@ -211,13 +223,15 @@ def _losses(
     return pd.concat(tables, ignore_index=True)
 
 
-def _compared(single: Mapping[str, Removals | None]) -> pd.DataFrame:
-    """Rank correlations of every two kinds over the nodes of each sort."""
+def _compared(single: Mapping[str, Removals | None], noise: float) -> pd.DataFrame:
+    """Rank correlations of every two kinds over the nodes of each sort; effects that are rounding
+    are all alike."""
     lines = []
     for part, one in single.items():
         if one is None or len(one.nodes) < 2:
             continue
         means = pd.DataFrame({kind: own.mean(1) for kind, own in one.effects.items()})
+        means = means.where(means.abs() > noise, 0.0)
         for a, b in itertools.combinations(means, 2):
             if bool(means[[a, b]].nunique().gt(1).all()):  # no rank of what is all alike
                 rank = means[a].corr(means[b], method="spearman")
@@ -283,7 +297,8 @@ def _wakes(table: pd.DataFrame, found: Baseline) -> pd.Series:
     more = (table["p_corrected"] < ALPHA) & (table["interaction"] < 0)
     costs = (table["given_p_corrected"] < ALPHA) & (table["given"] < 0) & (table["first_alone"] < 0)
     weaker = table["alone"].abs() < table["first_alone"].abs()
-    return more & costs & weaker & found.able
+    real = table[["interaction", "given"]].abs().min(axis=1) > found.noise
+    return more & costs & weaker & real & found.able
 
 
 def _together(

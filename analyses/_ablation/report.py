@@ -47,7 +47,7 @@ def _alone(report: Report, m: Measured) -> None:
         section.figure(
             figures.heatmap(
                 table[["layer", "head", "effect"]],
-                rows="layer", columns="head", value="effect", limit=limit,
+                rows="layer", columns="head", value="effect", limit=limit, noise=m.noise,
                 axis=f"Change of the logit difference, {kind} ablation (logits)",
                 alt=f"Heat map of layers and heads, {kind} ablation. The largest change is "
                 f"{most['effect']:.2f} logits, at {part_name(most)}.",

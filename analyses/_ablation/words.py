@@ -7,9 +7,10 @@ import pandas as pd
 
 from analyses._ablation.config import Config
 from analyses._ablation.measure import ALPHA, KEPT, Measured, carriers, part_name
-from analyses._phrases import head_name, listed, number, plus_minus, signed
+from analyses._phrases import head_name, listed, no_effect, number, out_of_reach, plus_minus, signed
 from analyses._reference import mean_in_words
 from interp.report import Report
+from interp.stats import errors_needed
 from interp.tasks import Pairs
 from interp.tokens import Tokens
 
@@ -32,6 +33,12 @@ def tell(report: Report, m: Measured, pairs: Pairs, text: Tokens | None, config:
 def _heads(report: Report, m: Measured, pairs: Pairs, config: Config) -> None:
     lead, n = m.kinds[0], len(m.heads.nodes)
     table = m.heads.of(lead)
+    if all(m.silent(kind) for kind in m.kinds):
+        report.finding(
+            f"Removing a head has {no_effect(m.noise)} on the logit difference, for any of {n} "
+            f"heads, by {listed(m.kinds)} ablation."
+        )
+        return
     most = _strongest(table, 3)
     if len(pairs) == 1:
         report.finding(
@@ -54,9 +61,10 @@ def _heads(report: Report, m: Measured, pairs: Pairs, config: Config) -> None:
         )
     else:
         report.finding(
-            f"No head of {n} surely costs {bar} when removed (by {lead} ablation); most changes "
-            f"{_with_change(_strongest(table, 1), m)}."
-        )
+            f"No head of {n} surely costs {bar} when removed (by {lead} ablation); "
+            + (f"there is {no_effect(m.noise)}." if m.silent(lead) else
+               f"most changes {_with_change(_strongest(table, 1), m)}.{_hard(len(pairs), n)}")
+        )  # fmt: skip
     for kind in m.kinds[1:]:
         own, _ = _named(m, kind)
         same = "the same heads: " if len(own) and {*own.index} == {*helps.index} else ""
@@ -70,6 +78,17 @@ def _heads(report: Report, m: Measured, pairs: Pairs, config: Config) -> None:
         )
 
 
+def _hard(n: int, tests: int) -> str:
+    """How much so few prompts ask of an effect; empty where it is little more than many ask."""
+    needed, usual = errors_needed(n, tests, ALPHA), errors_needed(1000, tests, ALPHA)
+    if needed < 1.5 * usual:
+        return ""
+    return (
+        f" With {n} prompts and {tests} heads an effect must be {needed:.0f} standard errors large "
+        f"to be named, with many prompts {usual:.1f}: --n takes more."
+    )
+
+
 def _named(m: Measured, kind: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The heads that are named, strongest first: those that help and those that hinder."""
     own = m.heads.of(kind)
@@ -79,7 +98,9 @@ def _named(m: Measured, kind: str) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _other_parts(report: Report, m: Measured, config: Config) -> None:
     lead = m.kinds[0]
-    if m.mlps is not None:
+    if m.mlps is not None and m.silent(lead, "mlp"):
+        report.finding(f"MLPs by {lead} ablation: {no_effect(m.noise)} on the logit difference.")
+    elif m.mlps is not None:
         most = _strongest(m.mlps.of(lead), 3)
         report.finding(
             f"MLPs by {lead} ablation: the logit difference changes most without "
@@ -87,15 +108,19 @@ def _other_parts(report: Report, m: Measured, config: Config) -> None:
         )
     if m.neurons is not None:
         table = m.neurons.of(lead)
-        told = int(table["named"].sum())
+        changed = int(table["named"].sum())
+        silent = float(table["effect"].abs().max()) <= m.noise
         report.finding(
-            f"Neurons by {lead} ablation: {told} of {len(table)} change the logit difference at "
-            f"all (false discovery rate {ALPHA:.0%}), most {_with_change(_strongest(table, 3), m)}."
+            f"Neurons by {lead} ablation: {no_effect(m.noise)} on the logit difference."
+            if silent
+            else f"Neurons by {lead} ablation: {changed} of {len(table)} change the logit "
+            f"difference at all (false discovery rate {ALPHA:.0%}), most "
+            f"{_with_change(_strongest(table, 3), m)}."
         )
 
 
 def _kinds(report: Report, m: Measured) -> None:
-    if len(m.kinds) < 2 or m.disagreement is None:
+    if len(m.kinds) < 2 or m.disagreement is None or all(m.silent(kind) for kind in m.kinds):
         return
     damage = m.damage.set_index("kind")["damage"]
     costs = damage.sort_values().items()
@@ -116,7 +141,7 @@ def _kinds(report: Report, m: Measured) -> None:
 
 
 def _backups(report: Report, m: Measured) -> None:
-    if m.seconds is None:
+    if m.seconds is None or all(m.silent(kind) for kind in m.kinds):
         return
     places = zip(m.seconds["first_layer"], m.seconds["first_head"], strict=True)
     seconds = m.seconds.assign(first=[head_name(*place) for place in places])
@@ -146,7 +171,7 @@ def _backups(report: Report, m: Measured) -> None:
 
 
 def _series(report: Report, own: pd.DataFrame, m: Measured) -> None:
-    sure = (own["p_corrected"] < ALPHA) & (own["interaction"] > 0) & (own["alone"] < 0)
+    sure = (own["p_corrected"] < ALPHA) & (own["interaction"] > m.noise) & (own["alone"] < 0)
     if m.baseline.able and bool(sure.any()):
         row = own.loc[own["interaction"].where(sure).idxmax()]
         report.finding(
@@ -157,6 +182,8 @@ def _series(report: Report, own: pd.DataFrame, m: Measured) -> None:
 
 
 def _together(report: Report, m: Measured, config: Config) -> None:
+    if all(m.silent(kind) for kind in m.kinds):
+        return
     row = m.sets.iloc[0]
     what = f"the {row['k']} strongest heads at once" if row["k"] > 1 else "the strongest head"
     others = [f"{one['kind']} {signed(one['effect'])}, p = {one['p']:.3f}"
@@ -169,6 +196,7 @@ def _together(report: Report, m: Measured, config: Config) -> None:
         f"{row['random_sets']} change it as much (p = {row['p']:.3f}), and "
         f"{row['as_much_without']} of the {row['without']} that hold none of these heads."
         + (f" The same by {'; '.join(others)}." if others else "")
+        + _few_sets(int(row["random_sets"]))
     )
     told = []
     for kind in m.kinds:
@@ -182,20 +210,31 @@ def _together(report: Report, m: Measured, config: Config) -> None:
         )
 
 
+def _few_sets(sets: int) -> str:
+    short = out_of_reach(sets, 1, "set", "random sets", "random-sets", "none")
+    return f" No verdict: {short}." if short else ""
+
+
 def _losses(report: Report, m: Measured, own: bool) -> None:
     lead = m.kinds[0]
     rows = m.losses[(m.losses["kind"] == lead) & (m.losses["part"] == "head")]
     rows = rows.reset_index(drop=True)
     best = rows.loc[rows["answer"].idxmax()]
+    if bool(np.nanmax(rows[["answer", "text"]].abs()) <= m.noise):
+        report.finding(f"In nats: {no_effect(m.noise)} of removing a head, by {lead} ablation.")
+        return
     told = (
         f"The answer's loss rises most without {part_name(best)} ({signed(best['answer'])} nats "
         f"by {lead} ablation)"
+        if float(best["answer"]) > m.noise
+        else f"The answer's loss rises without no head ({lead} ablation)"
     )
     if np.isfinite(rows["text"]).all():
         top, where = rows.loc[rows["text"].idxmax()], "the clean prompts" if own else "the text"
         change = plus_minus(top["text"], top["text_stderr"], "+z.3f")
         told += f"; the plain loss over {where} without {part_name(top)} ({change} nats per token)"
         both = pd.DataFrame({"task": m.heads.of(lead)["effect"].abs(), "text": rows["text"]})
+        both = both.where(both.abs() > m.noise, 0.0)
         if bool(both.nunique().gt(1).all()):
             rank = float(both.corr(method="spearman").loc["task", "text"])
             told += (

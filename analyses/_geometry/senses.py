@@ -206,7 +206,8 @@ def _doubts(report: Report, found: dict[str, Senses], config: Config) -> None:
     sizes = listed(f"{one.pooled['n'].iloc[0]:.0f} places ({side})" for side, one in found.items())
     report.sure(
         f"Senses: {sizes}; 95% Wilson intervals over places, {config.draws} shuffles (seed "
-        f"{config.seed}). The best layer is chosen after the fact; the figure shows all."
+        f"{config.seed}), so that no p lies below {1 / (1 + config.draws):.3f}. The best layer "
+        "is chosen after the fact; the figure shows all."
     )
     report.doubt(
         "Places that share a word, a cue or a sentence pattern are not independent, so these "

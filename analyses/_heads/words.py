@@ -7,17 +7,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyses._phrases import head_name, listed, plus_minus
+from analyses._phrases import head_name, listed, no_effect, plus_minus
 from interp import heads
 from interp.heads.roles import LEAST, MIXED, MOVERS
 from interp.report import Report
+from interp.stats import reach
 from interp.tokens import Tokens
 
 STRONGEST = 3
 
 
-def findings(report: Report, table: pd.DataFrame, roles: pd.DataFrame, fed: pd.DataFrame) -> None:
-    """What was found, the names first."""
+def findings(
+    report: Report, table: pd.DataFrame, roles: pd.DataFrame, fed: pd.DataFrame, noise: float,
+    null: int,
+) -> None:  # fmt: skip
+    """What was found, the names first. Effects up to `noise` are rounding; `null` rotations of each
+    head were drawn."""
     named = roles[roles["named"]]
     tested = [role for role in heads.ROLES if role in set(roles["role"])]
     parts = []
@@ -32,9 +37,24 @@ def findings(report: Report, table: pd.DataFrame, roles: pd.DataFrame, fed: pd.D
         f"{'; '.join(parts) or 'none'}. {mixed} have none."
     )
     if none:
-        report.finding(f"No head is named {' or '.join(none)}.{_closest(roles, none)}")
-    _effects(report, table)
+        report.finding(
+            f"No head is named {' or '.join(none)}.{_closest(roles, none)}"
+            f"{_few_rotations(len(roles), len(table), null)}"
+        )
+    _effects(report, table, noise)
     _feeding(report, table, fed)
+
+
+def _few_rotations(tests: int, heads: int, null: int) -> str:
+    """Where one name alone cannot pass the correction; the rotations of all heads are pooled."""
+    own = reach(null * heads, tests, correction="bh")
+    if own.alone <= 0.05:
+        return ""
+    return (
+        f" With {null} rotations of each head the q of one name alone, corrected for {tests}, is "
+        f"never below {own.alone:.2f}, so that none can pass .05 by itself; --null "
+        f"{-(-own.needed // heads)} lets it."
+    )
 
 
 def _scored(rows: pd.DataFrame) -> list[str]:
@@ -51,7 +71,7 @@ def _closest(roles: pd.DataFrame, none: list[str]) -> str:
     )
 
 
-def _effects(report: Report, table: pd.DataFrame) -> None:
+def _effects(report: Report, table: pd.DataFrame, noise: float) -> None:
     units = {"task": ("logit(answer) − logit(wrong)", "logits", "+z.2f"),
              "loss": ("the loss", "nats per token", "+z.3f")}  # fmt: skip
     for name, (what, unit, form) in units.items():
@@ -59,13 +79,20 @@ def _effects(report: Report, table: pd.DataFrame) -> None:
         if rows.empty:
             continue
         effect = rows[f"{name}_effect"].abs()
+        effect = effect[effect > noise]
+        if effect.empty:
+            report.finding(
+                f"Replaced by their mean, heads have {no_effect(noise)} on {what} ({len(rows)} "
+                "heads)."
+            )
+            continue
         best = rows.loc[effect.nlargest(STRONGEST).index]
         texts = [
             f"{head_name(row['layer'], row['head'])} ({row['label']}{_at_the_end(row, name)}) "
             f"{plus_minus(row[f'{name}_effect'], row[f'{name}_stderr'], form)}"
             for _, row in best.iterrows()
         ]
-        share = effect[rows["label"] == MIXED].sum() / max(effect.sum(), 1e-30)
+        share = effect[rows.loc[effect.index, "label"] == MIXED].sum() / effect.sum()
         report.finding(
             f"Replaced by their mean, these heads change {what} most: {listed(texts)} {unit}. "
             f"Heads without a name make up {share:.0%} of all such changes (sum of amounts): so "

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t
 
 import interp
 from analyses._task import TaskConfig, metric_of
@@ -45,6 +44,13 @@ class Ranking:
     """`RANKING`, the largest |effect| first."""
     effects: pd.DataFrame
     """[(layer, neuron), example] the change of the logit difference, answer − wrong."""
+    noise: float = 0.0
+    """The size up to which a mean effect is rounding."""
+
+    @property
+    def silent(self) -> bool:
+        """Whether no neuron has an effect beyond rounding."""
+        return bool(self.table["effect"].abs().max() <= self.noise)
 
     @property
     def costliest(self) -> list[NeuronId]:
@@ -53,8 +59,10 @@ class Ranking:
 
     @property
     def correlation(self) -> float:
-        """Spearman's of what removal takes and what the neuron writes; NaN without either."""
-        frame = self.table[["effect", "attribution"]].dropna().rank()
+        """Spearman's of what removal takes and what the neuron writes; NaN without either, and
+        where one of them is rounding throughout."""
+        frame = self.table[["effect", "attribution"]].dropna()
+        frame = frame.where(frame.abs() > self.noise, 0.0).rank()
         if len(frame) < 3 or frame.nunique().min() < 2:
             return float("nan")
         return float(np.corrcoef(-frame["effect"], frame["attribution"])[0, 1])
@@ -66,9 +74,9 @@ class Ranking:
         n, m = int(self.table["n"].iloc[0]), len(self.table)
         if n < 2:
             return 0
-        limit = t.ppf(1 - 0.025 / m, n - 1)
+        limit = stats.errors_needed(n, m)
         effect, error = (self.table[name].to_numpy() for name in ("effect", "stderr"))
-        return int((np.abs(effect) > np.maximum(limit * error, 1e-9)).sum())
+        return int((np.abs(effect) > np.maximum(limit * error, self.noise)).sum())
 
 
 def costliest(effects: pd.DataFrame) -> list[NeuronId]:
@@ -99,9 +107,10 @@ def layers_that_fit(layers: pd.DataFrame, d_mlp: int, most: int) -> list[int]:
 
 
 def ranked(
-    model: Any, pairs: Pairs, layers: Sequence[int], kind: Kind, config: TaskConfig
+    model: Any, pairs: Pairs, layers: Sequence[int], kind: Kind, config: TaskConfig, noise: float
 ) -> Ranking:
-    """Every neuron of these layers removed alone, and beside it direct attribution."""
+    """Every neuron of these layers removed alone, and beside it direct attribution. Effects up to
+    `noise` are rounding."""
     frame = interp.ablate(
         model, pairs.clean, SITE, by=("layer", "neuron"), layers=layers, kind=kind,
         reference=pairs.both,
@@ -118,7 +127,7 @@ def ranked(
     for name, value in (("rank", "effect"), ("by_attribution", "attribution")):
         table[name] = table[value].abs().rank(ascending=False, method="first")
     table = table.reset_index().sort_values("rank", ignore_index=True).astype({"rank": int})
-    return Ranking(table[[name.removesuffix("?") for name in RANKING]], effects)
+    return Ranking(table[[name.removesuffix("?") for name in RANKING]], effects, noise)
 
 
 def _attribution(model: Any, pairs: Pairs, layers: Sequence[int]) -> pd.Series:

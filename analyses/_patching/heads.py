@@ -35,7 +35,7 @@ def named_heads(study: Study, heads: Effects, least: float, level: float | None)
     for way in WAYS:
         share, low, high = (table[f"{way}_{what}"] for what in ("share", "low", "high"))
         sure = (share.abs() >= least) & ~((low <= 0) & (high >= 0))
-        sure &= table[way].abs() > (level or 0.0)
+        sure &= table[way].abs() > max(level or 0.0, study.found.noise)
         size = np.maximum(size, np.where(sure, share.abs(), 0))
     order = [i for i in np.argsort(-size, kind="stable") if size[i] > 0]
     return [(int(table["layer"].iloc[i]), int(table["head"].iloc[i])) for i in order]
@@ -60,6 +60,7 @@ class HeadDress(Dress):
             figures.heatmap(
                 self.both(z, ["layer", "head"]), rows="layer", columns="head", value="share",
                 titles={"layer": "way and layer"}, axis=f"z: {self.axis}",
+                **self.shading,
                 alt="Heads by layer: what z restores by denoising, above, and loses by noising.",
             ),
             "Output z of each head", name="heads-map",
@@ -69,6 +70,7 @@ class HeadDress(Dress):
             figures.heatmap(
                 inputs, rows="head", columns="part", value="share",
                 axis=f"denoised: {self.axis}", titles={"part": "what is patched"},
+                **self.shading,
                 alt="The strongest heads by what of them is patched: q, k, v, pattern, z.",
             ),
             "What of the strongest heads carries it", name="heads-by-input",
@@ -83,6 +85,8 @@ class HeadDress(Dress):
         agree = self.agree("heads (z)", z, "heads")
         self._scatter(section)
         self._examples(section, effects, strongest)
+        if self.nothing(z, "Single heads"):
+            return
         if self.told:
             self._head_findings(z, inputs, named, least, level)
             self._agreement(agree, z, named, least)
@@ -207,6 +211,7 @@ class HeadDress(Dress):
             figures.heatmap(
                 drawn, rows="head", columns="pos", value="share", names={"pos": self.names},
                 titles={"pos": "position"}, axis=f"denoised z: {self.axis}",
+                **self.shading,
                 alt="The strongest heads by position: what denoising z restores.",
             ),
             "Heads by position", name="head-positions-map",
@@ -274,6 +279,7 @@ class HeadDress(Dress):
             figures.heatmap(
                 drawn, rows="layer", columns="head", value="share",
                 axis=f"denoised, to the logits: {self.axis}",
+                **self.shading,
                 alt="Heads by layer: what reaches the logits without any other head.",
             ),
             "From heads to the logits", name="paths-to-logits",
@@ -300,6 +306,7 @@ class HeadDress(Dress):
         return figures.heatmap(
             drawn, rows="receiver", columns="sender", value="share",
             names=None, axis=f"denoised, by one input: {self.axis}",
+            **self.shading,
             alt="Receiving heads and their inputs by senders: what passes by this path alone.",
         )  # fmt: skip
 
@@ -332,4 +339,5 @@ class HeadDress(Dress):
     def _sure(self, table: pd.DataFrame, least: float) -> pd.DataFrame:
         share, low, high = (table[f"denoise_{what}"] for what in ("share", "low", "high"))
         own = table[(share.abs() >= least) & ~((low <= 0) & (high >= 0))]
+        own = own[own["denoise"].abs() > self.level]
         return own.loc[own["denoise"].abs().sort_values(ascending=False, kind="stable").index]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analyses._patching.effects import HOLES, WAYS, Effects, Study
-from analyses._phrases import listed, number
+from analyses._phrases import listed, no_effect, number
 from analyses._task import position_names
 from interp.report import Report, figures
 
@@ -34,6 +35,10 @@ class Dress:
         self.told = study.found.able and study.found.normal
         """Whether findings can be stated: the model does the task, and the corruption shows."""
         self.axis = "share of the gap" if study.found.normal else "logits"
+        self.limit: float | None = None
+        """The value of the last shade of all maps."""
+        self.band = self.level = study.found.noise
+        """What the control shows by itself, in logits (`level`), and as maps draw it (`band`)."""
         self.points: list[pd.DataFrame] = []
         """Of every part, its nodes by both ways: the scatter."""
         self.agreed: list[str] = []
@@ -44,6 +49,23 @@ class Dress:
                 else "the model does not do this task better than chance"
             )
             report.finding(f"No position, layer, head or path is named, because {why}.")
+
+    def set_scale(
+        self, drawn: Sequence[Effects], paths: pd.DataFrame | None, level: float | None
+    ) -> None:
+        """One scale for the maps of all these effects, on which what unrelated words show
+        (`level`, in logits) is grey."""
+        tables = [self.study.table(one) for one in drawn] + ([] if paths is None else [paths])
+        largest = [float(self.drawn(table, way).abs().max()) for table in tables for way in WAYS]
+        self.limit = max(largest, default=0.0) or None
+        self.level = max(level or 0.0, self.study.found.noise)
+        normal, gap = self.study.found.normal, abs(float(self.study.found.gap.mean()))
+        self.band = self.level / gap if normal else self.level
+
+    @property
+    def shading(self) -> dict[str, float | None]:
+        """What all maps have in common."""
+        return {"limit": self.limit, "noise": self.band}
 
     # What the numbers are called ------------------------------------------------------------
 
@@ -61,13 +83,24 @@ class Dress:
 
     def agree(self, name: str, table: pd.DataFrame, what: str) -> str | None:
         """Keeps the nodes for the scatter, and says how alike both ways rank them."""
-        table = table[(table["denoise"] != 0) | (table["noise"] != 0)]  # else nothing differs there
+        table = self.real(table)
         one, two = (self.drawn(table, way) for way in WAYS)
         self.points.append(pd.DataFrame({"nodes": name, "denoise": one, "noise": two}))
         if len(table) < 3 or one.nunique() < 2 or two.nunique() < 2:
             return None
         rho = float(np.corrcoef(one.rank(), two.rank())[0, 1])
         return f"{rho:.2f} over {len(table)} {what}"
+
+    def real(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Without nodes of which both effects are rounding."""
+        return table[table[list(WAYS)].abs().max(axis=1) > self.study.found.noise]
+
+    def nothing(self, table: pd.DataFrame, what: str) -> bool:
+        """Says so where all effects are rounding."""
+        silent = self.told and self.real(table).empty
+        if silent:
+            self.report.finding(f"{what}: {no_effect(self.study.found.noise)}.")
+        return silent
 
     # Positions and layers -------------------------------------------------------------------
 
@@ -88,7 +121,7 @@ class Dress:
         )  # fmt: skip
         told = self.agree("residual stream", table, "cells of the residual stream")
         self.agreed += [told] if told else []
-        if not self.told:
+        if not self.told or self.nothing(table, "The residual stream"):
             return
         best = table.loc[table.groupby("layer")["denoise_share"].idxmax()]
         runs = []
@@ -120,7 +153,7 @@ class Dress:
             name="sublayer-outputs",
             missing=HOLES, rows=SHOWN,
         )  # fmt: skip
-        if self.told:
+        if self.told and not self.nothing(table, "Sublayer outputs"):
             best = table.loc[table["denoise"].abs().sort_values(ascending=False).index[:3]]
             cells = [
                 f"{OUTPUT_NAMES[row['site']]} of layer {row['layer']} at “{row['position']}” "
@@ -140,6 +173,7 @@ class Dress:
         return figures.heatmap(
             both, rows="layer", columns="pos", value="share", names={"pos": self.names},
             titles={"layer": "way and layer", "pos": "position"}, axis=f"{what}: {self.axis}",
+            **self.shading,
             alt=f"{what}, layer by position: what is restored by denoising, above, and lost by "
             "noising, below.",
         )  # fmt: skip
@@ -169,7 +203,7 @@ class Dress:
         section.table(
             table, "Neurons, the strongest first", name="neurons", missing=HOLES, rows=SHOWN
         )
-        if not self.told:
+        if not self.told or self.nothing(table, "Single neurons"):
             return
         absolute = table["denoise"].abs().sort_values(ascending=False).cumsum()
         half = 1 + int((absolute < absolute.iloc[-1] / 2).sum())
@@ -221,7 +255,8 @@ class Dress:
             f"Control: on words that have nothing to do with the pair (seed "
             f"{self.study.config.seed}) no mean effect of the {len(chance)} nodes patched is "
             f"larger than {level:.2f} logits{part}; a run patched into itself changes by at most "
-            f"{largest:.1g} logits."
+            f"{largest:.1g} logits. All maps share one scale, on which effects no larger than on "
+            "unrelated words are grey."
         )
         if largest > 1e-4:
             self.report.warn(

@@ -9,7 +9,7 @@ import pandas as pd
 from jaxtyping import Int
 from torch import Tensor
 
-from analyses._phrases import listed, number
+from analyses._phrases import listed, number, out_of_reach
 from analyses._steering.measure import SUMMARY, Words, shaded
 from interp.directions import Direction
 from interp.report import Report
@@ -19,8 +19,9 @@ SURE = 0.05
 
 
 def say_findings(
-    report: Report, model: Any, short: pd.DataFrame, words: Words, direction: Direction, told: str
-) -> None:
+    report: Report, model: Any, short: pd.DataFrame, words: Words, direction: Direction, told: str,
+    n_random: int,
+) -> None:  # fmt: skip
     toward, away = (_one_of(model, ids) for ids in words)
     base = short[short["factor"] == 0].iloc[0]
     steps = short[short["factor"] != 0]
@@ -30,8 +31,11 @@ def say_findings(
     ]
     up = steps[steps["factor"] > 0]
     best = (up if len(up) else steps).iloc[-1]
+    few = out_of_reach(n_random, 1, "factor", "random directions", "n-random", "none")
     acts = (
-        f"changes what is written beyond random directions at {listed(_steps(sure))} steps"
+        f"cannot be told from chance: {few}"
+        if few
+        else f"changes what is written beyond random directions at {listed(_steps(sure))} steps"
         if len(sure)
         else "changes what is written no more than random directions do"
     )

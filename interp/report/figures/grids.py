@@ -12,7 +12,20 @@ from matplotlib.axes import Axes
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 
-from .canvas import INK, LONG, PAPER, SHADES, STEPS, WIDTH, Figure, canvas, check, finish, name
+from .canvas import (
+    INK,
+    LONG,
+    PAPER,
+    RULE,
+    SHADES,
+    STEPS,
+    WIDTH,
+    Figure,
+    canvas,
+    check,
+    finish,
+    name,
+)
 
 TALL, WIDE = 0.22, 0.4
 """Inches of a cell where there is room."""
@@ -20,6 +33,8 @@ HEIGHT = 10.0
 """Inches that all rows may take together."""
 LINE = 0.145
 """Inches that a line of type needs."""
+GREY_LEVEL = 2 * STEPS + 1
+"""Of cells, in place of a shade: what lies within the noise."""
 MOST = 20_000
 """Cells of one figure."""
 
@@ -34,6 +49,7 @@ def heatmap(
     alt: str,
     diverging: bool = True,
     limit: float | None = None,
+    noise: float | None = None,
     names: Mapping[str, Sequence[str]] | None = None,
     titles: Mapping[str, str] | None = None,
 ) -> Figure:
@@ -41,9 +57,11 @@ def heatmap(
 
     Diverging: zero is neutral, blue above, orange below, both ends equally far. Else the shade
     grows from zero, as shares ask for. `limit` is the value of the last shade, by default the
-    largest there is; what lies beyond has the last shade too. Numbers are in order, other values as
-    they come. `names` gives the integers of an axis their names (`{"pos": tokens}`), `titles` the
-    axes theirs. `axis` says above the picture what the shades measure, with its unit.
+    largest there is; what lies beyond has the last shade too. What lies no further from zero than
+    `noise`, as the control does, is grey, and so is that part of the scale. Numbers are in order,
+    other values as they come. `names` gives the integers of an axis their names
+    (`{"pos": tokens}`), `titles` the axes theirs. `axis` says above the picture what the shades
+    measure, with its unit.
     """
     check(data, (value,), (rows, columns), once=True)
     down, across = (_in_order(data[one]) for one in (rows, columns))
@@ -55,6 +73,9 @@ def heatmap(
         raise ValueError(f"{value!r} has values below zero; draw it with diverging=True")
     largest = float(np.nanmax(np.abs(grid)))
     limit = limit or largest or 1.0
+    if noise is not None and not 0 <= noise < math.inf:
+        raise ValueError(f"noise={noise}: expected a size, 0 or more")
+    limit = max(limit, noise or 0.0)
     tall = min(TALL, HEIGHT / len(down))
     texts = [_texts(one, key, names) for one, key in ((down, rows), (across, columns))]
     room = 1.6 + 0.075 * max(map(len, texts[0]))
@@ -66,7 +87,8 @@ def heatmap(
     width = max(room + wide * len(across), 2.6, 0.3 + 0.075 * len(title.split("\n")[0]))
     with canvas(height, min(width, WIDTH)) as figure:
         axes, scale = figure.subplots(1, 2, width_ratios=[max(wide * len(across), 1.0), 0.13])
-        _cells(axes, grid / limit, gaps=len(across) <= 40 and len(down) <= 60)
+        quiet = None if noise is None else noise / limit
+        _cells(axes, grid / limit, quiet, gaps=len(across) <= 40 and len(down) <= 60)
         for one, turned in ((axes.yaxis, False), (axes.xaxis, columns in (names or {}))):
             labels, cell = (texts[1], wide) if one is axes.xaxis else (texts[0], tall)
             step = math.ceil(LINE * (1.6 if one is axes.xaxis and not turned else 1) / cell)
@@ -75,7 +97,7 @@ def heatmap(
         titles = {rows: rows, columns: columns, **(titles or {})}
         axes.set(xlabel=name(titles[columns], LONG), ylabel=name(titles[rows], LONG))
         figure.suptitle(title, x=0.01, ha="left", fontsize=9, color=INK)
-        _scale(scale, limit, diverging)
+        _scale(scale, limit, diverging, noise)
         return finish(figure, alt, data)
 
 
@@ -93,12 +115,14 @@ def _texts(values: pd.Index, key: str, names: Mapping[str, Sequence[str]] | None
     return [name(own[one]) for one in values]
 
 
-def _cells(axes: Axes, share: np.ndarray, gaps: bool) -> None:
+def _cells(axes: Axes, share: np.ndarray, quiet: float | None, gaps: bool) -> None:
     """One path per shade, of runs of equal cells: a picture of 10,000 cells stays small."""
     n_rows, n_columns = share.shape
     level = np.full(share.shape, -1)
     there = ~np.isnan(share)
     level[there] = np.rint(share[there].clip(-1, 1) * STEPS) + STEPS
+    if quiet is not None:
+        level[there & (np.abs(share) <= quiet)] = GREY_LEVEL
     runs: dict[int, list] = {}
     for y, row in enumerate(level):
         starts = np.flatnonzero(np.diff(row, prepend=-2))
@@ -113,7 +137,7 @@ def _cells(axes: Axes, share: np.ndarray, gaps: bool) -> None:
     runs.pop(-1, None)
     for one, boxes in sorted(runs.items()):
         path = Path.make_compound_path(*(Path(box, closed=True) for box in boxes))
-        axes.add_patch(PathPatch(path, facecolor=SHADES[one], linewidth=0, antialiased=False))
+        axes.add_patch(PathPatch(path, facecolor=_shade(one), linewidth=0, antialiased=False))
     if gaps:
         axes.hlines(np.arange(1, n_rows) - 0.5, -0.5, n_columns - 0.5, PAPER, linewidth=0.7)
         axes.vlines(np.arange(1, n_columns) - 0.5, -0.5, n_rows - 0.5, PAPER, linewidth=0.7)
@@ -121,11 +145,17 @@ def _cells(axes: Axes, share: np.ndarray, gaps: bool) -> None:
     axes.spines[:].set_visible(False)
 
 
-def _scale(axes: Axes, limit: float, diverging: bool) -> None:
+def _shade(level: int) -> str:
+    return RULE if level == GREY_LEVEL else SHADES[level]
+
+
+def _scale(axes: Axes, limit: float, diverging: bool, noise: float | None) -> None:
     shades = SHADES if diverging else SHADES[STEPS:]
     edges = np.linspace(-limit if diverging else 0, limit, len(shades) + 1)
     for shade, low, high in zip(shades, edges, edges[1:], strict=False):
         axes.axhspan(low, high, facecolor=shade, linewidth=0, antialiased=False)
+    if noise:
+        axes.axhspan(-noise if diverging else 0, noise, facecolor=RULE, linewidth=0)
     axes.set(ylim=(edges[0], edges[-1]), xticks=[])
     axes.yaxis.tick_right()
     axes.tick_params(length=0)
