@@ -19,6 +19,8 @@ HALF = 0.5
 """The share of what was lost that counts as brought back."""
 LEAST = 4
 """Prompts that can be halved: on one half a peak is chosen, on the other it is measured."""
+WITHIN = {"prob": (-1.0, 1.0)}
+"""What an effect on a metric can be at all."""
 KEYS = ["metric", "site", "layer", "place"]
 EFFECTS = (*KEYS, "n", "effect", "stderr?", "low?", "high?", "share?")
 TOTALS = ("noise", "metric", "n", "clean", "corrupted", "effect", "stderr?", "low?", "high?")
@@ -105,7 +107,7 @@ class Trace:
         if len(table) < LEAST:
             return None
         layer = table.columns[int(table.iloc[::2].mean().to_numpy().argmax())]
-        return int(layer), stats.mean(table[layer].iloc[1::2].to_numpy())
+        return int(layer), stats.mean(table[layer].iloc[1::2].to_numpy(), WITHIN["prob"])
 
     def difference(self, place: str) -> stats.Estimate | None:
         """What the best MLP at a place brings back less what the best attention does, paired by
@@ -149,7 +151,7 @@ def averaged(states: pd.DataFrame, totals: pd.DataFrame, noise: float) -> Trace:
     rows = []
     for key, own in by_prompt.groupby(KEYS, sort=False):
         metric, *_ = values = list(key) if isinstance(key, tuple) else [key]
-        found = stats.mean(own["effect"].to_numpy())
+        found = stats.mean(own["effect"].to_numpy(), WITHIN.get(metric))
         rows.append([*values, len(own), *map(float, found), _share(own, lost[metric])])
     columns = [column.removesuffix("?") for column in EFFECTS]
     return Trace(states, cost, by_prompt, pd.DataFrame(rows, columns=columns), noise)
@@ -160,7 +162,7 @@ def _total(key: Any, rows: pd.DataFrame) -> dict[str, Any]:
     clean, corrupted, effect = (
         grouped[name].mean().to_numpy() for name in ("clean", "corrupted", "effect")
     )
-    found = stats.mean(effect)
+    found = stats.mean(effect, WITHIN.get(key[1]))
     about = {"noise": key[0], "metric": key[1], "n": len(effect)}
     clean, corrupted = float(clean.mean()), float(corrupted.mean())
     return about | {"clean": clean, "corrupted": corrupted} | _numbers("effect", found)

@@ -177,12 +177,20 @@ def rounding(scale: float, eps: float, n: int = 1) -> float:
     return ROUNDINGS * eps * scale / math.sqrt(n)
 
 
-def mean(values: np.ndarray) -> Estimate:
-    """The mean over the last axis, with a normal interval; of one example the bounds are NaN."""
+def mean(values: np.ndarray, within: tuple[float, float] | None = None) -> Estimate:
+    """The mean over the last axis, with a normal interval; of one example the bounds are NaN.
+
+    within: what a mean can be at all, such as (−1, 1) for differences of probabilities: the
+    interval is cut there.
+    """
     values = np.asarray(values, dtype=float)
     n = values.shape[-1]
     spread = values.std(-1, ddof=1) if n > 1 else np.full(values.shape[:-1], np.nan)
-    return _around(values.mean(-1), spread / np.sqrt(n))
+    found = _around(values.mean(-1), spread / np.sqrt(n))
+    if within is None:
+        return found
+    low, high = (np.asarray(bound.clip(*within)) for bound in (found.low, found.high))
+    return found._replace(low=low, high=high)
 
 
 def ratio_of_means(over: np.ndarray, under: np.ndarray) -> Estimate:

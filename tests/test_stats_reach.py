@@ -169,3 +169,12 @@ def test_rounding_grows_with_logits_and_falls_with_examples():
     eps = float(np.finfo(np.float32).eps)
     assert stats.rounding(20.0, eps) == pytest.approx(16 * eps * 20)
     assert stats.rounding(20.0, eps, 64) == pytest.approx(stats.rounding(20.0, eps) / 8)
+
+
+def test_the_interval_of_a_mean_of_probabilities_is_cut_where_none_can_be():
+    values = np.array([[0.9, 0.99, 1.0], [-0.2, 0.1, 0.0]])
+    plain, cut = stats.mean(values), stats.mean(values, (-1.0, 1.0))
+    assert plain.high[0] > 1 == cut.high[0]
+    assert (cut.low == plain.low).all() and cut.high[1] == plain.high[1]
+    assert (cut.value == plain.value).all() and (cut.stderr == plain.stderr).all()
+    assert np.isnan(stats.mean(np.array([0.5]), (-1.0, 1.0)).low)
