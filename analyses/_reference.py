@@ -54,7 +54,11 @@ def _usual(tokens: Tokens, reference: Tokens) -> Literal["pos", "all"]:
 def warn_of_one_class(report: Report, pairs: Pairs, config: MeanConfig) -> None:
     """Where the mean is taken over prompts that all have one answer, it holds that answer."""
     side = config.reference
-    if side == "both" or not single_answer(pairs.answer if side == "clean" else pairs.wrong):
+    if (
+        len(pairs) == 1
+        or side == "both"
+        or not single_answer(pairs.answer if side == "clean" else pairs.wrong)
+    ):
         return
     holds = "the answer" if side == "clean" else "the wrong answer"
     shows = (

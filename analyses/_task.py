@@ -145,12 +145,13 @@ def measure_baseline(model: Any, pairs: Pairs) -> Baseline:
     rows, differences, scale = [], [], 0.0
     for run, tokens in (("clean", pairs.clean), ("corrupted", pairs.corrupted)):
         logits = _answer_logits(model, tokens)
-        scale = max(scale, float(logits.abs().max()))
         answer, wrong = (
             ids.reshape(len(pairs), -1).to(logits.device) for ids in (pairs.answer, pairs.wrong)
         )
         first = (logits.argmax(-1, keepdim=True) == answer).any(-1).double().mean()
         right, other = logits.gather(1, answer).mean(-1), logits.gather(1, wrong).mean(-1)
+        # What is read: answers, and of a softmax its top; not a vocabulary masked by −∞.
+        scale = max(scale, *(float(one.abs().max()) for one in (right, other, logits.amax(-1))))
         difference = (right - other).double().cpu().numpy()
         above = int((difference > 0).sum())
         low, high = stats.wilson(np.array([above]), np.array([len(pairs)]))

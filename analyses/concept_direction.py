@@ -226,7 +226,7 @@ def examine(report: Report, model: Any, concept: Concept, ask: Ask, config: Conf
 def _rounding(model: Any, ask: Ask) -> float:
     """The size up to which a mean effect on these prompts is nothing but rounding."""
     with torch.no_grad():
-        largest = float(model(ask.tokens).abs().max())
+        largest = float(model(ask.tokens).amax(-1).abs().max())
     return rounding(largest, torch.finfo(model.dtype).eps, len(ask.tokens))
 
 

@@ -87,7 +87,8 @@ def examine(report: Report, model: Any, pairs: Pairs, config: Config) -> None:
     task_section(report, model, pairs, found, config)
     if "mean" in config.kinds:
         warn_of_one_class(report, pairs, config)
-    if "resample" in config.kinds and config.donors == "clean" and single_answer(pairs.answer):
+    alike = len(pairs) > 1 and single_answer(pairs.answer)
+    if "resample" in config.kinds and config.donors == "clean" and alike:
         report.warn(
             f"All {len(pairs)} clean prompts have the same answer, and the donors are among them: "
             "what resample ablation puts in holds the answer, too. --donors corrupted takes others."

@@ -130,7 +130,9 @@ def _warn_of_one_answer(tokens: Tokens, edit: Edit, metric: Metric) -> None:
     """What is put in comes from the examples themselves, which all have one answer: it is there,
     too."""
     reference, answer = edit.reference, metric.answer
-    if reference is None or answer is None or not metrics.single_answer(answer):
+    if reference is None or answer is None or len(tokens) == 1:
+        return
+    if not metrics.single_answer(answer):
         return
     ids, theirs = tokens.ids, reference.ids
     if ids is None or theirs is None or ids.shape != theirs.shape:

@@ -91,11 +91,11 @@ def paired_difference_of_shares(
         map(float, wilson(share * weight, weight)) for share in (a, b)
     )
 
-    def reach(one: float, two: float) -> float:
+    def apart_by(one: float, two: float) -> float:
         return math.sqrt(max(one * one - 2 * correlation * one * two + two * two, 0.0))
 
     value = a - b
-    low, high = value - reach(a - a_low, b_high - b), value + reach(a_high - a, b - b_low)
+    low, high = value - apart_by(a - a_low, b_high - b), value + apart_by(a_high - a, b - b_low)
     return Estimate(*(np.asarray(one) for one in (value, stderr, low, high)))
 
 
@@ -170,9 +170,9 @@ def errors_needed(n: int, tests: int = 1, alpha: float = 0.05) -> float:
 def rounding(scale: float, eps: float, n: int = 1) -> float:
     """The size up to which a mean effect over n examples may be nothing but rounding.
 
-    scale: the largest absolute logit of the unedited run; eps: of the precision that the model
-    computes in (`torch.finfo(dtype).eps`). The bound is `ROUNDINGS` roundings of that logit in a
-    single example, and falls with √n as independent errors do.
+    scale: the size of the largest logit that is read of the unedited run; eps: of the precision
+    that the model computes in (`torch.finfo(dtype).eps`). The bound is `ROUNDINGS` roundings of
+    that logit in a single example, and falls with √n as independent errors do.
     """
     return ROUNDINGS * eps * scale / math.sqrt(n)
 
