@@ -143,7 +143,7 @@ def _warn_of_one_answer(tokens: Tokens, edit: Edit, metric: Metric) -> None:
             "put in comes from them alone, so that it holds that answer: effects come out too "
             "small or with the wrong sign. Take the reference from examples of both answers, such "
             "as pairs.both (clean and corrupted prompts)",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
