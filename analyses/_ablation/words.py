@@ -39,7 +39,7 @@ def _heads(report: Report, m: Measured, pairs: Pairs, config: Config) -> None:
             f"heads, by {listed(m.kinds)} ablation."
         )
         return
-    most = _strongest(table, 3)
+    most = _strongest(table[table["effect"].abs() > m.noise], 3)
     if len(pairs) == 1:
         report.finding(
             f"By {lead} ablation the logit difference changes most without {_with_change(most, m)}."
@@ -101,7 +101,8 @@ def _other_parts(report: Report, m: Measured, config: Config) -> None:
     if m.mlps is not None and m.silent(lead, "mlp"):
         report.finding(f"MLPs by {lead} ablation: {no_effect(m.noise)} on the logit difference.")
     elif m.mlps is not None:
-        most = _strongest(m.mlps.of(lead), 3)
+        own = m.mlps.of(lead)
+        most = _strongest(own[own["effect"].abs() > m.noise], 3)
         report.finding(
             f"MLPs by {lead} ablation: the logit difference changes most without "
             f"{_with_change(most, m)}."

@@ -154,7 +154,8 @@ class Dress:
             missing=HOLES, rows=SHOWN,
         )  # fmt: skip
         if self.told and not self.nothing(table, "Sublayer outputs"):
-            best = table.loc[table["denoise"].abs().sort_values(ascending=False).index[:3]]
+            real = self.real(table)
+            best = real.loc[real["denoise"].abs().sort_values(ascending=False).index[:3]]
             cells = [
                 f"{OUTPUT_NAMES[row['site']]} of layer {row['layer']} at “{row['position']}” "
                 f"({self.amount(row)}; noised it loses {number(row['noise_share'], 'z.0%')})"
