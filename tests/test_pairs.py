@@ -146,12 +146,11 @@ def test_rows_and_devices_carry_the_source():
     assert "source=Tokens(batch=2, pos=6" in repr(given)
 
 
-def test_a_source_of_pads_alone_is_read_as_it_stands():
+def test_a_source_of_pads_alone_is_refused():
     model, ids = random_model(pair_config()), torch.tensor([[1, 2, 3]])
     source = Tokens(ids, mask=torch.zeros_like(ids, dtype=torch.bool))
-    out, cache = model.run_with_cache(Tokens(torch.tensor([[START]]), source=source))
-    assert out.isfinite().all()
-    assert cache["cross_attn.attn_scores", 0].isfinite().all()
+    with pytest.raises(ValueError, match="row 0 holds nothing but pads"):
+        model(Tokens(torch.tensor([[START]]), source=source))
 
 
 def test_generation_is_whole_forwards():
