@@ -163,10 +163,10 @@ class Windows:
         """The ids of a piece, in windows."""
         if not isinstance(piece, str):
             given = whole_numbers(piece, f"ids of text {text}")
-            if given.ndim != 1 or not len(given):
-                raise ValueError(
-                    f"text {text} has ids of shape {list(given.shape)}, expected [pos]"
-                )
+            if given.ndim != 1:
+                raise ValueError(f"text {text} has ids of {given.ndim} axes: expected one")
+            if not len(given):
+                raise ValueError(f"empty prompt: text {text} has no tokens")
             ids = given.tolist()
             return [ids[i : i + self.width] for i in range(0, len(ids), self.width)]
         ids = self.model.tokenizer.encode(piece, bos=self.bos) if piece else []
