@@ -57,15 +57,23 @@ def indices(values: Indices, size: int, name: str) -> list[int]:
     all, and on one that is there twice, also as 3 and −1 of four.
     """
     if isinstance(values, slice):
-        parts = (values.start, values.stop, values.step)
-        bounds = (None if part is None else whole_number(part, name) for part in parts)
-        chosen = list(range(size)[slice(*bounds)])
+        chosen = list(span(values, size, name))
     else:
         chosen = [index(value, size, name) for value in listed(values, name)]
     if not chosen:
         raise ValueError(f"{name} is empty: {_range(size)}; leave it out for all of them")
     check_once(chosen, name)
     return chosen
+
+
+def span(values: slice, size: int, name: str) -> range:
+    """What a slice picks of an axis, as it does from a list: one that reaches past an end is cut
+    there. Raises ValueError on anything but a slice of whole numbers."""
+    if not isinstance(values, slice):
+        raise _refusal(name, values, "expected a slice, such as slice(0, 100)")
+    parts = (values.start, values.stop, values.step)
+    bounds = (None if part is None else whole_number(part, name) for part in parts)
+    return range(size)[slice(*bounds)]
 
 
 def index_tensor(values: Indices, size: int, name: str) -> Int[Tensor, "..."]:

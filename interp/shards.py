@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .fingerprint import digest
+from .indices import span
 from .loading import CorruptFile
 from .loading.stored import check_header, check_tensors, write_tensors
 from .sites import Site, SiteName, SiteTable
@@ -169,9 +170,10 @@ class Harvest:
         self, site: SiteName, rows: slice = slice(None), dtype: torch.dtype | None = None
     ) -> Tensor:
         """Some rows in succession at once, by default all [n …]."""
-        first, last, step = rows.indices(len(self))
-        if step != 1 or last <= first:
+        chosen = span(rows, len(self), "rows")
+        if chosen.step != 1 or not chosen:
             raise ValueError(f"rows={rows}: expected some rows in succession of {len(self)}")
+        first, last = chosen.start, chosen.stop
         name, start, parts = self.sites[site].name, 0, []
         for shard in self.shards:
             low, high = max(first - start, 0), min(last - start, shard.rows)

@@ -234,7 +234,12 @@ class Tokens:
 
 def _booleans(mask: Bool[Tensor, "..."] | Indices) -> Bool[Tensor, "..."]:
     """A mask as it is written elsewhere, of 0 and 1, as one of booleans."""
-    given = mask if isinstance(mask, Tensor) else torch.as_tensor(np.asarray(mask))
+    given = mask
+    if not isinstance(mask, Tensor):
+        array = np.array(mask)
+        if array.dtype.kind not in "biuf":
+            raise ValueError("the mask holds something else than booleans, or 1 and 0")
+        given = torch.from_numpy(array)
     if given.dtype == torch.bool:
         return given
     if given.is_floating_point() or given.is_complex():

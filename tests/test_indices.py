@@ -7,7 +7,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interp.indices import id_tensor, index, index_tensor, indices, whole_number, whole_numbers
+from interp.indices import (
+    id_tensor,
+    index,
+    index_tensor,
+    indices,
+    span,
+    whole_number,
+    whole_numbers,
+)
 from tests.written_indices import NONE_AT_ALL, READ, READ_ALONE, REFUSED, REFUSED_ALONE, TWICE
 
 SIZE = 4
@@ -121,6 +129,13 @@ def test_a_slice_picks_as_from_a_list(start, stop, step, size):
     else:
         with pytest.raises(ValueError, match="empty"):
             indices(slice(start, stop, step), size, "pos")
+
+
+def test_a_span_is_a_slice(unchecked):
+    assert span(slice(1, 9), SIZE, "rows") == range(1, 4)
+    for value in (3, [0, 1], None, range(2)):
+        with pytest.raises(ValueError, match=r"rows=.*expected a slice"):
+            span(value, SIZE, "rows")
 
 
 def test_the_bounds_of_a_slice_are_whole_numbers():

@@ -131,6 +131,8 @@ def test_a_mask_of_ones_and_zeros_is_one_of_booleans(unchecked, form):
         ({"mask": [[1, 1, 1, -1], [1, 1, 0, 0]]}, "the mask holds -1"),
         ({"mask": torch.zeros(2, 4)}, "the mask is of torch.float32"),  # as one that is added
         ({"mask": [[1, 1, 1], [1, 1, 0]]}, r"mask has the shape \[2, 3\], expected .*\[2, 4\]"),
+        ({"mask": [[1, 1, 1, None], [1, 1, 1, 1]]}, "the mask holds something else"),
+        ({"mask": [["1", "1", "1", "0"]] * 2}, "the mask holds something else"),
         ({"mask": [True, False]}, r"mask has the shape \[2\]"),
         ({"positions": [[0, 1, 2, 3]]}, r"positions has the shape \[1, 4\]"),
         ({"positions": torch.zeros(2, 4)}, "positions is of torch.float32"),
