@@ -250,7 +250,7 @@ def _ids(report: Report, model: Any, words: list[str]) -> torch.Tensor:
                 own.add(model.to_single_token(form))
             except ValueError:
                 continue
-        own -= {model.tokenizer.unk_id}
+        own -= model.tokenizer.unknown_ids
         found |= own
         missing += [] if own else [word]
     if missing:

@@ -143,7 +143,7 @@ def test_what_it_refuses():
         with pytest.raises(ValueError, match=why):
             run(model_of(whole_words(), **changes), Config())
     model = model_of(whole_words())
-    with pytest.raises(ValueError, match="layers 0 to 0"):
+    with pytest.raises(ValueError, match="layer=1: expected 0 to 0"):
         run(model, Config(n=4, layer=1))
     with pytest.raises(ValueError, match="context"):
         run(model, Config(n=4, new_tokens=10_000))

@@ -80,7 +80,7 @@ def _bundled(seed: int) -> pd.DataFrame:
 
 def _known(model: Any, text: str) -> bool:
     tokenizer = model.tokenizer
-    return tokenizer.unk_id is None or tokenizer.unk_id not in tokenizer.encode(text, bos=False)
+    return tokenizer.unknown_ids.isdisjoint(tokenizer.encode(text, bos=False))
 
 
 def senses_section(

@@ -15,6 +15,7 @@ from analyses._labelled import read_labelled
 from analyses._phrases import listed
 from analyses._probes.config import Config
 from analyses._text import tokens_of_rows
+from interp import files
 from interp.finite import finite_cache
 from interp.occurrence import bare_word, word_span
 from interp.tokens import Tokens
@@ -115,10 +116,18 @@ def _bundled(config: Config) -> pd.DataFrame:
     return frame if config.position == "word" else frame.drop(columns="word")
 
 
+def _number(label: str) -> float:
+    """The number that a label is (`files.number`); NaN where it is none."""
+    try:
+        return files.number(label)
+    except ValueError:
+        return float("nan")
+
+
 def _typed(frame: pd.DataFrame, what: str, task: str) -> pd.DataFrame:
     """Labels as numbers where they are a regression."""
-    numbers = pd.to_numeric(frame["label"], errors="coerce").astype(float)
-    strange = numbers.isna() | ~np.isfinite(numbers)
+    numbers = frame["label"].map(_number).astype(float)
+    strange = numbers.isna()
     some_words = bool(strange.any())
     if task == "auto":
         several = len(set(frame["label"])) > NUMBERS
