@@ -324,6 +324,30 @@ def test_a_tokenizer_that_contradicts_itself(text: str, fault: str, tmp_path: Pa
         Tokenizer(text)
 
 
+SHAPES = [
+    *(5, "x", True, [5], [[]], [{}], {"type": "Sequence"}, {"type": 3}),
+    {"type": "Sequence", "normalizers": 5, "pretokenizers": 5},
+    {"type": "BPE", "vocab": {"a": "b"}, "merges": [[1, 2]]},
+    {"type": "Unigram", "vocab": [[[1], 0.0]], "unk_id": 9},
+    {"type": "WordLevel", "vocab": 7, "dropout": [1]},
+]
+PARTS = ("added_tokens", "normalizer", "pre_tokenizer", "decoder", "model", "post_processor")
+
+
+@pytest.mark.parametrize("part", [*PARTS, "truncation", "padding", "version"])
+def test_parts_of_a_wrong_shape_are_plain_errors(part: str, tmp_path: Path):
+    (tmp_path / "vocab.json").write_text(json.dumps(numbered(WORDS)))
+    (tmp_path / "merges.txt").write_text("a b\n")
+    said = {"do_lower_case": False, "bos_token": "<s>", "eos_token": "</s>", "add_bos_token": False}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+    for value in SHAPES:
+        (tmp_path / "tokenizer.json").write_text(edited(word_level(), **{part: value}))
+        try:
+            Tokenizer.from_folder(tmp_path)
+        except ValueError as error:
+            assert str(tmp_path) in str(error)  # noqa: PT017  # some parts may be left out
+
+
 RUNAWAY = [r"(a+)+$", r"(a|aa)+$", r"(?:[a ]+)+x", r"(\w+\s?)*$", r"((a|b)+)+!", r"(?:(a?){30})+$"]
 
 

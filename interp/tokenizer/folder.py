@@ -73,12 +73,13 @@ def read_folder(folder: Path) -> Folder | None:
     values = parsed(text, str(file))
     config = _config(folder)
     tokens, special = _stated_tokens(folder, config)
+    serialized = _with_tokens(text, str(file), tokens)  # from here on `values` is well formed
     check_agreement(folder, values, config)
     unread = [name for name in ("tokenizer.model",) if (folder / name).is_file()]
     unread += [f"{CONFIG}: {name}" for name in sorted(set(config) - READ - WITHOUT_EFFECT)]
     if any(":" in name for name in unread):
         log.warning("%s: not read: %s", folder, ", ".join(unread))
-    return Folder(_with_tokens(text, str(file), tokens), special, tuple(unread))
+    return Folder(serialized, special, tuple(unread))
 
 
 def _config(folder: Path) -> dict[str, Any]:

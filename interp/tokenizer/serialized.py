@@ -56,12 +56,13 @@ def parsed(serialized: str, name: str) -> dict[str, Any]:
         raise ValueError(f"{name}: not a valid tokenizer.json ({error})") from None
 
 
-def vocabulary(values: dict[str, Any]) -> dict[str, int]:
+def vocabulary(values: dict[str, Any]) -> dict[str, Any]:
     """Entry to id of the model of a tokenizer.json, without added tokens."""
     model = values.get("model")
     vocab = model.get("vocab") if isinstance(model, dict) else None
     if isinstance(vocab, list):  # Unigram: pairs of a piece and its score
-        return {entry[0]: i for i, entry in enumerate(vocab) if isinstance(entry, list) and entry}
+        pieces = [entry[0] if isinstance(entry, list) and entry else None for entry in vocab]
+        return {piece: i for i, piece in enumerate(pieces) if isinstance(piece, str)}
     return vocab if isinstance(vocab, dict) else {}
 
 

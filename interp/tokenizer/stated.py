@@ -103,7 +103,7 @@ def _check_vocabulary(folder: Path, values: Mapping[str, Any]) -> None:
 
 
 def _compare(
-    file: Path, theirs: Mapping[str, Any], ours: Mapping[str, int], added: set[str]
+    file: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any], added: set[str]
 ) -> None:
     for token in sorted((theirs.keys() ^ ours.keys()) - added):
         other = "tokenizer.json" if token in theirs else file.name
