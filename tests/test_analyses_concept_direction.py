@@ -242,15 +242,16 @@ def test_your_own_texts_are_read(tmp_path):
         of_labelled(model, path, "sentence", "sex")
 
 
-def test_on_ones_own_texts_a_direction_that_is_read_is_used_and_another_is_not():
-    """The labels of a feature that decides what the model says next, and of one that does not."""
+def test_on_ones_own_texts_a_direction_that_is_read_acts_and_another_does_not():
+    """The labels of a feature that decides what the model says next, and of one that does not. What
+    these texts vary along anyway does as much as the ablation, so that adding is asked."""
     known = planted.lookup(4, seed=0)
     config = Config(site="resid_mid", data="own.csv", **QUICK)
     for feature, used in (("a", True), ("c", False)):
         concept, _ = of_lookup(known, feature, 0)
         report = Report("t", "q?")
         told = examine(report, known.model, concept, of_texts(concept), config, progress=False)
-        assert told.used == used
+        assert told.moves == told.plain == used
         assert "Without a task" in report.findings[1]
 
 
