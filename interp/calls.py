@@ -1,10 +1,14 @@
-"""How a function that a user wrote takes its second argument: by its name, by its place, or not."""
+"""Functions that a user wrote: how one takes its second argument, and whether it can be pickled."""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import inspect
+import pickle
 from collections.abc import Callable
-from types import FunctionType
+from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, Literal
 
 from torch import nn
@@ -68,3 +72,48 @@ def _fits(signature: inspect.Signature, *args: object, **kwargs: object) -> bool
     except TypeError:
         return False
     return True
+
+
+class Portable:
+    """A frozen dataclass that can be pickled where the functions it holds can, and copied always.
+
+    pickle knows a function by its name in its module: a lambda, or a function defined inside
+    another, has none.
+    """
+
+    name: str
+
+    def __getstate__(self) -> dict[str, Any]:
+        for value in vars(self).values():
+            lost = _without_name(value)
+            if lost is not None:
+                raise pickle.PicklingError(
+                    f"{type(self).__name__.lower()} {self.name!r} cannot be pickled: it holds "
+                    f"{getattr(lost, '__qualname__', lost)}, which is a lambda or was defined "
+                    "inside a function; define it at the top of a module"
+                )
+        return self.__dict__
+
+    def __copy__(self) -> Portable:
+        return dataclasses.replace(self)  # type: ignore[type-var]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Portable:
+        parts = {name: copy.deepcopy(value, memo) for name, value in vars(self).items()}
+        return dataclasses.replace(self, **parts)  # type: ignore[type-var]
+
+
+def _without_name(value: object) -> object | None:
+    """The first function or class within a callable that pickle cannot find by its name."""
+    if isinstance(value, partial):
+        inner = (value.func, *value.args, *value.keywords.values())
+        return next((lost for one in inner if (lost := _without_name(one)) is not None), None)
+    if isinstance(value, MethodType):
+        return _without_name(type(value.__self__))
+    if not callable(value):
+        return None
+    named = value if isinstance(value, FunctionType | BuiltinFunctionType | type) else type(value)
+    try:
+        pickle.dumps(named)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return named
+    return None

@@ -23,7 +23,8 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from . import chance
-from .edits import Edit, Replace, Rows, each
+from .basis import random_orthonormal
+from .edits import Edit, Replace, each
 from .engine import sweep
 from .metrics import Metric, Where
 from .moments import Moments
@@ -84,24 +85,18 @@ class Eraser:
 
     def edit(self) -> Edit:
         """The edit of a sweep. Raises ValueError, when bound, at another site than its own."""
+        return Edit(f"erase({self.method}, rank {self.rank})", "ablate", self._bind)
 
-        def bind(model: Any, tokens: Tokens, sites: Iterable[str]) -> Replace:
-            for name in sites:
-                self._check(name)
-            return lambda x, rows: self._at(x, rows)
-
-        made_of = (self.left, self.right, self.mean)
-        return Edit(f"erase({self.method}, rank {self.rank})", "ablate", bind, made_of)
+    def _bind(self, model: Any, tokens: Tokens, sites: Iterable[str]) -> Replace:
+        for name in sites:
+            self._check(name)
+        return lambda x, rows: self(x)
 
     def hooks(self) -> list[tuple[str, Callable[[Tensor, Hook], Tensor]]]:
         """For `model.with_hooks`: a view whose activations at its site are erased everywhere."""
         if self.site is None:
             raise ValueError("this eraser has no site: fit it with site=, or use it as a function")
         return [(self.site, lambda x, hook: self(x))]
-
-    def _at(self, x: Tensor, rows: Rows) -> Tensor:
-        self._check(rows.site.name)
-        return self(x)
 
     def _check(self, name: str) -> None:
         if self.site is not None and name != self.site:
@@ -154,8 +149,7 @@ def random_eraser(
     if not 1 <= rank <= len(values):
         raise ValueError(f"rank={rank}: the data vary along {len(values)} directions")
     generator = chance.seeded(seed)
-    drawn = chance.normal(len(values), rank, generator=generator)
-    own = torch.linalg.qr(drawn).Q.to(values)
+    own = random_orthonormal(len(values), rank, generator=generator).to(values)
     size = values.sqrt()[:, None] if method == "leace" else torch.ones_like(values)[:, None]
     parts = (part.cpu() for part in (basis @ (size * own), (own / size).T @ basis.T, moments.mean))
     return Eraser(*parts, method=f"random {method}", site=site, n=moments.n, seed=seed)

@@ -22,8 +22,8 @@ FLOORS = (
     {"files", "visible"},
     {"config", "chance", "devices", "indices", "untrusted", "writing", "memory"}
     | {"stats", "moments", "occurrence", "precision"}
-    | {"calls"},
-    {"sites", "tokens", "tokenizer"},
+    | {"calls", "hashing", "vectors"},
+    {"sites", "tokens", "tokenizer", "basis"},
     {"tap", "analogies", "axes", "unknown"},
     {"finite"},
     {"model"},

@@ -20,7 +20,8 @@ from . import calls
 pytestmark = pytest.mark.usefixtures("unchecked")  # a thousand calls, whose shapes others check
 NAN, INF = float("nan"), float("inf")
 PLACE = re.compile(
-    r"'(\w+\.)*hook_\w+'|blocks\.\d|embed\.W_\w|unembed\.|ln_final\.w|factor [AB]|of hook_\w+, layer"
+    r"'(\w+\.)*hook_\w+'|blocks\.\d|embed\.W_\w|unembed\.|ln_final\.w|factor [AB]"
+    r"|of hook_\w+, layer"
 )
 """A site, a weight, the factor of a product, or whose activations."""
 

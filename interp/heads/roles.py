@@ -24,6 +24,7 @@ from scipy import stats
 from torch import Tensor
 
 from .. import chance
+from ..basis import random_orthonormal
 from ..finite import finite_cache
 from ..precision import wide
 from ..tokens import Tokens
@@ -192,9 +193,7 @@ def rotated_shares(
 
 def rotations(n: int, size: int, generator: torch.Generator) -> Float[Tensor, "n size size"]:
     """Uniform over all rotations and reflections (Mezzadri 2007), float64."""
-    drawn = chance.normal(n, size, size, generator=generator)
-    q, r = torch.linalg.qr(drawn)
-    return q * r.diagonal(dim1=-2, dim2=-1).sign()[:, None, :]
+    return random_orthonormal(n, size, size, generator=generator)
 
 
 def _rotated(

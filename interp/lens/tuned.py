@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .. import chance
+from ..basis import random_orthonormal
 from ..indices import Indices, index
 from ..loading import weights_hash
 from ..loading.stored import check_tensors, write_tensors
@@ -165,9 +166,8 @@ def random_lens(model: Any, seed: int = 0) -> TunedLens:
     over all of them (Mezzadri 2007). What it reads, the directions of the stream do not say."""
     check_readable(model)
     d, generator = model.cfg.d_model, chance.seeded(seed)
-    q, r = torch.linalg.qr(chance.normal(d, d, generator=generator))
     wide = torch.promote_types(model.dtype, torch.float32)
-    turn = (q * r.diagonal().sign() - torch.eye(d)).to(model.device, wide)
+    turn = (random_orthonormal(d, d, generator=generator) - torch.eye(d)).to(model.device, wide)
     own = Translator(turn, turn.new_zeros(d))
     layers = range(model.cfg.n_layers + 1)
     return TunedLens(

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ... import chance
+from ...basis import random_orthonormal
 from ...config import TransformerConfig
 from ...model import HookedTransformer
 from ...sites import SiteName
@@ -186,8 +187,7 @@ def blank(cfg: TransformerConfig, name: str, tokenizer=None) -> HookedTransforme
 
 def orthogonal(n: int, generator: torch.Generator) -> Float[Tensor, "n n"]:
     """A random rotation or reflection, uniform over all of them (Mezzadri 2007)."""
-    q, r = torch.linalg.qr(chance.normal(n, n, generator=generator))
-    return q * r.diagonal().sign()
+    return random_orthonormal(n, n, generator=generator)
 
 
 def distinct(n: int, k: int, among: range, generator: torch.Generator) -> Int[Tensor, "n k"]:
