@@ -58,12 +58,13 @@ def sweep(
 
     effect = value − baseline, both means over the n examples; stderr is that of the effect (NaN
     for one example). reduce="none": one row per node and example, with `example` and no stderr.
-    engine: by default "rerun"; "naive" on a view with hooks, behind the bridge, for a metric of a
-    cache, and where the base run does not fit into memory. `attrs` records which and why, and the
-    cost in whole forwards. journal: a file in which each pass is kept as soon as it is measured;
-    the same call resumes from it after a kill, and ends in the same bytes. Raises ValueError on a
-    node that the model does not have, a metric that is not finite (the node is named), and an edit
-    that changes nothing at any node (unless allow_noop); JournalError on another run's journal.
+    engine: by default "rerun"; "naive" on a view with hooks, behind the bridge, for a metric that
+    needs all examples at once (of a cache, or a function of the output alone), and where the base
+    run does not fit into memory. `attrs` records which and why, and the cost in whole forwards.
+    journal: a file in which each pass is kept as soon as it is measured; the same call resumes from
+    it after a kill, and ends in the same bytes. Raises ValueError on a node that the model does not
+    have, a metric that is not finite (the node is named), and an edit that changes nothing at any
+    node (unless allow_noop); JournalError on another run's journal.
     """
     if reduce not in ("mean", "none"):
         raise ValueError(f"reduce={reduce!r}: expected 'mean' or 'none'")
@@ -176,13 +177,12 @@ def _prepared(
 ) -> Job:
     check_model(model, tokens)
     chosen = read_nodes(frame, model, tokens)
-    names = list(dict.fromkeys(part.site for node in chosen for part in node.parts))
     engine, why, lines = _engine(model, tokens, chosen, metric, engine)
     kept = rerun.base_run(model, tokens, chosen) if engine == "rerun" else None
     base = _base(model, tokens, kept)
     bound = metric.bind(model, tokens, base)
     _check_reached(model, chosen, bound)
-    replace = edit.bind(model, tokens, names)
+    replace = edit.bind(model, tokens, edits.edited_positions(chosen, model, tokens))
     where = f"the unedited run ({metric.name})"
     if kept is None:
         out = base("cache", bound.sites) if bound.reads == "cache" else base(bound.reads)
@@ -209,15 +209,11 @@ def _engine(
         raise ValueError(f"engine={asked!r}: expected 'rerun', 'naive' or None")
     if asked == "naive":
         return asked, model.opaque, 0
-    obstacle = (
-        model.opaque if model.opaque
-        else "the model has hooks" if model.fwd_hooks
-        else "the metric reads a cache" if metric.of_cache else None
-    )  # fmt: skip
+    obstacle = model.opaque or ("the model has hooks" if model.fwd_hooks else metric.whole)
     if obstacle and asked == "rerun":
         raise ValueError(
-            f"engine='rerun' needs a native model without hooks and a metric of the output, but "
-            f"{obstacle}; use engine='naive'"
+            f"engine='rerun' needs a native model without hooks and a metric of any rows of the "
+            f"output, but {obstacle}; use engine='naive'"
         )
     if obstacle:
         return "naive", obstacle, 0
@@ -326,23 +322,29 @@ def ablate(
     metric: Metric,
     kind: Literal["zero", "mean", "resample"] = "mean",
     reference: ActivationCache | Tokens | None = None,
+    per: Literal["all", "pos"] | None = None,
     seed: int = 0,
     **options: Any,
 ) -> pd.DataFrame:
     """Remove each node from the run: `sweep` with a zero, mean or resample edit.
 
     mean and resample take `reference`, by default the tokens themselves; it should hold examples of
-    both answers, as `pairs.both` does (a warning says where all have one). `options` go to `nodes`
-    (layers, heads, neurons, experts, positions) and `sweep` (reduce, engine, allow_noop, journal,
-    progress).
+    both answers, as `pairs.both` does (a warning says where all have one). resample takes a `seed`,
+    mean takes `per`: "all" (the default) puts one mean over all real tokens of the reference at
+    every position; "pos" puts at each position the mean over the reference's tokens at that very
+    position, for prompts of one form. `options` go to `nodes` (layers, heads, neurons, experts,
+    positions) and `sweep` (reduce, engine, allow_noop, journal, progress). Raises ValueError on
+    per= with another kind.
     """
     tokens = model.accept(tokens)
     reference = tokens if reference is None else reference
     if kind not in ("zero", "mean", "resample"):
         raise ValueError(f"kind={kind!r}: expected 'zero', 'mean' or 'resample'")
+    if per is not None and kind != "mean":
+        raise ValueError(f"per={per!r} goes with kind='mean', and this is kind={kind!r}")
     edit = {
         "zero": edits.zero,
-        "mean": lambda: edits.mean(reference),
+        "mean": lambda: edits.mean(reference, per or "all"),
         "resample": lambda: edits.resample(reference, seed),
     }[kind]()
     return _sweep_by(model, tokens, site, by, edit, metric, options)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -15,11 +16,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .calls import Portable, Second, second_argument
 from .finite import NotFinite, is_finite
 from .indices import Indices, id_tensor, index_tensor
 from .precision import wide as _wide
-from .tap import ActivationCache
 from .tokens import Tokens
+from .vectors import Numbers, numbers, vector
 
 Where = Indices | str | None
 """A position for all rows, a role, one position per row, or None: the last real token. Negative
@@ -27,6 +29,8 @@ ones count from the end of the row, pads included; a pad is refused."""
 
 
 Reads = Literal["logits", "residual", "cache"]
+Base = Callable[..., Any]
+"""(reads, sites of a cache) → the output of the unedited run."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,63 +63,52 @@ class Bound:
 
 
 @dataclass(frozen=True, eq=False)
-class Metric:
-    """A named measure; `bind(model, tokens, base)` ties it to a run, whose output is `base`."""
+class Metric(Portable):
+    """A named measure; `bind(model, tokens, base)` ties it to a run, whose output is `base`.
+
+    It can be pickled, if `bind` can.
+    """
 
     name: str
-    bind: Callable[[Any, Tokens, Callable[[str], Tensor]], Bound] = field(repr=False)
+    bind: Callable[[Any, Tokens, Base], Bound] = field(repr=False)
     """(model, tokens, base) → Bound; base("logits" | "residual") is the unedited run's output."""
     made_of: tuple = field(default=(), repr=False)
-    """What the metric was made with. A journal tells metrics apart by it."""
-    of_cache: bool = False
-    """Whether it reads a cache, for which every node needs a whole run."""
+    """What the metric was made with, where `bind` does not say it. A journal tells metrics apart by
+    both."""
+    whole: str | None = None
+    """Why every node needs a whole run, with all its examples; None: any rows will do."""
     answer: Indices = field(default=None, repr=False)
     """The ids that it asks for, [batch] or [batch k], where it asks for some."""
 
 
 def logit_diff(answer: Tensor, wrong: Tensor, pos: Where = None) -> Metric:
     """logit(answer) − logit(wrong) at `pos`; sets of ids [batch k] count with their mean logit."""
-
-    def bind(model: Any, tokens: Tokens, base: Callable) -> Bound:
-        right, other = answer_ids(answer, tokens, model), answer_ids(wrong, tokens, model)
-        n = right.shape[1]
-
-        def measure(x: Tensor, examples: Tensor) -> Tensor:
-            return x[:, 0, :n].mean(-1) - x[:, 0, n:].mean(-1)
-
-        ids = torch.cat([right, other], dim=1)[:, None]
-        return Bound(measure, positions=one_position(pos, tokens), ids=ids)
-
-    return Metric("logit_diff", bind, (answer, wrong, pos), answer=answer)
+    bind = partial(_bind_logit_diff, answer=answer, wrong=wrong, pos=pos)
+    return Metric("logit_diff", bind, answer=answer)
 
 
 def log_prob(answer: Tensor, pos: Where = None) -> Metric:
     """ln p(answer) at `pos`; for sets of ids [batch k], of the set."""
-    return _of_set("log_prob", answer, pos, lambda log_probs: log_probs.logsumexp(-1))
+    bind = partial(_bind_set, answer=answer, pos=pos, measure=_log_of_sum)
+    return Metric("log_prob", bind, answer=answer)
 
 
 def prob(answer: Tensor, pos: Where = None) -> Metric:
     """p(answer) at `pos`; for sets of ids [batch k], of the set."""
-    return _of_set("prob", answer, pos, lambda log_probs: log_probs.exp().sum(-1))
+    bind = partial(_bind_set, answer=answer, pos=pos, measure=_sum)
+    return Metric("prob", bind, answer=answer)
 
 
 def rank(answer: Tensor, pos: Where = None) -> Metric:
     """Tokens with at least the answer's logit at `pos`, itself included: 1 is the top."""
-
-    def measure(logits: Tensor, ids: Tensor) -> Tensor:
-        best = logits.gather(-1, ids).amax(-1, keepdim=True)
-        return (logits >= best).sum(-1).to(logits)
-
-    return _of_all("rank", answer, pos, measure)
+    bind = partial(_bind_all, answer=answer, pos=pos, measure=_rank)
+    return Metric("rank", bind, answer=answer)
 
 
 def accuracy(answer: Tensor, pos: Where = None) -> Metric:
     """1 where the most probable token at `pos` is (among) the answer, else 0."""
-
-    def measure(logits: Tensor, ids: Tensor) -> Tensor:
-        return (logits.argmax(-1, keepdim=True) == ids).any(-1).to(logits)
-
-    return _of_all("accuracy", answer, pos, measure)
+    bind = partial(_bind_all, answer=answer, pos=pos, measure=_is_top)
+    return Metric("accuracy", bind, answer=answer)
 
 
 def kl(pos: Where | Literal["all"] = None) -> Metric:
@@ -123,109 +116,70 @@ def kl(pos: Where | Literal["all"] = None) -> Metric:
 
     At the unedited run it is stationary: a gradient of it there is zero.
     """
-    return _divergence("kl", pos, lambda p, q: (p.exp() * (p - q)).sum(-1))
+    return Metric("kl", partial(_bind_divergence, pos=pos, divergence=_kl))
 
 
 def js(pos: Where | Literal["all"] = None) -> Metric:
     """Jensen–Shannon divergence between the unedited and the edited run; positions as for `kl`."""
-
-    def divergence(p: Tensor, q: Tensor) -> Tensor:
-        middle = torch.logaddexp(p, q) - torch.log(torch.tensor(2.0, dtype=p.dtype))
-        return ((p.exp() * (p - middle)).sum(-1) + (q.exp() * (q - middle)).sum(-1)) / 2
-
-    return _divergence("js", pos, divergence)
+    return Metric("js", partial(_bind_divergence, pos=pos, divergence=_js))
 
 
 def loss() -> Metric:
     """Mean next-token cross-entropy of each example, over its real tokens."""
-
-    def bind(model: Any, tokens: Tokens, base: Callable) -> Bound:
-        if tokens.ids is None:
-            raise ValueError("loss needs token ids to predict; these tokens are vectors")
-        real = tokens.real
-        counted = real[:, 1:] & real[:, :-1]
-        if not bool(counted.any(1).all()):
-            raise ValueError("loss needs at least two real tokens in every row")
-
-        def measure(x: Tensor, examples: Tensor) -> Tensor:
-            mask = counted[examples]
-            return -(x[:, :-1, 0] * mask).sum(1) / mask.sum(1)
-
-        following = tokens.ids.roll(-1, dims=1)[..., None]  # of the last position nothing is read
-        return Bound(measure, ids=following, log_probs=True)
-
-    return Metric("loss", bind)
+    return Metric("loss", _bind_loss)
 
 
-def cosine(direction: Float[Tensor, " d_model"], pos: Where = None) -> Metric:
-    """Cosine of the last residual stream at `pos` with a direction."""
-
-    def bind(model: Any, tokens: Tokens, base: Callable) -> Bound:
-        if direction.shape[-1] != model.cfg.d_model:
-            raise ValueError(
-                f"the direction has {direction.shape[-1]} of {model.cfg.d_model} entries"
-            )
-
-        def measure(x: Tensor, examples: Tensor) -> Tensor:
-            return torch.cosine_similarity(x[:, 0], direction.to(x)[None], dim=-1)
-
-        return Bound(measure, reads="residual", positions=one_position(pos, tokens))
-
-    return Metric("cosine", bind, (direction, pos))
+def cosine(direction: Numbers, pos: Where = None) -> Metric:
+    """Cosine of the last residual stream at `pos` with one direction [d_model], which must not be
+    zero."""
+    given = vector(direction, "direction")
+    return Metric("cosine", partial(_bind_cosine, direction=given, pos=pos))
 
 
-def pooled_cosine(target: Float[Tensor, "batch d_model"] | None = None) -> Metric:
+def pooled_cosine(target: Numbers | None = None) -> Metric:
     """Cosine of each example's mean-pooled last residual stream with `target`, one vector per
-    example; by default with its own in the unedited run (1: nothing moved)."""
-
-    def bind(model: Any, tokens: Tokens, base: Callable) -> Bound:
-        weights = tokens.real.to(model.dtype)[..., None]
-
-        def pooled(x: Tensor, examples: Tensor) -> Tensor:
-            own = weights[examples]
-            return (x * own).sum(1) / own.sum(1)
-
-        every = torch.arange(len(tokens), device=tokens.device)
-        aim = pooled(base("residual"), every) if target is None else target.to(model.like)
-        if aim.shape != (len(tokens), model.cfg.d_model):
-            raise ValueError(f"target has shape {list(aim.shape)}, expected one vector per example")
-
-        def measure(x: Tensor, examples: Tensor) -> Tensor:
-            return torch.cosine_similarity(pooled(x, examples), aim[examples], dim=-1)
-
-        return Bound(measure, reads="residual")
-
-    return Metric("pooled_cosine", bind, (target,))
+    example [batch, d_model]; by default with its own in the unedited run (1: nothing moved)."""
+    given = None if target is None else numbers(target, "target")
+    if given is not None and not bool(given.any(-1).all()):
+        raise ValueError("target holds a vector that is zero, and zero is no direction")
+    return Metric("pooled_cosine", partial(_bind_pooled_cosine, target=given))
 
 
 def function(
-    fn: Callable[[Tensor], Tensor],
+    fn: Callable[..., Tensor],
     name: str | None = None,
     of: Literal["logits", "residual"] = "logits",
 ) -> Metric:
-    """Any function of the whole output [rows pos width] that returns one number per row."""
-    own = name or getattr(fn, "__name__", "function")
+    """Any function of the output that returns one number per row of it.
 
-    def bind(model: Any, tokens: Tokens, base: Callable) -> Bound:
-        return Bound(lambda x, examples: fn(x), reads=of)
-
-    return Metric(own, bind, (fn, of))
+    fn(output, examples), with a second parameter or one of that name, gets rows [rows pos width]
+    and which example each of them is [rows]: any of them, in any order and number, one example
+    perhaps under several nodes, so that what is known of an example is looked up as
+    `labels[examples]`. fn(output) gets the whole output [batch pos width], example by example, and
+    so takes engine="naive": one whole run per node, as the frame's attrs say. Raises ValueError on
+    a function that can be called in neither way.
+    """
+    if of not in ("logits", "residual"):
+        raise ValueError(f"of={of!r}: expected 'logits' or 'residual'")
+    second = _second(fn, "output")
+    bind = partial(_bind_function, fn=fn, second=second, of=of)
+    by_row = second in ("named", "required")
+    why = "fn(output) needs all examples at once (fn(output, examples) would not)"
+    return Metric(_name(fn, name, "function"), bind, whole=None if by_row else why)
 
 
 def cache_function(
-    fn: Callable[[ActivationCache], Tensor], sites: str | Sequence[str], name: str | None = None
+    fn: Callable[..., Tensor], sites: str | Sequence[str], name: str | None = None
 ) -> Metric:
-    """Any function of a cache of the edited run (those sites of it): one number per example.
+    """Any function of a cache of the edited run (those sites of it), with all its examples in
+    order: one number per example.
 
     Each node takes a whole run: engine="naive".
     """
-    own = name or getattr(fn, "__name__", "cache_function")
     names = (sites,) if isinstance(sites, str) else tuple(sites)
-
-    def bind(model: Any, tokens: Tokens, base: Callable) -> Bound:
-        return Bound(lambda cache, examples: fn(cache), reads="cache", sites=names)
-
-    return Metric(own, bind, (fn, names), of_cache=True)
+    bind = partial(_bind_cache_function, fn=fn, second=_second(fn, "cache"), sites=names)
+    name = _name(fn, name, "cache_function")
+    return Metric(name, bind, whole="the metric reads a cache")
 
 
 def checked(value: Any, where: Sequence[str]) -> Float[Tensor, " rows"]:
@@ -262,54 +216,185 @@ def _check_finite(x: Tensor, where: Sequence[str]) -> None:
         raise NotFinite(f"the metric is not finite at {where[row]}")
 
 
-def _of_set(name: str, answer: Tensor, pos: Where, measure: Callable[[Tensor], Tensor]) -> Metric:
+def _bind_logit_diff(
+    model: Any, tokens: Tokens, base: Base, *, answer: Tensor, wrong: Tensor, pos: Where
+) -> Bound:
+    right, other = answer_ids(answer, tokens, model), answer_ids(wrong, tokens, model)
+    n = right.shape[1]
+
+    def measure(x: Tensor, examples: Tensor) -> Tensor:
+        return x[:, 0, :n].mean(-1) - x[:, 0, n:].mean(-1)
+
+    ids = torch.cat([right, other], dim=1)[:, None]
+    return Bound(measure, positions=one_position(pos, tokens), ids=ids)
+
+
+def _bind_set(
+    model: Any,
+    tokens: Tokens,
+    base: Base,
+    *,
+    answer: Tensor,
+    pos: Where,
+    measure: Callable[[Tensor], Tensor],
+) -> Bound:
     """Of the log-probabilities [rows k] of the answers at one position."""
-
-    def bind(model: Any, tokens: Tokens, base: Callable) -> Bound:
-        return Bound(
-            lambda x, examples: measure(x[:, 0]),
-            positions=one_position(pos, tokens),
-            ids=answer_ids(answer, tokens, model)[:, None],
-            log_probs=True,
-        )
-
-    return Metric(name, bind, (answer, pos), answer=answer)
+    return Bound(
+        lambda x, examples: measure(x[:, 0]),
+        positions=one_position(pos, tokens),
+        ids=answer_ids(answer, tokens, model)[:, None],
+        log_probs=True,
+    )
 
 
-def _of_all(
-    name: str, answer: Tensor, pos: Where, measure: Callable[[Tensor, Tensor], Tensor]
-) -> Metric:
+def _log_of_sum(log_probs: Float[Tensor, "rows k"]) -> Float[Tensor, " rows"]:
+    return log_probs.logsumexp(-1)
+
+
+def _sum(log_probs: Float[Tensor, "rows k"]) -> Float[Tensor, " rows"]:
+    return log_probs.exp().sum(-1)
+
+
+def _bind_all(
+    model: Any,
+    tokens: Tokens,
+    base: Base,
+    *,
+    answer: Tensor,
+    pos: Where,
+    measure: Callable[[Tensor, Tensor], Tensor],
+) -> Bound:
     """Of all logits [rows d_vocab] at one position, and the answers."""
-
-    def bind(model: Any, tokens: Tokens, base: Callable) -> Bound:
-        ids = answer_ids(answer, tokens, model)
-        return Bound(
-            lambda x, examples: measure(_wide(x[:, 0]), ids[examples]),
-            positions=one_position(pos, tokens),
-        )
-
-    return Metric(name, bind, (answer, pos), answer=answer)
+    ids = answer_ids(answer, tokens, model)
+    return Bound(
+        lambda x, examples: measure(_wide(x[:, 0]), ids[examples]),
+        positions=one_position(pos, tokens),
+    )
 
 
-def _divergence(name: str, pos: Any, divergence: Callable[[Tensor, Tensor], Tensor]) -> Metric:
-    def bind(model: Any, tokens: Tokens, base: Callable) -> Bound:
-        everywhere = isinstance(pos, str) and pos == "all"
-        positions = None if everywhere else one_position(pos, tokens)
-        reads = Bound(lambda x, examples: x, positions=positions)
-        every = torch.arange(len(tokens), device=tokens.device)
-        before = _wide(reads.pick(base("logits"), every)).log_softmax(-1)
-        real = tokens.real
+def _rank(logits: Float[Tensor, "rows d_vocab"], ids: Int[Tensor, "rows k"]) -> Tensor:
+    best = logits.gather(-1, ids).amax(-1, keepdim=True)
+    return (logits >= best).sum(-1).to(logits)
 
-        def measure(x: Tensor, examples: Tensor) -> Tensor:
-            per_position = divergence(before[examples], _wide(x).log_softmax(-1))
-            if not everywhere:
-                return per_position[:, 0]
-            weights = real[examples].to(per_position)
-            return (per_position * weights).sum(1) / weights.sum(1)
 
-        return Bound(measure, positions=positions)
+def _is_top(logits: Float[Tensor, "rows d_vocab"], ids: Int[Tensor, "rows k"]) -> Tensor:
+    return (logits.argmax(-1, keepdim=True) == ids).any(-1).to(logits)
 
-    return Metric(name, bind, (pos,))
+
+def _bind_divergence(
+    model: Any,
+    tokens: Tokens,
+    base: Base,
+    *,
+    pos: Any,
+    divergence: Callable[[Tensor, Tensor], Tensor],
+) -> Bound:
+    everywhere = isinstance(pos, str) and pos == "all"
+    positions = None if everywhere else one_position(pos, tokens)
+    reads = Bound(lambda x, examples: x, positions=positions)
+    every = torch.arange(len(tokens), device=tokens.device)
+    before = _wide(reads.pick(base("logits"), every)).log_softmax(-1)
+    real = tokens.real
+
+    def measure(x: Tensor, examples: Tensor) -> Tensor:
+        per_position = divergence(before[examples], _wide(x).log_softmax(-1))
+        if not everywhere:
+            return per_position[:, 0]
+        weights = real[examples].to(per_position)
+        return (per_position * weights).sum(1) / weights.sum(1)
+
+    return Bound(measure, positions=positions)
+
+
+def _kl(p: Tensor, q: Tensor) -> Tensor:
+    """Of log-probabilities, over the last axis."""
+    return (p.exp() * (p - q)).sum(-1)
+
+
+def _js(p: Tensor, q: Tensor) -> Tensor:
+    """Of log-probabilities, over the last axis."""
+    middle = torch.logaddexp(p, q) - torch.log(torch.tensor(2.0, dtype=p.dtype))
+    return ((p.exp() * (p - middle)).sum(-1) + (q.exp() * (q - middle)).sum(-1)) / 2
+
+
+def _bind_loss(model: Any, tokens: Tokens, base: Base) -> Bound:
+    if tokens.ids is None:
+        raise ValueError("loss needs token ids to predict; these tokens are vectors")
+    real = tokens.real
+    counted = real[:, 1:] & real[:, :-1]
+    if not bool(counted.any(1).all()):
+        raise ValueError("loss needs at least two real tokens in every row")
+
+    def measure(x: Tensor, examples: Tensor) -> Tensor:
+        mask = counted[examples]
+        return -(x[:, :-1, 0] * mask).sum(1) / mask.sum(1)
+
+    following = tokens.ids.roll(-1, dims=1)[..., None]  # of the last position nothing is read
+    return Bound(measure, ids=following, log_probs=True)
+
+
+def _bind_cosine(
+    model: Any, tokens: Tokens, base: Base, *, direction: Float[Tensor, " d"], pos: Where
+) -> Bound:
+    if len(direction) != model.cfg.d_model:
+        raise ValueError(f"the direction has {len(direction)} of {model.cfg.d_model} entries")
+
+    def measure(x: Tensor, examples: Tensor) -> Tensor:
+        return torch.cosine_similarity(x[:, 0], direction.to(x)[None], dim=-1)
+
+    return Bound(measure, reads="residual", positions=one_position(pos, tokens))
+
+
+def _bind_pooled_cosine(
+    model: Any, tokens: Tokens, base: Base, *, target: Float[Tensor, "..."] | None
+) -> Bound:
+    weights = tokens.real.to(model.dtype)[..., None]
+
+    def pooled(x: Tensor, examples: Tensor) -> Tensor:
+        counted = weights[examples]
+        return (x * counted).sum(1) / counted.sum(1)
+
+    every = torch.arange(len(tokens), device=tokens.device)
+    aim = pooled(base("residual"), every) if target is None else target.to(model.like)
+    if aim.shape != (len(tokens), model.cfg.d_model):
+        raise ValueError(f"target has shape {list(aim.shape)}, expected one vector per example")
+
+    def measure(x: Tensor, examples: Tensor) -> Tensor:
+        return torch.cosine_similarity(pooled(x, examples), aim[examples], dim=-1)
+
+    return Bound(measure, reads="residual")
+
+
+def _bind_function(
+    model: Any, tokens: Tokens, base: Base, *, fn: Callable, second: Second, of: Reads
+) -> Bound:
+    return Bound(partial(_called, fn, second), reads=of)
+
+
+def _bind_cache_function(
+    model: Any, tokens: Tokens, base: Base, *, fn: Callable, second: Second, sites: tuple[str, ...]
+) -> Bound:
+    return Bound(partial(_called, fn, second), reads="cache", sites=sites)
+
+
+def _second(fn: Callable[..., Any], first: str) -> Second:
+    """How a function of the user's takes the examples; raises ValueError where it cannot."""
+    if not callable(fn):
+        raise ValueError(f"fn is {fn!r}, not a function")
+    try:
+        return second_argument(fn, "examples")
+    except TypeError as error:
+        raise ValueError(f"fn: {error}; expected fn({first}) or fn({first}, examples)") from None
+
+
+def _called(fn: Callable[..., Any], second: Second, read: Any, examples: Tensor) -> Any:
+    if second == "named":
+        return fn(read, examples=examples)
+    return fn(read, examples) if second == "required" else fn(read)
+
+
+def _name(fn: Callable[..., Any], name: str | None, otherwise: str) -> str:
+    return name or getattr(fn, "__name__", otherwise)
 
 
 def single_answer(answer: Indices) -> bool:

@@ -6,14 +6,16 @@ The model holds no hooks. Its forward pass calls `x = tap(site, x)` at every sit
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from .calls import is_plain, second_argument
+from .hashing import weights_hash
 from .indices import Indices, indices, reusable
 from .sites import SiteFilter, SiteName, SiteTable, UnknownSite
 from .tokens import Tokens
@@ -146,10 +148,10 @@ class Tap:
     def _edit(self, site: str, x: Tensor) -> Tensor:
         hook = Hook(site, self.sites[site].layer)
         for edit in self._edits[site]:
-            copy = x.clone()
-            returned = edit(copy, hook)
-            # The copy too may have become something else: x.data = …, x.resize_(…).
-            x = _checked(copy if returned is None else returned, x, site)
+            handed = x.clone()
+            returned = edit(handed, hook)
+            # What was handed out may have become something else: x.data = …, x.resize_(…).
+            x = _checked(handed if returned is None else returned, x, site)
         times, rows = self._fired.get(site, (0, 0))
         self._fired[site] = [times + 1, rows + x.shape[0]]
         return x
@@ -233,6 +235,7 @@ class ActivationCache(Mapping[str, Tensor]):
         self._kept = dict(kept or {})
         self._sites = sites
         self._stacks = [weakref.ref(blocks) for blocks in stacks]
+        self._hashes: list[str | None] | None = None  # of the blocks, in a cache out of a pickle
         self.tokens = tokens
         """The tokens of the run."""
 
@@ -241,8 +244,31 @@ class ActivationCache(Mapping[str, Tensor]):
 
         False also where the model of the run is gone, since nobody can tell.
         """
-        own = [blocks() for blocks in self._stacks]
-        return len(own) == len(stacks) and all(map(_same_weights, own, stacks))
+        if self._hashes is not None:
+            if self._hashes != [weights_hash(blocks) for blocks in stacks]:
+                return False
+            self._stacks, self._hashes = [weakref.ref(blocks) for blocks in stacks], None
+        ours = [blocks() for blocks in self._stacks]
+        return len(ours) == len(stacks) and all(map(_same_weights, ours, stacks))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle: in place of the blocks, hashes of their weights."""
+        hashes = self._hashes
+        if hashes is None:
+            alive = [blocks() for blocks in self._stacks]
+            hashes = [None if blocks is None else weights_hash(blocks) for blocks in alive]
+        return {**self.__dict__, "_stacks": [], "_hashes": hashes}
+
+    def __copy__(self) -> ActivationCache:
+        return self._twin(self.__dict__)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ActivationCache:
+        return self._twin(copy.deepcopy(self.__dict__, memo))  # of weak references: the same ones
+
+    def _twin(self, state: dict[str, Any]) -> ActivationCache:
+        twin = object.__new__(type(self))
+        twin.__dict__.update(state)
+        return twin
 
     def positions(self, name: SiteName) -> tuple[int, ...] | None:
         """Which positions of the run a site has along its axis of positions, in order; None: all.

@@ -325,7 +325,7 @@ def test_bad_sweeps_are_named(unchecked, model, call, message):
 
 def test_a_nan_names_its_node(model):
     frame = interp.nodes(model, "z", by=("layer", "head"))
-    bad = edits.set_to(float("nan"))
+    bad = edits.Edit("nan", "steer", lambda *_: lambda x, rows: x * float("nan"))
     with pytest.raises(ValueError, match=r"not finite at node blocks\.0\.attn\.hook_z head=0"):
         interp.sweep(model, CLEAN, frame, edit=bad, metric=DIFF, progress=False)
 
@@ -494,11 +494,11 @@ def test_a_metric_that_fails_on_edited_runs_names_the_node(unchecked, engine):
     frame = interp.nodes(model, "resid_pre", by=("layer",), layers=[1])
     plain = model(ids)[:, -1].sum(-1)
 
-    def shape(logits):
+    def shape(logits, examples):
         own = logits[:, -1].sum(-1)
         return own if torch.allclose(own, plain) else own[:, None]
 
-    def nan(logits):
+    def nan(logits, examples):
         own = logits[:, -1].sum(-1)
         return own if torch.allclose(own, plain) else own / 0
 

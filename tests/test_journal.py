@@ -404,7 +404,7 @@ def test_a_metric_that_fails_writes_nothing(unchecked, model, path, which, wrong
     calls = iter(range(1000))
 
     class Fourth(torch.nn.Module):
-        def forward(self, out):
+        def forward(self, out, examples):
             return wrong(out[:, -1, 0]) if next(calls) == 3 else out[:, -1, 0]
 
     given = {"engine": which, "metric": metrics.function(Fourth(), "fourth")}

@@ -162,7 +162,7 @@ def compare_engines(model, data, tolerance=1e-9):
     choices = [
         metrics.pooled_cosine(torch.randn(3, cfg.d_model, dtype=torch.float64)),
         metrics.cosine(torch.ones(cfg.d_model), pos="here"),
-        metrics.function(lambda x: x[:, -1].sum(-1), "sum", of="residual"),
+        metrics.function(lambda x, examples: x[:, -1].sum(-1), "sum", of="residual"),
     ]
     if cfg.head != "none":
         choices = [

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ..devices import as_device
+from ..hashing import weights_hash
 from ..model import HookedTransformer
 from ..precision import AUTO, analysis_dtype, dtype_name
 from ..tokenizer import Tokenizer
@@ -146,20 +147,6 @@ def save(
     sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     write_tensors(folder / SINGLE, weights, {"format": "pt", FILES: json.dumps(sums)})
     return folder
-
-
-def weights_hash(model: HookedTransformer) -> str:
-    """sha256 over names, dtypes, shapes and numbers of all parameters, in order of name.
-
-    The same on every device and in every memory order; 500 MB take about a second.
-    """
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        flat = value.detach().cpu().contiguous().reshape(-1)
-        if flat.numel():
-            digest.update(flat.view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def check_saved(folder: Path) -> None:

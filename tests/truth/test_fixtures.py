@@ -62,7 +62,7 @@ def swept(known, edit, nodes=None, tokens=None, engine="naive", metric=None, all
             known.clean if tokens is None else tokens,
             known.nodes if nodes is None else nodes,
             edit=edit,
-            metric=metric or metrics.function(known.measure, known.name),
+            metric=metric or metrics.function(lambda x, examples: known.measure(x), known.name),
             engine=engine,
             allow_noop=allow_noop,
             progress=False,
