@@ -28,6 +28,7 @@ from .finite import finite
 from .loading.stored import check_tensors, write_tensors
 from .reading import vector_site
 from .sites import SiteName, stack_config
+from .vectors import numbers
 
 KIND = "interp direction"
 
@@ -51,6 +52,10 @@ class Direction:
     """Their standard deviation along it."""
 
     def __post_init__(self) -> None:
+        for name in ("vector", "mean"):
+            given = getattr(self, name)
+            if given is not None and not (isinstance(given, Tensor) and given.is_floating_point()):
+                object.__setattr__(self, name, numbers(given, name))
         if self.vector.ndim != 1 or not bool(self.vector.isfinite().all()):
             raise ValueError(
                 f"a direction is one finite vector [d], got {list(self.vector.shape)}, finite: "
@@ -127,7 +132,7 @@ def difference_of_means(
 ) -> Direction:
     """From the mean of the rows with label 0 to that of those with label 1 (Marks & Tegmark
     2023)."""
-    labels = torch.as_tensor(y).long().to(x.device)
+    labels = torch.as_tensor(y).to(x.device)
     if labels.shape != x.shape[:1] or set(labels.unique().tolist()) != {0, 1}:
         raise ValueError(
             f"labels {list(labels.shape)} with values {labels.unique().tolist()[:5]}: expected 0 "

@@ -20,6 +20,7 @@ from .calls import Portable, Second, second_argument
 from .finite import NotFinite, is_finite
 from .indices import Indices, id_tensor, index_tensor
 from .precision import wide as _wide
+from .sites import SiteFilter
 from .tokens import Tokens
 from .vectors import Numbers, numbers, vector
 
@@ -168,16 +169,13 @@ def function(
     return Metric(_name(fn, name, "function"), bind, whole=None if by_row else why)
 
 
-def cache_function(
-    fn: Callable[..., Tensor], sites: str | Sequence[str], name: str | None = None
-) -> Metric:
+def cache_function(fn: Callable[..., Tensor], sites: SiteFilter, name: str | None = None) -> Metric:
     """Any function of a cache of the edited run (those sites of it), with all its examples in
     order: one number per example.
 
     Each node takes a whole run: engine="naive".
     """
-    names = (sites,) if isinstance(sites, str) else tuple(sites)
-    bind = partial(_bind_cache_function, fn=fn, second=_second(fn, "cache"), sites=names)
+    bind = partial(_bind_cache_function, fn=fn, second=_second(fn, "cache"), sites=sites)
     name = _name(fn, name, "cache_function")
     return Metric(name, bind, whole="the metric reads a cache")
 
@@ -372,9 +370,10 @@ def _bind_function(
 
 
 def _bind_cache_function(
-    model: Any, tokens: Tokens, base: Base, *, fn: Callable, second: Second, sites: tuple[str, ...]
+    model: Any, tokens: Tokens, base: Base, *, fn: Callable, second: Second, sites: SiteFilter
 ) -> Bound:
-    return Bound(partial(_called, fn, second), reads="cache", sites=sites)
+    names = tuple(model.sites.select(sites))
+    return Bound(partial(_called, fn, second), reads="cache", sites=names)
 
 
 def _second(fn: Callable[..., Any], first: str) -> Second:

@@ -80,6 +80,11 @@ def causal_check(
     acting, node = node_at(model, tokens, name, pos)
     x = vectors_at(model, acting, name, pos).double()
     x = x - x.mean(0)
+    if not bool(x.any()):
+        raise ValueError(
+            f"the activations at {name!r} do not vary over these tokens, so that no control can be "
+            "drawn as they vary: give more of them"
+        )
     unit = direction.unit.cpu()
     size = _checked_step(step, x, unit, name)
     rows: list[dict[str, Any]] = []

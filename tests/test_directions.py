@@ -275,3 +275,28 @@ def test_parts_of_a_direction_add_up(model):
     assert everything["share"].tolist() == pytest.approx([1, 1, 0])
     edit = edits.add(own.unit, everything.attrs["step"])
     assert edit.direction == "steer"
+
+
+@pytest.mark.parametrize("given", [[1, 2, 0], np.array([1.0, 2, 0]), torch.tensor([1, 2, 0])])
+def test_a_direction_of_any_numbers_is_that_vector(unchecked, given):
+    found = Direction(given, SITE, "made", mean=given)
+    assert found.vector.tolist() == [1, 2, 0] and found.unit.dtype == torch.float64
+    assert float(found.along(torch.tensor([[1.0, 2, 5]]))) == 0
+    for wrong in ([True, False], torch.tensor([True]), torch.tensor([1j]), "abc", [1.0, None]):
+        with pytest.raises(ValueError, match=r"^vector"):
+            Direction(wrong, SITE, "made")
+
+
+@pytest.mark.parametrize("labels", [[0.5, 1.0], [0, 1.5], [0, 2], [0, -1]])
+def test_labels_are_0_and_1_and_are_not_cut_to_them(unchecked, labels):
+    with pytest.raises(ValueError, match="expected 0 and 1"):
+        difference_of_means(torch.eye(2), torch.tensor(labels), site=SITE)
+    for good in ([0, 1], [0.0, 1.0], [False, True]):
+        found = difference_of_means(torch.eye(2), torch.tensor(good), site=SITE)
+        assert found.vector.tolist() == [-1, 1]
+
+
+def test_activations_that_do_not_vary_have_no_control(model):
+    same = IDS[:1].repeat(8, 1)
+    with pytest.raises(ValueError, match="do not vary over these tokens, so that no control"):
+        causal_check(model, same, direction(), METRIC, pos=-1, step=1.0, progress=False)

@@ -23,6 +23,15 @@ BATCH, WIDTH, HEADS = 3, 5, 4
 DIFF = metrics.logit_diff(torch.tensor([1, 2, 3]), torch.tensor([4, 5, 6]))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Tiny products on several threads mostly wait for one another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def model():
     return random_model(small_config())
@@ -517,7 +526,7 @@ def test_a_function_of_a_cache_may_know_its_examples(model):
     def fn(cache, examples):
         return cache["z", 2][:, -1, 0, 0] * LABELS[examples]
 
-    metric = metrics.cache_function(fn, "blocks.2.attn.hook_z")
+    metric = metrics.cache_function(fn, ("z", 2))  # a pair is one site
     frame = interp.sweep(model, IDS, [{"site": "z", "layer": 0}], edit=edits.zero(), metric=metric,
                          progress=False)  # fmt: skip
     _, cache = model.run_with_cache(IDS, ("z", 2))
