@@ -153,8 +153,12 @@ def test_a_metric_comes_back_as_it_was(unchecked, model, name):
 )
 def test_every_edit_and_metric_is_tried(module, kind, tried):
     """One that comes later is asked for."""
-    made = {name for name, value in vars(module).items()
-            if callable(value) and getattr(value, "__annotations__", {}).get("return") == kind}  # fmt: skip
+    returns = {
+        name: getattr(value, "__annotations__", {}).get("return")
+        for name, value in vars(module).items()
+        if callable(value)
+    }
+    made = {name for name, returned in returns.items() if returned == kind}
     assert len(made) > 8 and made <= {name.split()[0] for name in tried}
 
 
