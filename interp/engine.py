@@ -81,6 +81,8 @@ def sweep(
         try:
             values, changed = _run(job, log, bar)
         except NotFinite as error:
+            if error.where:
+                raise
             raise NotFinite(
                 error.what,
                 "the unedited run is finite, so it is what the edit puts there, or what "

@@ -74,6 +74,19 @@ def check_cache(model: Any, cache: ActivationCache) -> None:
             raise NotFinite(told, place(model, cache.tokens))
 
 
+def check_edit(new: Tensor, site: str, where: Sequence[str]) -> None:
+    """Raise NotFinite where an edit puts numbers that are not finite; `where` names each row.
+
+    They need not reach the result: fused attention may answer them with zeros. A score of −∞, which
+    hides a key from a query, is meant.
+    """
+    seen = new.clamp(min=torch.finfo(new.dtype).min) if site.endswith("attn_scores") else new
+    if not is_finite(seen):
+        row = int((~seen.isfinite()).flatten(1).any(1).nonzero()[0])
+        told = f"what the edit puts is not finite at {where[row]}"
+        raise NotFinite(told, "the unedited run is finite, so it is the edit")
+
+
 def check_model(model: Any, tokens: Tokens) -> None:
     """Raise NotFinite, as `finite` does, where a weight is not finite, or where a run of these
     tokens has queries or keys that are not."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import metrics
 from .edits import Replace, Rows
+from .finite import check_edit
 from .metrics import Bound, Reads
 from .selection import Node, Part, Selections
 from .tap import SILENT, ActivationCache, Hook, Tap
@@ -47,6 +48,7 @@ class Naive:
 
         def hook(x: Tensor, hook: Hook) -> Tensor:
             new = torch.where(selections.mask(site, x), self.replace(x, rows), x)
+            check_edit(new, name, [f"node {node}"] * n)
             changed.append(not torch.equal(new, x))
             return new
 

@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
+import interp
+from interp import edits
 from interp.finite import NotFinite
 from interp.model import HookedTransformer
 
@@ -120,3 +122,29 @@ def test_the_first_site_and_the_weight_are_named(fault, site, weight):
         calls.CALLS["sweep loss"](broken(fault))
     text = str(raised.value)
     assert f"first site with such numbers is {site!r}" in text and weight in text
+
+
+@pytest.mark.parametrize("engine", ["rerun", "naive"])
+@pytest.mark.parametrize("site", ["q", "k", "z", "mlp.hook_post", "attn_scores"])
+@pytest.mark.parametrize("value", [NAN, INF])
+def test_an_edit_to_what_is_not_finite_names_its_node(engine, site, value):
+    """Fused attention answers a query that is NaN with zeros: the result alone would be finite."""
+    model = calls.tiny()
+    nodes = interp.nodes(model, site, by=("layer",), layers=[1])
+    with pytest.raises(NotFinite, match=r"node blocks\.1\..*the unedited run is finite"):
+        interp.sweep(
+            model, calls.ROWS, nodes, edit=edits.set_to(value), metric=calls.metric(),
+            engine=engine, progress=False,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("engine", ["rerun", "naive"])
+def test_a_score_of_minus_infinity_hides_a_key(engine):
+    model = calls.tiny()
+    by = ("layer", "k_pos")
+    nodes = interp.nodes(model, "attn_scores", by=by, layers=[1], positions=[2, 3])
+    frame = interp.sweep(
+        model, calls.ROWS, nodes, edit=edits.set_to(-INF), metric=calls.metric(), engine=engine,
+        progress=False,
+    )  # fmt: skip
+    assert np.isfinite(frame["value"]).all()

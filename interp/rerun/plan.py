@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..edits import Replace, Rows
+from ..finite import check_edit
 from ..metrics import Bound
 from ..model import Layout, Memory
 from ..selection import Node, Part, Selection
@@ -228,8 +229,9 @@ def _changes(
     line = edited_rows(site, [(node, example) for node, example, _ in rows], tokens)
     selection = Selection.of(site, [row[1:] for row in rows], tokens)
     x = values[line.examples]
-    # A NaN differs from itself, so an edit to NaN counts as a change.
-    differs = torch.where(selection.mask(site, x), replace(x, line), x) != x
+    new = torch.where(selection.mask(site, x), replace(x, line), x)
+    check_edit(new, site.name, [f"node {node}" for node, _, _ in rows])
+    differs = new != x
     return differs.movedim(site.pos_axis, 1).flatten(2).any(-1)
 
 
