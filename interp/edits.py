@@ -21,6 +21,7 @@ from .basis import span
 from .calls import Portable
 from .finite import finite_cache
 from .indices import whole_number
+from .precision import wide
 from .selection import Node, counted_by, stable_hash
 from .sites import Site
 from .tap import ActivationCache
@@ -387,10 +388,11 @@ def _mean(x: Tensor, site: Site, tokens: Tokens, per: str) -> Tensor:
     axis = site.pos_axis
     shape = [1] * x.ndim
     shape[0], shape[axis] = x.shape[0], x.shape[axis]
-    weights = counted_by(site, tokens).real.to(x).view(shape)
+    weights = counted_by(site, tokens).real.to(wide(x[:0])).view(shape)
     over = (0, axis) if per == "all" else (0,)
     # Where no token is real the sum is 0, and nobody asks: `_check_real` has seen to that.
-    return (x * weights).sum(over, keepdim=True) / weights.sum(over, keepdim=True).clamp(min=1)
+    total = (x * weights).sum(over, keepdim=True)
+    return (total / weights.sum(over, keepdim=True).clamp(min=1)).to(x.dtype)
 
 
 def _generator(*parts: int) -> torch.Generator:

@@ -9,9 +9,10 @@ import torch
 
 import analyses
 import interp
-from interp import checkup, precision
+from interp import checkup, edits, precision
 from interp.loading import CheckFailed
 from interp.provenance import provenance
+from interp.tokens import Tokens
 
 from . import calls
 from .test_contract import config_of, small_model
@@ -136,3 +137,11 @@ def test_a_mean_of_float16_does_not_overflow():
             block.attn.out_bias.zero_()
     pooled = model.pool(torch.ones(1, 300, dtype=torch.long))
     assert torch.equal(pooled, torch.full_like(pooled, 250.0))
+
+
+def test_a_mean_over_a_reference_in_float16_does_not_overflow():
+    model = calls.tiny(torch.float16)
+    reference = Tokens(torch.ones(40, 10, dtype=torch.long))
+    values = torch.full((40, 10, 32), 250.0, dtype=torch.float16)
+    found = edits._mean(values, model.sites["blocks.0.hook_resid_pre"], reference, "all")
+    assert found.dtype == torch.float16 and bool((found == 250).all())
