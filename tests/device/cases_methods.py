@@ -246,6 +246,7 @@ METHOD_CASES = {
     "tasks.indirect_object": lambda f, b: f(b.world, 4),
     "tasks.greater_than": lambda f, b: f(b.world, 4),
     "tasks.from_csv": lambda f, b: f(prompts(b), b.model),
+    "tasks.Pairs.both": lambda f, b: f(b.pairs),
     "tasks.Pairs.__getitem__": lambda f, b: (
         f(b.pairs, slice(2, 5)), f(b.pairs, b.there(torch.tensor([0, 3])))
     ),

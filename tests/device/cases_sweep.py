@@ -134,6 +134,7 @@ SWEEP_CASES = {
         for kind in ("zero", "mean", "resample")
     ],
     "engine.patch": lambda f, b: f(b.model, b.pairs, "resid_pre", **QUIET),
+    "metrics.single_answer": lambda f, b: f(b.answers[0]),
     "selection.nodes": lambda f, b: f(b.model, "z", by=("layer", "head")),
     "selection.as_frame": lambda f, b: f([{"site": "z", "layer": 0}]),
     "selection.read_nodes": lambda f, b: [
@@ -171,6 +172,7 @@ SWEEP_CASES = {
 SWEEP_EXEMPT = {
     "edits.Rows": "run by every edit",
     "metrics.Bound": "run by every sweep",
+    "metrics.measured": "run by every sweep",
     "selection.Node": "run by every sweep",
     "selection.Selection": "run by every sweep",
     "selection.Selections": "run by every sweep",

@@ -27,6 +27,7 @@ ELSEWHERE = {
     "console": "no tensors",
     "devices": "test_load.py here, and tests/test_devices.py",
     "files": "no tensors",
+    "finite": "run by every verb",
     "fingerprint": "run by journals and harvests",
     "hashing": "run by journals and harvests",
     "indices": "run by every entrance that takes an index",

@@ -8,7 +8,7 @@ import torch
 import interp
 from interp import cli
 from interp.devices import as_device
-from interp.journal import device_kind
+from interp.fingerprint import device_kind
 from interp.memory import free_bytes
 from interp.training import TextRun, TrainConfig, train_on_text
 from tests.device.pretend import DEVICE
