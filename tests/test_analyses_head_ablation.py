@@ -13,6 +13,7 @@ import torch
 import interp
 from analyses import head_ablation
 from analyses._ablation import measure
+from analyses._text import read_windows
 from analyses.head_ablation import Config, examine, run
 from interp import metrics
 from interp.model import HookedTransformer
@@ -149,7 +150,7 @@ def test_the_text_is_the_users(model, measured, tmp_path):
     rows = m.losses[m.losses["kind"] == "zero"]
     assert rows["text"].notna().all()
     assert m.losses.loc[m.losses["kind"] == "resample", "text"].isna().all()
-    tokens, _ = head_ablation.read_windows(model, tmp_path / "t.txt", width=64, windows=4)
+    tokens, _ = read_windows(model, tmp_path / "t.txt", width=64, windows=4)
     nodes = interp.nodes(model, "z", by=("layer", "head"))
     expected = interp.sweep(
         model, tokens, nodes, edit=interp.edits.zero(), metric=metrics.loss(), progress=False
