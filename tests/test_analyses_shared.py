@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import interp
 from analyses._phrases import head_name, listed, number, plus_minus, signed
 from analyses._task import (
+    Baseline,
     TaskConfig,
     measure_baseline,
     position_names,
@@ -16,6 +18,7 @@ from analyses._task import (
     task_section,
 )
 from analyses._text import read_windows
+from analyses._tracing_parts import Trace
 from interp.report import Report
 from tests.vocabularies import masked, model_of, models_by_kind
 
@@ -121,3 +124,21 @@ def test_phrases():
     assert plus_minus(-1.234, 0.1, "+z.1f") == "−1.2 ± 0.1"
     assert number(-0.001) == "0.00" and number(-1.5, "g") == "−1.5"
     assert signed(-0.001) == "+0.00" and signed(-2.5, 1) == "−2.5"
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("errors", "is_normal"), [(0.0, False), (1.5, False), (1.99, False),
+                                                   (2.01, True), (30.0, True)])  # fmt: skip
+def test_shares_of_a_gap_are_stated_from_two_standard_errors_on(errors, is_normal, sign):
+    """A gap whose mean lies so many standard errors from zero, by hand: −1, 0 and 1 have the
+    standard error 1 / √3."""
+    gap = sign * errors / 3**0.5 + np.array([-1.0, 0.0, 1.0])
+    assert Baseline(gap, np.zeros(3), pd.DataFrame()).normal is is_normal
+
+
+@pytest.mark.parametrize(("errors", "is_traceable"), [(1.0, False), (1.99, False), (2.01, True),
+                                                      (-5.0, False)])  # fmt: skip
+def test_a_trace_begins_where_noise_costs_two_standard_errors(errors, is_traceable):
+    none = pd.DataFrame()
+    lost = pd.DataFrame({"metric": ["prob"], "effect": [errors * 0.1], "stderr": [0.1]})
+    assert Trace(none, lost, none, none).traceable is is_traceable

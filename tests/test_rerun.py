@@ -428,7 +428,9 @@ def pair_of_stacks():
 
 
 @pytest.mark.parametrize("length", [1, 7, 20])
-@pytest.mark.parametrize("site", ["encoder_blocks.z", "cross_attn.z", "decoder_blocks.resid_mid"])
+@pytest.mark.parametrize(
+    "site", ["encoder_blocks.z", "cross_attn.z", "cross_attn.pattern", "decoder_blocks.resid_mid"]
+)
 def test_the_bytes_of_a_base_run_are_those_that_it_keeps(site, length):
     """Those of the source too, however long it is."""
     model, tokens, _ = pair_of_stacks()
