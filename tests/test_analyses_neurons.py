@@ -136,7 +136,7 @@ def test_what_there_is_not_is_named():
         ran({"neurons": ("2.17",)})
     with pytest.raises(ValueError, match=r"expected layer\.neuron"):
         ran({"neurons": ("seven",)})
-    with pytest.raises(ValueError, match="layers 0 to 0"):
+    with pytest.raises(ValueError, match="layers=1: expected 0 to 0"):
         ran({"layers": (1,)})
     with pytest.raises(ValueError, match="no MLP"):
         ran(d_mlp=0)
