@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.sites import UnknownSite
-from interp.tap import EditError, Tap
+from interp.tap import SILENT, ActivationCache, EditError, Tap
+from interp.tokens import Tokens
 
 from .strategies import configs, random_model, small_config
 
@@ -283,3 +284,105 @@ def test_learned_edits_get_gradients(model):
     out = model.run_with_hooks(IDS, [(("z", 1), lambda x, hook: x * mask[:, None])])
     out.sum().backward()
     assert mask.grad.abs().min() > 0
+
+
+def test_the_silent_tap_looks_at_nothing(model):
+    assert not SILENT.wants("hook_embed") and not SILENT.changes("hook_embed")
+
+
+def test_a_tap_keeps_no_graph_unless_asked(model):
+    x = torch.ones(2, 4, model.cfg.d_model)
+    tap = Tap(model.sites, reads=["hook_embed"])
+    assert tap("hook_embed", x) is x and not tap.changes("hook_embed")
+    kept = Tap(model.sites, reads=["hook_embed"], grad=True)
+    assert kept("hook_embed", x).requires_grad and kept.changes("hook_embed")
+    with pytest.raises(UnknownSite, match="no site 'hook_nothing'"):
+        Tap(model.sites, reads=["hook_nothing"])
+
+
+def test_what_was_met_before_is_neither_read_nor_edited_again(model):
+    names = ["hook_embed", "hook_logits"]
+    tap = Tap(model.sites, reads=names, fwd_hooks=[(names, zero)], met_before=[*names[:1], "other"])
+    x = torch.ones(2, 4, model.cfg.d_model)
+    assert not tap.wants("hook_embed") and tap("hook_embed", x) is x
+    with pytest.raises(EditError, match="the edit on 'hook_logits' never fired: the run"):
+        tap.check_fired()
+    tap("hook_logits", torch.ones(2, 4, model.cfg.d_vocab))
+    tap.check_fired()
+
+
+@pytest.mark.parametrize(
+    ("n", "words"),
+    [(1, "never fired: the run did not reach that site$"), (2, r"fired \(nor did 1 more\): the"),
+     (3, r"fired \(nor did 2 more\): the run")],
+)  # fmt: skip
+def test_edits_that_never_fired_are_counted(model, n, words):
+    names = ["hook_logits", ("resid_post", 1), ("resid_post", 0)][:n]
+    tap = Tap(model.sites, fwd_hooks=[(names, zero)])
+    first = "blocks.0.hook_resid_post" if n == 3 else None
+    with pytest.raises(EditError, match=words) as error:
+        tap.check_fired()
+    assert first is None or f"the edit on {first!r}" in str(error.value)
+
+
+def test_the_first_site_that_was_not_met_is_named(model):
+    tap = Tap(model.sites, reads=["hook_logits", "hook_embed"])
+    with pytest.raises(EditError, match=r"^the run did not reach 'hook_embed', which was to be"):
+        tap.check_fired()
+
+
+def test_reads_go_to_the_device_that_is_named(model):
+    x = torch.ones(2, 4, model.cfg.d_model)
+    tap = Tap(model.sites, reads=["hook_embed"], device="meta")
+    assert tap("hook_embed", x) is x and tap.values["hook_embed"].device.type == "meta"
+    tap = Tap(model.sites, reads=["hook_embed"])
+    tap("hook_embed", x)
+    assert tap.values["hook_embed"] is x
+
+
+def test_a_cache_selects_what_it_holds(model):
+    _, cache = model.run_with_cache(IDS, ["resid_post", ("z", 1)])
+    assert cache.select("z") == ["blocks.1.attn.hook_z"]
+    assert cache.select(None) == [*cache]
+    with pytest.raises(UnknownSite, match=r"^'pattern' was not cached; name it in names_filter$"):
+        cache.select("pattern")
+    with pytest.raises(UnknownSite, match=r"2 sites, e\.g\. 'blocks\.0\.hook_resid_pre'"):
+        model.run_with_cache(IDS, [("resid_pre", 0), ("z", 1)])[1]["pattern", 0]
+    empty = ActivationCache({}, model.sites, model.accept(IDS), model.stacks)
+    with pytest.raises(UnknownSite, match=r"0 sites, e\.g\. None"):
+        empty["pattern", 0]
+
+
+def test_sites_of_one_name_in_two_places_are_not_stacked(model):
+    _, cache = model.run_with_cache(IDS, ["ln1.hook_scale", "ln2.hook_scale"])
+    with pytest.raises(UnknownSite, match=r"several sites: ln1\.hook_scale, ln2\.hook_scale"):
+        cache.stack("hook_scale")
+
+
+def test_a_cache_shows_its_size(model):
+    _, cache = model.run_with_cache(IDS, "hook_embed")
+    cache = ActivationCache({"hook_embed": torch.zeros(1000, 800)}, model.sites, cache.tokens, ())
+    assert repr(cache).startswith("ActivationCache(1 sites, 3.2 MB, Tokens(batch=2, pos=4")
+
+
+def test_a_cache_of_a_model_that_is_gone_is_of_no_model(model):
+    other = random_model(small_config())
+    _, cache = other.run_with_cache(IDS, "hook_embed")
+    assert cache.is_of(other.stacks) and not cache.is_of(model.with_hooks([("z", zero)]).stacks[:0])
+    del other
+    gc.collect()
+    assert not cache.is_of(model.stacks)
+
+
+def test_the_width_of_a_run_is_that_of_the_stack_a_site_counts():
+    encoder = small_config(n_layers=1, causal=False, head="none")
+    pair = random_model(small_config(n_layers=1, encoder=encoder, decoder_start_token_id=1))
+    source = Tokens.of([[1, 2, 3, 4, 5]])
+    _, cache = pair.run_with_cache(Tokens(torch.tensor([[1, 6, 7]]), source=source))
+    widths = {
+        "encoder_blocks.0.hook_resid_post": 5,
+        "decoder_blocks.0.hook_resid_post": 3,
+        "decoder_blocks.0.cross_attn.hook_k": 5,
+        "decoder_blocks.0.cross_attn.hook_z": 3,
+    }
+    assert {name: cache.width(name) for name in widths} == widths
