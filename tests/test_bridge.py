@@ -367,7 +367,7 @@ def test_quantisation_needs_cuda_and_bitsandbytes(tmp_path: Path, monkeypatch) -
         bridge.load(tmp_path, device="cpu", quantization="nf4")
     with pytest.raises(ValueError, match="a model that you made keeps its own"):
         bridge.load(made("LlamaForCausalLM"), quantization="nf4")
-    monkeypatch.setattr(bridge, "_device", torch.device)
+    monkeypatch.setattr(bridge, "as_device", torch.device)  # as if CUDA were here
     monkeypatch.setitem(__import__("sys").modules, "bitsandbytes", None)
     with pytest.raises(ValueError, match=r"pip install .interp\[quantised\]"):
         bridge.load(tmp_path, device="cuda", quantization="int8")

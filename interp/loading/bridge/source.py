@@ -34,11 +34,11 @@ def from_name(
     if values.get("model_type") == "interp":
         raise ConfigError(f"{where}: this model is one of ours; open it by interp.load({name!r})")
     options = _options(values, where, device, quantization)
+    architecture = known_architecture(values, where)
     config = their_config(values, where)
     stored = described_quantization(values, where)
     if stored is not None:
         config.quantization_config = stored
-    architecture = known_architecture(values, where)
     weight_entries(source)  # safetensors, complete and sound
     import transformers  # takes seconds
 
