@@ -10,6 +10,7 @@ from interp.model.generate import Sampling
 from interp.tokens import Tokens
 
 from .strategies import configs, random_model, small_config
+from .vocabularies import single_letters
 
 
 def naive(model, row, n):
@@ -80,25 +81,10 @@ def test_sampling_follows_the_distribution():
     assert share(temperature=0.0)[0] == 1.0
 
 
-class Letters:
-    """A tokenizer of single letters: id 0 is the end."""
-
-    bos_id, eos_id, pad_id = None, 0, None
-
-    def encode(self, text, bos=None):
-        return [ord(c) - 96 for c in text]
-
-    def decode(self, ids):
-        return "".join(chr(96 + i) for i in ids if i)
-
-    def str_tokens(self, ids):
-        return [self.decode([i]) for i in ids]
-
-
 def scripted(continuation: str):
     """A model whose next letter depends on the position alone."""
     model = random_model(small_config(n_layers=1))
-    model.tokenizer = Letters()
+    model.tokenizer = single_letters()
     ids = [ord(c) - 96 if c != "." else 0 for c in continuation]
 
     def force(logits, hook):

@@ -25,6 +25,7 @@ from interp.tap import EditError
 from interp.tokens import Tokens
 
 from .strategies import random_model, small_config
+from .vocabularies import numbers_as_words
 
 START = 2
 SOURCES = [[1, 2, 3, 4, 5, 6], [7, 8, 9]]
@@ -440,24 +441,9 @@ def test_relative_bias_in_a_model_of_one_stack():
         random_model(small_config()).W_rel  # noqa: B018
 
 
-class Words:
-    """A tokenizer of words that are numbers, with an end token behind a text."""
-
-    bos_id, eos_id, pad_id = None, 1, 0
-
-    def encode(self, text, bos=None):
-        return [int(word) for word in text.split()] + ([self.eos_id] if bos is None else [])
-
-    def decode(self, ids):
-        return " ".join(map(str, ids))
-
-    def str_tokens(self, ids):
-        return [str(i) for i in ids]
-
-
 def test_text_in_and_out():
     model = random_model(pair_config())
-    model.tokenizer = Words()
+    model.tokenizer = numbers_as_words(29)
     given = model.to_tokens(["5 6 7", "8"], target=["3 4", "9"])
     assert given.source.ids.tolist() == [[5, 6, 7, 1], [8, 1, 0, 0]]
     assert given.ids.tolist() == [[START, 3, 4], [START, 9, 0]]
@@ -469,6 +455,6 @@ def test_text_in_and_out():
     with pytest.raises(ValueError, match="1 targets for 2 sources"):
         model.to_tokens(["5", "6"], target="7")
     alone = random_model(small_config())
-    alone.tokenizer = Words()
+    alone.tokenizer = numbers_as_words(29)
     with pytest.raises(ValueError, match="no encoder"):
         alone.to_tokens("5", target="6")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 from functools import cache
 from typing import Any
 
@@ -51,6 +52,23 @@ def word_level(n: int, special: tuple[str, ...] = ()) -> str:
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.add_special_tokens(list(special))
     return backend.to_str()
+
+
+def numbers_as_words(n: int) -> Tokenizer:
+    """The words "0" to str(n − 1), each its own id; "1" ends a text, and "0" is the pad."""
+    backend = tokenizers.Tokenizer(models.WordLevel({str(i): i for i in range(n)}))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.post_processor = processors.TemplateProcessing(single="$A 1", special_tokens=[("1", 1)])
+    return Tokenizer(backend.to_str(), {"eos_token": "1", "pad_token": "0"}, "numbers")
+
+
+def single_letters() -> Tokenizer:
+    """The letters a to z, ids 1 to 26, written without spaces; "." (id 0) ends a text."""
+    vocab = {letter: i for i, letter in enumerate("." + string.ascii_lowercase)}
+    backend = tokenizers.Tokenizer(models.WordLevel(vocab))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    backend.decoder = decoders.Fuse()
+    return Tokenizer(backend.to_str(), {"eos_token": "."}, "letters")
 
 
 def byte_pairs(

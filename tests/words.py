@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from interp.tokenizer import unused
+
 
 class WordTokenizer:
     """Speaks the part of the protocol of `interp.tokenizer.Tokenizer` that geometry needs."""
@@ -21,4 +23,4 @@ class WordTokenizer:
         raise ValueError(f"{text!r} is 2 tokens, {pieces}")
 
     def str_tokens(self, ids) -> list[str]:
-        return [self.words[i] for i in ids]
+        return [self.words[i] if i < len(self.words) else unused(i) for i in ids]
