@@ -15,6 +15,8 @@ NAMES = {
     "hook_attn_out": "attention",
     "hook_mlp_out": "MLP",
 }
+PARTS = ("hook_mlp_out", "hook_attn_out")
+"""What writes into the residual stream."""
 HALF = 0.5
 """The share of what was lost that counts as brought back."""
 LEAST = 4
@@ -111,10 +113,15 @@ class Trace:
 
     def difference(self, place: str) -> stats.Estimate | None:
         """What the best MLP at a place brings back less what the best attention does, paired by
-        prompt."""
-        cells = self.best("hook_mlp_out", place), self.best("hook_attn_out", place)
-        values = [self._of(cell.site, place)[cell.layer].to_numpy() for cell in cells if cell]
-        return stats.mean(values[0] - values[1]) if len(values) == 2 else None
+        prompt; where all that one kind brings back is rounding, that is 0. None where both are
+        rounding, or the model has one kind only."""
+        cells = [self.best(site, place) for site in PARTS]
+        if not any(cells) or any(self.cells("prob", site, place).empty for site in PARTS):
+            return None
+        mlp, attention = (
+            self._of(cell.site, place)[cell.layer].to_numpy() if cell else 0.0 for cell in cells
+        )
+        return stats.mean(np.asarray(mlp - attention))
 
     def _of(self, site: str, place: str) -> pd.DataFrame:
         """Effects in probability [example layer]."""

@@ -24,7 +24,7 @@ from analyses._task import (
     task_pairs,
     task_section,
 )
-from analyses._tracing_parts import EFFECTS, NAMES, TOTALS, Trace, amount, averaged, interval
+from analyses._tracing_parts import EFFECTS, NAMES, PARTS, TOTALS, Trace, amount, averaged, interval
 from interp.provenance import provenance
 from interp.report import Report
 from interp.report.figures import curves, heatmap
@@ -153,13 +153,18 @@ def _findings(report: Report, trace: Trace, sigma: float, config: Config) -> Non
 
 def _compared(trace: Trace, place: str) -> str:
     """What MLPs and attention bring back at a place."""
-    best = [trace.best(site, place) for site in ("hook_mlp_out", "hook_attn_out")]
-    told = [f"{NAMES[cell.site]} of layer {cell.layer}: {cell.told}" for cell in best if cell]
-    if not told:
+    here = [site for site in PARTS if not trace.cells("prob", site, place).empty]
+    best = {site: trace.best(site, place) for site in here}
+    if not any(best.values()):
         return (
             f"Restoring a single MLP or attention output at the {place} has "
             f"{no_effect(trace.noise)} on that probability."
         )
+    told = [
+        f"{NAMES[site]} of layer {cell.layer}: {cell.told}" if cell
+        else f"{NAMES[site]}: {no_effect(trace.noise)}"
+        for site, cell in best.items()
+    ]  # fmt: skip
     found = trace.difference(place)
     text = (
         f"Of the probability that was lost, at the {place} the best single output of its kind "

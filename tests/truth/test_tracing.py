@@ -133,6 +133,7 @@ def test_the_report_names_the_recall_and_its_control_names_nothing(monkeypatch, 
     report = report_on(known, prompts, monkeypatch, noise=6.0)
     subject, end, way, control = report.findings
     assert "at the last subject token" in subject and "MLP of layer 0" in subject
+    assert "attention: no effect above rounding" in subject
     assert "the MLP brings back more" in subject
     assert "attention of layer 1" in end and "attention brings back more" in end
     assert "at the last subject token behind layer 0" in way
