@@ -77,10 +77,12 @@ def test_effects_are_those_of_a_mean_in_place_of_z(induction):
         return (at[rows, pairs.answer] - at[rows, pairs.wrong]).mean().item()
 
     base = difference(model(pairs.clean))
+    ids = torch.cat([pairs.clean.ids, pairs.corrupted.ids])
     for layer, head in known.truth.heads:
+        mean = model.run_with_cache(ids, ("z", layer))[1]["z", layer][:, :, head].mean(0)
 
-        def put(z, hook, head=head):
-            z[:, :, head] = z[:, :, head].mean((0, 1))
+        def put(z, hook, head=head, mean=mean):
+            z[:, :, head] = mean
 
         logits = model.run_with_hooks(pairs.clean, [(("z", layer), put)])
         expected = difference(logits) - base

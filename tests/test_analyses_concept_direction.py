@@ -265,7 +265,7 @@ def test_what_it_refuses():
     with pytest.raises(ValueError, match="not among"):
         Config(layer=3, layers=(0, 1))
     model = model_of(whole_words())
-    with pytest.raises(ValueError, match="layers 0 to 0"):
+    with pytest.raises(ValueError, match="layer=5: expected 0 to 0"):
         run(model, Config(n=6, layer=5))
     with pytest.raises(ValueError, match="head='none'"):
         run(model_of(whole_words(), head="none"), Config(n=6))

@@ -105,8 +105,9 @@ def test_means_and_donors_are_those_the_config_names(model, measured):
     pairs = interp.tasks.indirect_object(model, 6, 0)
     metric = metrics.logit_diff(pairs.answer, pairs.wrong, pos="end")
     for options, edit in (
-        ({"kinds": ("mean",)}, interp.edits.mean(pairs.clean, per="pos")),
-        ({"kinds": ("mean",), "per": "all"}, interp.edits.mean(pairs.clean)),
+        ({"kinds": ("mean",)}, interp.edits.mean(pairs.both, per="pos")),
+        ({"kinds": ("mean",), "per": "all"}, interp.edits.mean(pairs.both)),
+        ({"kinds": ("mean",), "reference": "clean"}, interp.edits.mean(pairs.clean, per="pos")),
         ({"kinds": ("mean",), "reference": "corrupted"},
          interp.edits.mean(pairs.corrupted, per="pos")),
         ({"kinds": ("resample",)}, interp.edits.resample(pairs.corrupted, 0)),
@@ -171,8 +172,12 @@ def test_one_prompt_has_no_intervals_and_says_so(model, tmp_path):
     words = [*report.findings, *report.certainty, *report.doubts, *report.skipped]
     assert not any("nan" in one for one in words)
     assert any("one prompt, so nothing is tested" in one for one in words)
-    assert any("since there is one prompt only" in one for one in words)
+    assert any(
+        "the mean over 2 clean and corrupted prompts, for each position" in one for one in words
+    )
     assert ">nan<" not in (folder / "index.html").read_text("utf-8")
+    report = run(model, Config(**CHEAP, prompts=path, reference="clean"))
+    assert any("since there is one prompt only" in one for one in report.certainty)
 
 
 def test_prompts_of_unequal_length_have_no_random_donor(model, measured, tmp_path):
@@ -263,7 +268,7 @@ def test_settings_that_mean_nothing_raise(options, said):
 
 def test_faults_of_a_csv_file_are_named(model, tmp_path):
     (tmp_path / "bad.csv").write_text("clean,corrupted\na,b\n")
-    with pytest.raises(ValueError, match=r"bad\.csv: the columns answer, wrong are missing"):
+    with pytest.raises(ValueError, match=r"bad\.csv, line 1: no column 'answer', 'wrong'; there"):
         run(model, Config(prompts=tmp_path / "bad.csv"))
     path = csv(tmp_path, "The capital of France is,The capital of Italy is,Parisissimo,Rome\n")
     with pytest.raises(ValueError, match=r"mine\.csv, line 2"):

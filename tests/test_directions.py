@@ -244,11 +244,19 @@ def test_a_random_direction_is_not_found_to_matter(model):
 
 
 def test_what_cannot_be_steered_is_an_error(model):
-    constant = Tokens.of(torch.full((3, 1), 2))
     metric = metrics.logit_diff(torch.tensor([1, 2, 3]), torch.tensor([4, 5, 6]))
+    constant = Tokens.of(torch.full((3, 1), 2))
+    for step in (None, 0.5):
+        with pytest.raises(ValueError, match="do not vary over these tokens, so that no control"):
+            causal_check(model, constant, direction(), metric, step=step, progress=False)
+    line = Tokens.of([[2], [3], [2]])  # two different vectors vary along one line
+    x = vectors_at(model, line, SITE, "all").double()
+    along = (x[1] - x[0]) / (x[1] - x[0]).norm()
+    vector = direction().unit
+    across = Direction(vector - (vector @ along) * along, SITE, "made")
     with pytest.raises(ValueError, match="do not vary along the direction"):
-        causal_check(model, constant, direction(), metric, progress=False)
-    kept = causal_check(model, constant, direction(), metric, step=0.5, factors=(1.0,), n_random=1,
+        causal_check(model, line, across, metric, progress=False)
+    kept = causal_check(model, line, across, metric, step=0.5, factors=(1.0,), n_random=1,
                         progress=False)  # fmt: skip
     assert kept.query("action == 'steer'")["effect"].abs().min() > 0
     with pytest.raises(ValueError, match="factors other than 0"):

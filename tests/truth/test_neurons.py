@@ -8,7 +8,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from analyses import neurons
-from analyses._neurons.parts import ranked, sets_against_random
+from analyses._neurons.parts import Ranking, ranked, sets_against_random
+from analyses._task import measure_baseline
 from analyses.neurons import Config, run
 from interp.neurons import neuron_stats, promoted_tokens, top_activations
 from interp.tasks import Pairs
@@ -26,11 +27,16 @@ def pairs_of(known, n: int = 96) -> Pairs:
     return Pairs(known.name, prompts.clean, prompts.corrupted, prompts.answer, prompts.wrong)
 
 
+def ranking_of(model, pairs, kind, config) -> Ranking:
+    """As the report makes it."""
+    return ranked(model, pairs, LAYER, kind, config, measure_baseline(model, pairs).noise)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("kind", ["zero", "mean"])
 def test_the_table_is_ranked_first_both_ways(seed, kind):
     known = planted.lookup(seed=seed)
-    ranking = ranked(known.model, pairs_of(known), LAYER, kind, Config())
+    ranking = ranking_of(known.model, pairs_of(known), kind, Config())
     truth = set(known.truth.neurons)
     assert set(ranking.costliest[:16]) == truth
     table = ranking.table
@@ -66,12 +72,12 @@ def test_each_says_its_value_and_fires_on_its_pair(seed):
 def test_nothing_is_found_in_the_control(seed):
     known = planted.lookup(40, seed=seed)
     pairs, config = pairs_of(known), Config(seed=seed)
-    found = ranked(known.model, pairs, LAYER, "zero", config)
+    found = ranking_of(known.model, pairs, "zero", config)
     sets = sets_against_random(known.model, pairs, found, "zero", config)
     top, random = (sets[sets["removed"] == kind] for kind in ("costliest", "random"))
     assert top["high"].iloc[-1] < random["low"].iloc[-1]
     null = planted.random_control(known, seed=seed)
-    nothing = ranked(null.model, pairs, LAYER, "zero", config)
+    nothing = ranking_of(null.model, pairs, "zero", config)
     assert nothing.table["effect"].abs().max() < 0.5 * found.table["effect"].abs().max()
     sets = sets_against_random(null.model, pairs, nothing, "zero", config)
     top, random = (sets[sets["removed"] == kind] for kind in ("costliest", "random"))
