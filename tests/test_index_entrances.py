@@ -159,7 +159,8 @@ def cases(entrances: dict[str, Entrance], forms: Any) -> list[tuple[str, str]]:
 
 
 def same(one: Any, other: Any) -> bool:
-    return bool(np.array_equal(np.asarray(one), np.asarray(other), equal_nan=True))
+    first, second = np.asarray(one), np.asarray(other)
+    return bool(np.array_equal(first, second, equal_nan=first.dtype.kind == "f"))
 
 
 @pytest.mark.usefixtures("unchecked")
