@@ -238,9 +238,11 @@ def test_too_few_shuffles_are_said_and_not_called_nothing(shuffles, short, tmp_p
     assert ("--shuffles 39 lets it" in first) == short
 
 
-@pytest.mark.parametrize("regression", [True, False])
-def test_the_penalty_of_numbers_is_chosen_within_the_training_part(regression, tmp_path):
-    """Hundreds of features and a weak trend: at the penalty of classes R² lies far below 0."""
+@pytest.mark.parametrize(("regression", "seed"), [(True, 0), (True, 1), (True, 2), (False, 0)])
+def test_the_penalty_of_numbers_is_chosen_within_the_training_part(regression, seed, tmp_path):
+    """Many features and a weak trend: at the penalty of classes R² lies far below 0, whatever the
+    model's weights."""
+    torch.manual_seed(seed)
     model = HookedTransformer(
         small_config(n_layers=1, d_vocab=whole_words().vocab_size, n_ctx=64, d_model=128),
         tokenizer=whole_words(),
@@ -249,7 +251,7 @@ def test_the_penalty_of_numbers_is_chosen_within_the_training_part(regression, t
     known = [word for word in whole_words().vocab() if word.isalpha()][:40]
     words = [rng.choice(known, 6) for _ in range(120)]
     sign = dict(zip(known, rng.normal(size=40), strict=True))
-    noise = rng.normal(size=120) * 3
+    noise = rng.normal(size=120) * 10
     values = [sum(sign[word] for word in row) + noise[i] for i, row in enumerate(words)]
     rows = [
         {"text": " ".join(row), "label": value if regression else int(value > 0)}
