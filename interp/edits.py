@@ -90,10 +90,11 @@ def set_to(value: Numbers) -> Edit:
     one vector per example [batch, width]; or a tensor of as many axes as the site has, those of
     positions of length one ([batch, 1, d_model], [1, 1, head, d_head]).
 
-    Raises ValueError on numbers that are not finite, on other shapes, and on [batch, width] where
+    −∞ at attn_scores hides keys from queries. Raises ValueError on other numbers that are not
+    finite (of −∞ at other sites, the sweep does), on other shapes, and on [batch, width] where
     a site has as many positions or heads as there are examples: write all axes then.
     """
-    return Edit("set", "steer", partial(_bind_set, value=StandIn.of(value, "value")))
+    return Edit("set", "steer", partial(_bind_set, value=StandIn.of(value, "value", hiding=True)))
 
 
 def scale(factor: float) -> Edit:

@@ -21,12 +21,13 @@ Numbers: TypeAlias = Any
 """One number, or several: a tensor, an array, a (nested) list."""
 
 
-def numbers(values: Numbers, name: str) -> Float[Tensor, "..."]:
+def numbers(values: Numbers, name: str, *, hiding: bool = False) -> Float[Tensor, "..."]:
     """Finite numbers as a floating-point tensor of their own shape, in memory of its own.
 
     A tensor keeps its device and floating-point dtype; all else becomes float64 on the CPU. `name`
-    is what errors call it. Raises ValueError on booleans, complex numbers, text, nothing at all,
-    lists of unequal length, and on what is infinite or no number.
+    is what errors call it; with `hiding`, −∞ stands for a score that hides a key, and may be there.
+    Raises ValueError on booleans, complex numbers, text, nothing at all, lists of unequal length,
+    and on what is infinite or no number.
     """
     given = values if isinstance(values, Tensor) else _tensor(values, name)
     if given.dtype == torch.bool or given.is_complex():
@@ -39,7 +40,7 @@ def numbers(values: Numbers, name: str) -> Float[Tensor, "..."]:
     if given.numel() == 0:
         raise ValueError(f"{name} is empty (shape {list(given.shape)})")
     given = given.detach() if given.is_floating_point() else given.detach().double()
-    finite = given.isfinite()
+    finite = given.isfinite() | (given.isneginf() & hiding)
     if not bool(finite.all()):
         at = (~finite).nonzero()[0].tolist()
         raise ValueError(
@@ -85,13 +86,17 @@ class StandIn:
     name: str
     """What errors call them."""
     largest: float
-    """In size."""
+    """In size, of those that are finite."""
 
     @classmethod
-    def of(cls, values: Numbers, name: str, factor: float = 1.0) -> StandIn:
-        """So many times these numbers. Raises ValueError where they are not finite."""
-        found = numbers(factor * numbers(values, name).double().cpu(), name)
-        return cls(found, name, float(found.abs().max()))
+    def of(
+        cls, values: Numbers, name: str, factor: float = 1.0, *, hiding: bool = False
+    ) -> StandIn:
+        """So many times these numbers. Raises ValueError where they are not finite; with `hiding`,
+        they may be −∞."""
+        given = numbers(values, name, hiding=hiding).double().cpu()
+        found = numbers(factor * given, name, hiding=hiding)
+        return cls(found, name, float(found.abs().where(found.isfinite(), 0).max()))
 
     def at(
         self, x: Tensor, axes: Sequence[str], examples: Int[Tensor, " rows"], full: Sequence[int]

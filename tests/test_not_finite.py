@@ -125,17 +125,35 @@ def test_the_first_site_and_the_weight_are_named(fault, site, weight):
 
 
 @pytest.mark.parametrize("engine", ["rerun", "naive"])
-@pytest.mark.parametrize("site", ["q", "k", "z", "mlp.hook_post", "attn_scores"])
-@pytest.mark.parametrize("value", [NAN, INF])
-def test_an_edit_to_what_is_not_finite_names_its_node(engine, site, value):
+@pytest.mark.parametrize(
+    ("edit", "site"),
+    [
+        *((edits.scale(1e300), site) for site in ("q", "k", "z", "mlp.hook_post", "attn_scores")),
+        *((edits.set_to(-INF), site) for site in ("q", "k", "z", "mlp.hook_post")),
+    ],
+    ids=lambda given: given if isinstance(given, str) else given.name,
+)
+def test_an_edit_that_puts_what_is_not_finite_names_its_node(engine, edit, site):
     """Fused attention answers a query that is NaN with zeros: the result alone would be finite."""
     model = calls.tiny()
     nodes = interp.nodes(model, site, by=("layer",), layers=[1])
     with pytest.raises(NotFinite, match=r"node blocks\.1\..*the unedited run is finite"):
         interp.sweep(
-            model, calls.ROWS, nodes, edit=edits.set_to(value), metric=calls.metric(),
-            engine=engine, progress=False,
+            model, calls.ROWS, nodes, edit=edit, metric=calls.metric(), engine=engine,
+            progress=False,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+def test_values_that_are_not_finite_are_refused_before_a_run(value):
+    for make in (edits.set_to, edits.add, edits.scale, edits.noise):
+        if make is edits.set_to and value == -INF:
+            continue  # a score that hides a key
+        with pytest.raises(ValueError, match="not finite"):
+            make(value)
+    for make in (edits.add, edits.project_out):
+        with pytest.raises(ValueError, match="not finite"):
+            make(torch.tensor([1.0, value]))
 
 
 @pytest.mark.parametrize("engine", ["rerun", "naive"])
@@ -143,8 +161,12 @@ def test_a_score_of_minus_infinity_hides_a_key(engine):
     model = calls.tiny()
     by = ("layer", "k_pos")
     nodes = interp.nodes(model, "attn_scores", by=by, layers=[1], positions=[2, 3])
-    frame = interp.sweep(
-        model, calls.ROWS, nodes, edit=edits.set_to(-INF), metric=calls.metric(), engine=engine,
-        progress=False,
+    hidden, low = (
+        interp.sweep(
+            model, calls.ROWS, nodes, edit=edits.set_to(score), metric=calls.metric(),
+            engine=engine, progress=False,
+        )["value"]
+        for score in (-INF, -1e30)
     )  # fmt: skip
-    assert np.isfinite(frame["value"]).all()
+    assert np.isfinite(hidden).all()
+    np.testing.assert_allclose(hidden, low, rtol=0, atol=1e-6)
