@@ -10,6 +10,7 @@ import torch
 
 import interp
 from interp import edits, metrics
+from interp.selection import read_nodes
 from interp.tracing import subject_span
 
 QUIET = {"progress": False}
@@ -91,6 +92,12 @@ SWEEP_CASES = {
         swept(b, f(source, seed=3), "q")
         for source in (b.pairs.corrupted, cache_of(b), cache_of(b, device="cpu"))
     ],
+    "edits.edited_positions": lambda f, b: list(
+        f(
+            read_nodes(nodes(b, "z", ("layer", "pos"), positions=[0, -1]), b.model, b.pairs.clean),
+            b.model, b.pairs.clean,
+        ).values()
+    ),
     "edits.each": lambda f, b: swept(
         b, f({i: edits.scale(0.1 * i) for i in range(len(nodes(b)))})
     ),
@@ -106,7 +113,10 @@ SWEEP_CASES = {
     "metrics.pooled_cosine": lambda f, b: (
         measured(b, f()), measured(b, f(b.direction.expand(len(b.pairs), -1)))
     ),
-    "metrics.function": lambda f, b: measured(b, f(lambda x: x.logsumexp(-1).mean(-1))),
+    "metrics.function": lambda f, b: [
+        measured(b, f(lambda x: x.logsumexp(-1).mean(-1)), engines=("naive",)),
+        measured(b, f(lambda x, examples: x.logsumexp(-1).mean(-1) + examples)),
+    ],
     "metrics.cache_function": lambda f, b: measured(
         b, f(lambda cache: cache["z", 1].square().mean((1, 2, 3)), "z"), engines=("naive",)
     ),
