@@ -346,16 +346,22 @@ def test_naive_sweeps_on_both_stacks():
 def test_edits_from_other_runs_count_the_positions_of_each_stack():
     model, given = random_model(pair_config()), tokens()
     other = Tokens(given.ids, source=Tokens(given.source.ids.flip(1), mask=given.source.mask))
+    whole = Tokens(given.ids, source=Tokens(given.source.ids.flip(1)))
     options = {"metric": metrics.loss(), "progress": False}
     for site in ("encoder_blocks.hook_resid_pre", "cross_attn.hook_v", "decoder_blocks.resid_mid"):
         frame = interp.nodes(model, site, by=("layer", "pos"), tokens=given)
         assert frame["pos"].max() == (2 if "decoder" in site else 5)
         for edit in (edits.patch(other), edits.mean(other), edits.mean(other, per="pos"),
-                     edits.resample(other, seed=1), edits.noise(0.3)):  # fmt: skip
+                     edits.resample(whole, seed=1), edits.noise(0.3)):  # fmt: skip
             found = interp.sweep(model, given, frame, edit=edit, allow_noop=True, **options)
             assert np.isfinite(found["value"]).all()
     short = Tokens(given.ids, source=Tokens(given.source.ids[:, :4]))
     nodes = interp.nodes(model, "encoder_blocks.z", by=("layer",))
+    for engine in ("rerun", "naive"):
+        with pytest.raises(ValueError, match="a row of the reference has a pad"):
+            interp.sweep(
+                model, given, nodes, edit=edits.resample(other), engine=engine, **options
+            )  # fmt: skip
     for edit in (edits.patch(short), edits.mean(short, per="pos"), edits.resample(short)):
         with pytest.raises(ValueError, match="6"):
             interp.sweep(model, given, nodes, edit=edit, **options)
