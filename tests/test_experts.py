@@ -107,7 +107,7 @@ def test_experts_are_nodes() -> None:
     naive = interp.sweep(model, IDS, nodes, engine="naive", **options)
     assert (rerun["value"] - naive["value"]).abs().max() < 1e-10
     assert naive["effect"].abs().max() > 1e-3
-    with pytest.raises(ValueError, match="expert=4"):
+    with pytest.raises(ValueError, match="experts=4: expected 0 to 3"):
         interp.nodes(model, "mlp.hook_router", by=("expert",), experts=[4])
 
 

@@ -415,7 +415,7 @@ def test_a_metric_that_fails_writes_nothing(unchecked, model, path, which, wrong
 
 
 def test_no_ops_are_remembered(model, path):
-    nodes = pd.DataFrame({"site": ["resid_pre", "z"], "layer": [0, 1], "pos": [0, None]})
+    nodes = [{"site": "resid_pre", "layer": 0, "pos": 0}, {"site": "z", "layer": 1, "pos": None}]
     source = model.accept(torch.where(torch.arange(5) > 0, IDS + 1, IDS))
     for which in ENGINES:
         for _ in range(2):
