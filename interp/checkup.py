@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .finite import NotFinite
-from .loading import DTYPES, check_family, load
+from .loading import DTYPES, CorruptFile, check_family, check_saved, load
 from .loading.beside import unread
 from .loading.check import check_tokenizer, probe
 from .loading.files import config_values, locate
@@ -126,6 +126,7 @@ def doctor(
         _precision(model, tokens),
         *_identities(model, tokens),
         _family(model),
+        *_saved(model, folder),
         _tokenizer(model),
         _huggingface(model, folder, tokens),
         _rounding(model, tokens),
@@ -206,6 +207,15 @@ def _family(model: HookedTransformer) -> Finding:
         return Finding("checks", what, f"no reference is recorded for {named}")
     found = check_family(family)
     return _compared(what, found.error, found.tolerance)
+
+
+def _saved(model: HookedTransformer, folder: Path | None) -> Iterator[Finding]:
+    """Of a folder in our own format, whether its files are as they were saved."""
+    if folder is not None and model.source.get("family") == "interp":
+        try:
+            check_saved(folder)
+        except CorruptFile as error:
+            yield Finding("checks", "files as saved", str(error), holds=False)
 
 
 def _tokenizer(model: HookedTransformer) -> Finding:

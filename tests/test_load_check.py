@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
 
 import interp
+from interp import cli
 from interp.loading import CheckFailed, check, check_family, reference
 from interp.loading.families import FAMILIES
 from interp.loading.reference import reference_model
 from interp.model.attention import Attention
 from interp.model.block import Block
+from interp.tokenizer import Tokenizer
 
 from .published import edit_weights, published
+from .strategies import random_model, small_config
 from .vocabularies import word_level
 
 MISS = 1e-3
@@ -239,3 +243,49 @@ def test_special_tokens_past_the_embedding(tmp_path: Path):
         model("w1 <image>")
     with pytest.raises(ValueError, match=r"rows \(0 to 60\), .* as '\[PAD\]' \(61\) would"):
         interp.load(with_tokenizer(tmp_path / "pad", 61, ("[PAD]",), pad_token="[PAD]"))
+
+
+def _edit_config(folder: Path) -> None:
+    file = folder / "config.json"
+    values = json.loads(file.read_text())
+    values["config"]["activation"] = "relu"
+    file.write_text(json.dumps(values))
+
+
+def _edit_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer_config.json").write_text('{"pad_token": "w3"}')
+
+
+def _drop_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink()
+
+
+@pytest.mark.parametrize("edit", [_edit_config, _edit_tokenizer, _drop_tokenizer])
+def test_a_saved_folder_that_was_edited_names_a_command_that_opens_it(edit, tmp_path, capsys):
+    model = random_model(small_config(activation="gelu"))
+    model.tokenizer = Tokenizer(word_level(29), {"pad_token": "w2"})
+    folder, new = tmp_path / "it's mine", tmp_path / "new"
+    interp.save(model, folder)
+    edit(folder)
+    assert cli.main(["generate", str(folder), "w1", "--max-new-tokens", "1"]) == 2
+    said = capsys.readouterr().err
+    command = re.search(r"`interp (convert .*) NEW`", said)[1]
+    assert cli.main(["doctor", str(folder)]) == 1
+    assert re.search(r"FAIL +files as saved .*`interp convert", capsys.readouterr().out)
+    assert cli.main([*shlex.split(command), str(new)]) == 0
+    after, edited = interp.load(new), interp.load(folder, check=False)
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(after(ids), edited(ids)) and after.cfg == edited.cfg
+    assert torch.equal(after(ids), model(ids)) == (edit is not _edit_config)
+    words = [None if m.tokenizer is None else m.tokenizer.pad_id for m in (after, edited)]
+    assert words[0] == words[1] == {_edit_config: 2, _edit_tokenizer: 3}.get(edit)
+    assert interp.doctor(new).ok
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-3] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    assert cli.main([*shlex.split(command), str(tmp_path / "other")]) == 2
+    assert "does not fit its checksum" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(ValueError, match=r"eps: .* is a config of interp, which states all"):
+        interp.convert(folder, tmp_path / "other", eps=1e-3)

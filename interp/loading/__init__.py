@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ __all__ = [
     "WeightsError",
     "bundled",
     "check_family",
+    "check_saved",
     "load",
     "save",
     "weights_hash",
@@ -155,15 +157,18 @@ def check_saved(folder: Path) -> None:
     if not (folder / SINGLE).is_file():  # several shards, which `save` does not write
         return
     sums = check_tensors(folder / SINGLE, required=False).get(FILES)
+    again = (
+        f"Bring it back; if the change is wanted, `interp convert {shlex.quote(str(folder))} NEW` "
+        "writes the model with it into the folder NEW (in Python, check=False opens it as it is)"
+    )
     for name, expected in ({} if sums is None else parse_json(sums.encode(), SINGLE)).items():
         file = safe_join(folder, name)
         if not file.is_file():
-            raise CorruptFile(f"{file}: {SINGLE} was saved with it, and it is not there")
+            raise CorruptFile(f"{file}: {SINGLE} was saved with it, and it is not there. {again}")
         if hashlib.sha256(file.read_bytes()).hexdigest() != expected:
             raise CorruptFile(
                 f"{file} is not as it was saved with {SINGLE}: it is damaged, was edited, or "
-                "belongs to another model. Bring back the file, or save the model again; if the "
-                "change is wanted, interp.load(folder, check=False) reads it as it is"
+                f"belongs to another model. {again}"
             )
 
 

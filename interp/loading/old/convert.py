@@ -1,6 +1,7 @@
 """Old checkpoints, written once as a folder that `load` opens.
 
-What a file is shows in its contents: a state dict of TransformerLens 1–3 or nanoGPT's `ckpt.pt`.
+What a file is shows in its contents: a state dict of TransformerLens 1–3 or nanoGPT's `ckpt.pt`. A
+folder of our own is written again, with what was edited in it since.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from torch import Tensor
 from ...config import TransformerConfig
 from ...untrusted import read_json
 from ...visible import visible_errors
-from .. import save
+from .. import load, save
+from ..check import check_loaded, check_tokenizer
 from ..files import PICKLES, SINGLE
+from ..stored import check_tensors
 from ..tensors import read_entries
 from .lay import Recipe, lay
 from .lens import lens
@@ -81,7 +84,8 @@ def convert(
     `source` is a `.pt` of any name, a `.safetensors`, or a folder with one of them (and its config
     as config.json or original_config.json). `config` is a JSON of TransformerLens config fields,
     `flags` are single ones, which go first; sizes are read off the tensors. Of nanoGPT only act_fn
-    can be given. Takes the memory of the weights twice.
+    can be given. Takes the memory of the weights twice. A folder that `save` wrote, and in which
+    config.json or the tokenizer was edited since, is written as it is now; it takes no flags.
 
     No code in the file is run. Raises ValueError on a file that asks for code, is damaged, is of
     another kind, or contradicts its config; with nothing written. A target that is not empty
@@ -96,6 +100,8 @@ def convert(
     if file.resolve() == (target / SINGLE).resolve():
         raise ValueError(f"{file}: would be overwritten by what is made of it; give another folder")
     flags = {name: value for name, value in flags.items() if value is not None}
+    if config is not None and read_json(config).get("model_type") == "interp":
+        return _again(file, config, target, flags)
     tensors, recipe, left_out = _recipe(file, config, flags)
     model, dropped = lay(recipe, tensors)
     save(model, target)
@@ -109,6 +115,32 @@ def convert(
         dtype=str(model.W_E.dtype).removeprefix("torch."),
         dropped=(*dropped, *left_out),
         notes=(*recipe.notes, *(() if tokenizer else (NO_TOKENIZER,))),
+    )
+
+
+def _again(file: Path, config: Path, target: Path, flags: Mapping[str, Any]) -> Conversion:
+    """A folder of our own, as it is now; its weights are still those that were saved."""
+    if flags:
+        raise ValueError(
+            f"{', '.join(flags)}: {config} is a config of interp, which states all; edit it there"
+        )
+    if file.resolve() != (config.parent / SINGLE).resolve():
+        raise ValueError(f"{config} is a config of interp; it goes with {SINGLE} beside it")
+    check_tensors(file, required=False)
+    model = load(config.parent, "cpu", check=False)
+    if model.tokenizer is not None:
+        check_tokenizer(model.tokenizer, model.cfg, f"{config.parent}")
+    check_loaded(model, "interp", None)
+    save(model, target)
+    return Conversion(
+        folder=target,
+        source=file,
+        kind="a model of interp as its folder is now",
+        cfg=model.cfg,
+        n_params=int(sum(parameter.numel() for parameter in model.parameters())),
+        dtype=str(model.dtype).removeprefix("torch."),
+        dropped=(),
+        notes=() if model.tokenizer is not None else (NO_TOKENIZER,),
     )
 
 
