@@ -142,7 +142,8 @@ def _add_convert(commands: Any) -> None:
         "convert",
         help="write an old checkpoint (TransformerLens 1–3, nanoGPT) as a folder that opens",
         description="The kind is seen in the contents; no code in the file is run. Fields go "
-        "before those of --config; of nanoGPT only --act-fn is needed.",
+        "before those of --config; of nanoGPT only --act-fn is needed. A folder of interp whose "
+        "config.json or tokenizer was edited is written as it is now, with new checksums.",
         argument_default=argparse.SUPPRESS,
     )
     old.add_argument("source", metavar="SOURCE", help=".pt, .safetensors, or a folder with one")
