@@ -306,7 +306,8 @@ def test_nanogpt_untied_and_of_early_2023(tmp_path):
     ("args", "message"),
     [
         ({"use_rmsnorm": True}, "use_rmsnorm: not an argument of nanoGPT"),
-        ({"n_layer": 9_999}, "n_layers=9999, and they are of 2 layers, the last 1"),
+        ({"n_layer": 500}, "n_layers=500, and they are of 2 layers, the last 1"),
+        ({"n_layer": 9_999}, r"n_layer=9999: expected a whole number in \[1, 512\]"),
         ({"n_layer": "2"}, "n_layer='2': expected a whole number"),
         ({"block_size": 13}, r"wpe\.weight \[12, 8\], expected \[13, 8\]"),
         ({"bias": False}, r"unexpected: transformer\.h\.0\.ln_1\.bias"),
