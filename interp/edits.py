@@ -211,9 +211,9 @@ def _without(x: Tensor, rows: Rows, *, basis: Float[Tensor, "width rank"]) -> Te
             f"directions of {len(basis)} numbers at {rows.site.name!r}, a site of width "
             f"{x.shape[-1]}"
         )
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    columns = basis.to(wide)
-    return (wide - (wide @ columns) @ columns.T).to(x.dtype)
+    full = wide(x)
+    columns = basis.to(full)
+    return (full - (full @ columns) @ columns.T).to(x.dtype)
 
 
 def _noised(x: Tensor, rows: Rows, *, sigma: float, seed: int) -> Tensor:

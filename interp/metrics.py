@@ -19,7 +19,7 @@ from torch import Tensor
 from .calls import Portable, Second, second_argument
 from .finite import NotFinite, is_finite
 from .indices import Indices, id_tensor, index_tensor
-from .precision import wide as _wide
+from .precision import wide
 from .sites import SiteFilter
 from .tokens import Tokens
 from .vectors import Numbers, numbers, vector
@@ -60,7 +60,7 @@ class Bound:
         if self.ids is None:
             return out
         read = out.gather(2, self.ids[examples])
-        return _wide(read) - _wide(out).logsumexp(-1, keepdim=True) if self.log_probs else read
+        return wide(read) - wide(out).logsumexp(-1, keepdim=True) if self.log_probs else read
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,7 +265,7 @@ def _bind_all(
     """Of all logits [rows d_vocab] at one position, and the answers."""
     ids = answer_ids(answer, tokens, model)
     return Bound(
-        lambda x, examples: measure(_wide(x[:, 0]), ids[examples]),
+        lambda x, examples: measure(wide(x[:, 0]), ids[examples]),
         positions=one_position(pos, tokens),
     )
 
@@ -291,11 +291,11 @@ def _bind_divergence(
     positions = None if everywhere else one_position(pos, tokens)
     reads = Bound(lambda x, examples: x, positions=positions)
     every = torch.arange(len(tokens), device=tokens.device)
-    before = _wide(reads.pick(base("logits"), every)).log_softmax(-1)
+    before = wide(reads.pick(base("logits"), every)).log_softmax(-1)
     real = tokens.real
 
     def measure(x: Tensor, examples: Tensor) -> Tensor:
-        per_position = divergence(before[examples], _wide(x).log_softmax(-1))
+        per_position = divergence(before[examples], wide(x).log_softmax(-1))
         if not everywhere:
             return per_position[:, 0]
         weights = real[examples].to(per_position)

@@ -25,12 +25,7 @@ from tests.vocabularies import masked, model_of, whole_words
 HEADS = ("heads", "paths", "control")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def pairs_of(known: planted.Planted, n: int = 10) -> Pairs:

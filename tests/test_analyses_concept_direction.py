@@ -32,12 +32,7 @@ from tests.vocabularies import model_of, whole_words
 QUICK = {"n_random": 19, "factors": (1.0,)}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def frame_of(report, name):

@@ -17,12 +17,7 @@ from tests.vocabularies import model_of, whole_words
 PLAN = Plan((2.0,), 1.0, 4, 2, 1.0, 2, 0)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def frame_of(report, name):

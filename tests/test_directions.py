@@ -28,13 +28,7 @@ IDS = torch.randint(29, (8, 5), generator=torch.Generator().manual_seed(0))
 METRIC = metrics.logit_diff(torch.full((8,), 3), torch.full((8,), 4))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Tiny products on several threads mostly wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -47,13 +47,7 @@ TEXTS = [
 SMALL = {"shard_size": 4000, "batch_size": 2, "dtype": "float64", "progress": False}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Tiny products on several threads mostly wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def word_tokenizer(template: bool = False) -> Tokenizer:

@@ -43,13 +43,7 @@ def texts(model, n=24, length=12, seed=0) -> Tokens:
     return Tokens(torch.randint(model.cfg.d_vocab, (n, length), generator=generator))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Matrices of this size lose time to a second thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -27,12 +27,7 @@ from .strategies import configs, random_model, small_config
 CLEAN, CORRUPTED = [[3, 1, 4, 1, 5], [2, 7, 1, 8, 2]], [[3, 9, 4, 1, 5], [6, 7, 1, 8, 2]]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def made_pairs() -> Pairs:

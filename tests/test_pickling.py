@@ -25,13 +25,7 @@ NODES = [{"row": 0, "site": "resid_post", "layer": 1, "pos": 2},
          {"row": 1, "site": "resid_post", "layer": 0}]  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Tiny products on several threads mostly wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -43,13 +43,7 @@ QUICK = TrainConfig(steps=12, batch_size=4, warmup=3, eval_every=5, eval_batches
                     min_lr=1e-3)  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Tiny products on several threads mostly wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

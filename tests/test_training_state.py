@@ -41,12 +41,7 @@ TEXT = "the cat sat on the mat. a dog ran to the red house.\n" * 20
 CONFIG = TrainConfig(steps=4, batch_size=2, warmup=1, eval_every=2, eval_batches=1, checkpoints=3)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -23,13 +23,7 @@ BATCH, WIDTH, HEADS = 3, 5, 4
 DIFF = metrics.logit_diff(torch.tensor([1, 2, 3]), torch.tensor([4, 5, 6]))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Tiny products on several threads mostly wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
-import torch
 from sklearn.metrics import roc_auc_score
 
 import interp
 from interp import edits, metrics
 from interp.zoo import planted
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def auroc(frame, truth) -> float:
