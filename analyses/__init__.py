@@ -21,9 +21,9 @@ from types import ModuleType
 import tyro
 
 import interp
-from interp.console import guarded
+from interp.cli.console import guarded
+from interp.core.visible import one_line
 from interp.report import check_destination
-from interp.report.text import one_line
 
 
 def names() -> list[str]:

@@ -20,11 +20,11 @@ from torch import Tensor
 from analyses._labelled import read_labelled
 from analyses._phrases import listed
 from interp import metrics
-from interp.directions import Direction, difference_of_means, pair_direction
-from interp.metrics import Metric, Where
-from interp.probes import LinearProbe
-from interp.tasks import Pairs
-from interp.tokens import Tokens
+from interp.core.tokens import Tokens
+from interp.data.tasks import Pairs
+from interp.methods.directions import Direction, difference_of_means, pair_direction
+from interp.methods.probes import LinearProbe
+from interp.sweeps.metrics import Metric, Where
 
 Method = Literal["means", "pca", "probe"]
 METHODS: dict[Method, str] = {

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from interp.files import parse_json_text, read_csv, read_text
+from interp.core.files import parse_json_text, read_csv, read_text
 
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 

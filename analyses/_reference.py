@@ -7,11 +7,11 @@ from typing import Literal
 
 from analyses._task import TaskConfig
 from interp import edits
-from interp.edits import Edit
-from interp.metrics import single_answer
+from interp.core.tokens import Tokens
+from interp.data.tasks import Pairs
 from interp.report import Report
-from interp.tasks import Pairs
-from interp.tokens import Tokens
+from interp.sweeps.edits import Edit
+from interp.sweeps.metrics import single_answer
 
 Reference = Literal["both", "clean", "corrupted"]
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from analyses._phrases import plus_minus
 from analyses._unknown import check_unknown
 from interp import metrics, stats, tasks
-from interp.finite import check_model, finite
+from interp.core.files.untrusted import safe_join
+from interp.core.finite import check_model, finite
+from interp.core.tokens import Tokens
+from interp.data.tasks import Pairs
 from interp.report import Report
-from interp.tasks import Pairs
-from interp.tokens import Tokens
-from interp.untrusted import safe_join
 
 Task = Literal[
     "indirect-object", "capitals", "agreement", "gendered-pronoun", "greater-than", "induction"

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from analyses._unknown import check_unknown
-from interp.files import read_beginning
+from interp.core.files import read_beginning
+from interp.core.tokens import Tokens
 from interp.report import Report
-from interp.tokens import Tokens
 
 MAX_BYTES = 16 << 20
 """What is read of a file; a longer one is read in part, and the report says so."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from interp.core.unknown import WORTH_A_WARNING, unknown_tokens
 from interp.report import Report
-from interp.unknown import WORTH_A_WARNING, unknown_tokens
 
 REFUSED = 0.30
 """Share of unknown tokens past which a report would be about nothing."""

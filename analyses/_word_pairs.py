@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from analyses._phrases import number
-from interp.geometry import Embedding
+from interp.methods.geometry import Embedding
 from interp.report import Report
 from interp.report.figures import places, plane
 

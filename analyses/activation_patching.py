@@ -30,11 +30,11 @@ from analyses._task import (
     task_section,
 )
 from interp import edits
-from interp.engine import sweep
-from interp.indices import indices
-from interp.provenance import provenance
+from interp.core.indices import indices
+from interp.data.tasks import Pairs
 from interp.report import Report
-from interp.tasks import Pairs
+from interp.report.provenance import provenance
+from interp.sweeps.engine import sweep
 
 Part = Literal["stream", "outputs", "heads", "positions", "paths", "control"]
 PARTS: tuple[Part, ...] = (

@@ -28,17 +28,17 @@ from analyses._reference import (
 from analyses._task import measure_baseline, metric_of, task_pairs, task_section
 from analyses._text import text_windows
 from interp import heads, metrics
-from interp.engine import sweep
-from interp.finite import finite_cache
-from interp.heads.outputs import unreadable
-from interp.heads.roles import COLUMNS as ROLE_COLUMNS
-from interp.indices import indices
-from interp.provenance import provenance
+from interp.core.finite import finite_cache
+from interp.core.indices import indices
+from interp.core.tokens import Tokens
+from interp.data.tasks import Pairs
+from interp.methods.heads.outputs import unreadable
+from interp.methods.heads.roles import COLUMNS as ROLE_COLUMNS
 from interp.report import Report, figures
 from interp.report.attention import MEASURES, Attention
-from interp.selection import nodes as make_nodes
-from interp.tasks import Pairs
-from interp.tokens import Tokens
+from interp.report.provenance import provenance
+from interp.sweeps.engine import sweep
+from interp.sweeps.nodes import nodes as make_nodes
 
 KEYS = ["layer", "head"]
 LOOKS = ("previous_token", "duplicate_token", "induction", "induction_stderr", "same_distance")

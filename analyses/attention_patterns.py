@@ -18,11 +18,11 @@ import torch
 from analyses import main
 from analyses._unknown import check_unknown
 from interp import heads, tasks
-from interp.finite import finite_cache
-from interp.provenance import provenance
+from interp.core.finite import finite_cache
+from interp.core.tokens import Tokens
 from interp.report import Report
 from interp.report.attention import MEASURES, heads_table
-from interp.tokens import Tokens
+from interp.report.provenance import provenance
 
 PROMPTS = (
     "When Mary and John went to the store, John gave a book to Mary.",

@@ -25,11 +25,8 @@ from analyses._task import (
     task_section,
 )
 from analyses._tracing_parts import EFFECTS, NAMES, PARTS, TOTALS, Trace, amount, averaged, interval
-from interp.provenance import provenance
-from interp.report import Report
-from interp.report.figures import curves, heatmap
-from interp.tasks import Pairs
-from interp.tracing import (
+from interp.data.tasks import Pairs
+from interp.methods.tracing import (
     PLACES,
     causal_trace,
     default_window,
@@ -38,6 +35,9 @@ from interp.tracing import (
     noise_effect,
     subject_span,
 )
+from interp.report import Report
+from interp.report.figures import curves, heatmap
+from interp.report.provenance import provenance
 
 SUBJECT, END = "last subject token", "last token"
 SHORT = {"hook_resid_post": "resid", "hook_attn_out": "attention", "hook_mlp_out": "mlp"}

@@ -49,12 +49,12 @@ from analyses._task import (
     task_section,
 )
 from analyses._unknown import check_unknown
-from interp.indices import index, indices
-from interp.provenance import provenance
+from interp.core.indices import index, indices
+from interp.data.tasks import Pairs
+from interp.methods.stats import rounding
+from interp.methods.steering import causal_check
 from interp.report import Report
-from interp.stats import rounding
-from interp.steering import causal_check
-from interp.tasks import Pairs
+from interp.report.provenance import provenance
 
 CAUSAL = (
     "arm", "draw", "action", "factor", "step", "value", "baseline", "effect", "stderr?", "size",

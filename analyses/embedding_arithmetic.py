@@ -16,12 +16,12 @@ import pandas as pd
 
 from analyses import main
 from analyses._word_pairs import direction_section, pairs_of, plane_section
-from interp.analogies import QUESTION, SETTING, accuracy, swap_answers
-from interp.files import read_csv
-from interp.geometry import Embedding, embedding
-from interp.provenance import provenance
+from interp.core.files import read_csv
+from interp.methods.geometry import Embedding, embedding
+from interp.methods.geometry.analogies import QUESTION, SETTING, accuracy, swap_answers
 from interp.report import Report, Section
 from interp.report.figures import bars
+from interp.report.provenance import provenance
 
 Rule = Literal["3cosadd", "3cosmul", "pairdistance"]
 DATA = Path(__file__).parent / "data" / "analogies.csv"

@@ -11,6 +11,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from interp.methods.geometry.reading import reader
+
 from analyses import main
 from analyses._geometry.config import Config
 from analyses._geometry.layers import alignment_section, compare_section, depth_section
@@ -29,11 +31,10 @@ from analyses._geometry.table import (
     spectrum_section,
 )
 from analyses._unknown import check_unknown
-from interp.geometry import embedding
-from interp.geometry.reading import reader
-from interp.indices import indices
-from interp.provenance import provenance
+from interp.core.indices import indices
+from interp.methods.geometry import embedding
 from interp.report import Report
+from interp.report.provenance import provenance
 from interp.zoo import tinyworld
 
 TREATED = ("treatment", "removed", "mean_cosine", "deviation", "control", "control_deviation")

@@ -19,12 +19,12 @@ from analyses._ablation.words import tell
 from analyses._reference import reference_of, warn_of_one_class
 from analyses._task import measure_baseline, task_pairs, task_section
 from analyses._text import text_windows
-from interp.indices import indices
-from interp.metrics import single_answer
-from interp.provenance import provenance
+from interp.core.indices import indices
+from interp.core.tokens import Tokens
+from interp.data.tasks import Pairs
 from interp.report import Report
-from interp.tasks import Pairs
-from interp.tokens import Tokens
+from interp.report.provenance import provenance
+from interp.sweeps.metrics import single_answer
 
 EFFECT = (
     *("effect", "stderr?", "low?", "high?", "lost?", "lost_low?", "lost_high?", "p?"),

@@ -17,10 +17,10 @@ from analyses._lens.direct import DIRECT_TABLES, direct_sections
 from analyses._lens.reading import LENS_TABLES, lens_sections
 from analyses._lens.tuned import TUNED_TABLES, train_lens, tuned_section
 from analyses._task import measure_baseline, task_pairs, task_section
-from interp.lens.reading import check_layers, check_readable
-from interp.provenance import provenance
+from interp.data.tasks import Pairs
+from interp.methods.lens.reading import check_layers, check_readable
 from interp.report import Report
-from interp.tasks import Pairs
+from interp.report.provenance import provenance
 
 TABLES = {**_task.TABLES, **LENS_TABLES, **TUNED_TABLES, **DIRECT_TABLES}
 """The CSV files of the report and their columns."""

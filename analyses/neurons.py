@@ -41,13 +41,13 @@ from analyses._neurons.shown import (
 from analyses._phrases import listed, no_effect, signed
 from analyses._task import Task, TaskConfig, measure_baseline, task_pairs, task_section
 from analyses._text import text_windows
-from interp.indices import indices
-from interp.neurons import neuron_ids, neuron_stats
-from interp.provenance import provenance
+from interp.core.indices import indices
+from interp.data.tasks import Pairs
+from interp.methods.neurons import neuron_ids, neuron_stats
+from interp.methods.stats import errors_needed
 from interp.report import Report
 from interp.report.figures import curves, scatter
-from interp.stats import errors_needed
-from interp.tasks import Pairs
+from interp.report.provenance import provenance
 
 POINTS = 600
 """Neurons of the picture of two rankings."""

@@ -21,10 +21,10 @@ from analyses._probes.shown import PROBE_TABLES, evidence
 from analyses._probes.texts import Read, read_texts
 from analyses._probes.words import doubts, findings
 from analyses._unknown import check_unknown
-from interp.indices import indices
-from interp.provenance import provenance
+from interp.core.indices import indices
+from interp.core.sites import UnknownSite
 from interp.report import Report
-from interp.sites import UnknownSite
+from interp.report.provenance import provenance
 
 TABLES = PROBE_TABLES
 """The CSV files of the report and their columns."""

@@ -31,12 +31,12 @@ from analyses._steering.measure import (
 from analyses._steering.report import say_findings, show
 from analyses._task import TASKS, Task
 from analyses._unknown import check_unknown
-from interp.directions import Direction, promoted_tokens
-from interp.indices import index
-from interp.provenance import provenance
-from interp.reading import vectors_at
+from interp.core.indices import index
+from interp.core.tokens import Tokens
+from interp.data.activations import vectors_at
+from interp.methods.directions import Direction, promoted_tokens
 from interp.report import Report
-from interp.tokens import Tokens
+from interp.report.provenance import provenance
 
 PROMPTS = (
     "Once there was a",

@@ -27,8 +27,8 @@ import tyro
 from measure import machine
 
 import interp
-from interp import engine
 from interp.model import HookedTransformer
+from interp.sweeps import engine
 
 ROOT = Path(__file__).resolve().parents[1]
 

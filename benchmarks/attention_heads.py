@@ -23,9 +23,9 @@ import torch
 import interp
 from analyses import attention_heads
 from interp import Tokens
+from interp.data.tasks import Pairs
 from interp.model import HookedTransformer
 from interp.report import Report
-from interp.tasks import Pairs
 
 GPT2 = {"n_layers": 12, "d_model": 768, "n_heads": 12, "d_mlp": 3072, "d_vocab": 50257,
         "n_ctx": 1024, "norm": "layernorm", "positions": "learned", "tied": True}  # fmt: skip

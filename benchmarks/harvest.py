@@ -25,7 +25,7 @@ from measure import Ratio, interleaved, machine, ratio
 from peers import MODELS
 
 import interp
-from interp.harvesting import harvest
+from interp.data.harvest import harvest
 
 
 @dataclass(frozen=True)

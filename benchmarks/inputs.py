@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from interp import HookedTransformer, Tokens
-from interp.config import TransformerConfig
+from interp.core.config import TransformerConfig
 
 Given = dict[str, Tensor]
 """By the names of Hugging Face's arguments."""

@@ -35,7 +35,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from interp.probes import fitting
+from interp.methods.probes import fitting
 
 TARGET = 1e-3
 TOL = 5e-5

@@ -31,15 +31,15 @@ from interp import (
     moments,
     neurons,
     probes,
-    reading,
-    removal,
     steering,
     tracing,
 )
+from interp.core.tokenizer import Tokenizer
+from interp.core.tokens import Tokens
+from interp.data import activations as reading
+from interp.data.tasks import Pairs
+from interp.methods import ablation as removal
 from interp.model import HookedTransformer
-from interp.tasks import Pairs
-from interp.tokenizer import Tokenizer
-from interp.tokens import Tokens
 
 from .strategies import small_config
 from .vocabularies import word_level

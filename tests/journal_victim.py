@@ -21,10 +21,11 @@ import pandas as pd
 import torch
 
 import interp
-from interp import edits, metrics, rerun
-from interp.console import guarded
-from interp.fingerprint import digest
-from interp.journal import Journal
+from interp import edits, metrics
+from interp.cli.console import guarded
+from interp.loading.fingerprint import digest
+from interp.sweeps import rerun
+from interp.sweeps.journal import Journal
 
 from .strategies import random_model, small_config
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from interp import writing
+from interp.core.files import writing
 
 OPERATIONS = (
     *((os, name) for name in ("replace", "rename", "fsync", "unlink", "rmdir", "mkdir")),

@@ -6,11 +6,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from interp.config import TransformerConfig
+from interp.core.config import TransformerConfig
+from interp.core.tokenizer import Tokenizer
+from interp.core.tokens import Tokens
+from interp.data.tasks import Pairs
 from interp.model import HookedTransformer
-from interp.tasks import Pairs
-from interp.tokenizer import Tokenizer
-from interp.tokens import Tokens
 from interp.zoo.planted.base import blank
 from tests.vocabularies import word_level
 

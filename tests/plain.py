@@ -11,7 +11,7 @@ import math
 import numpy as np
 from scipy.special import erf
 
-from interp.config import TransformerConfig
+from interp.core.config import TransformerConfig
 
 
 def run(cfg: TransformerConfig, weights: dict[str, np.ndarray], ids: list[int]) -> dict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from hypothesis import strategies as st
 
-from interp.config import ConfigError, RotaryScaling, TransformerConfig
+from interp.core.config import ConfigError, RotaryScaling, TransformerConfig
 from interp.model import HookedTransformer
 
 

@@ -14,9 +14,9 @@ import interp
 from analyses._patching.effects import unrelated
 from analyses._task import measure_baseline
 from analyses.activation_patching import Config, examine, run
+from interp.data.tasks import Pairs
 from interp.report import Report
 from interp.report.table import Table
-from interp.tasks import Pairs
 from interp.zoo import planted
 from tests.strategies import random_model, small_config
 from tests.truth.by_hand import logit_diff

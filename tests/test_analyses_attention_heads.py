@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from analyses.attention_heads import EFFECTS, TABLES, Config, examine, run
+from interp.data.tasks import Pairs
 from interp.model import HookedTransformer
 from interp.report import Report
-from interp.tasks import Pairs
 from interp.zoo import planted
 from tests.strategies import small_config
 from tests.test_contract import check_page

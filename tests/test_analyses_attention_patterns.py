@@ -14,8 +14,8 @@ import torch
 from tokenizers import models, pre_tokenizers
 
 from analyses.attention_patterns import HALF, Config, run
+from interp.core.tokenizer import Tokenizer
 from interp.model import HookedTransformer
-from interp.tokenizer import Tokenizer
 from interp.zoo import planted
 from tests.strategies import small_config
 from tests.vocabularies import masked, model_of, whole_words

@@ -22,9 +22,9 @@ from analyses._concept.measure import (
 from analyses._concepts import Ask, Concept, of_labelled, of_texts, of_words
 from analyses.concept_direction import Config, examine, run
 from interp import metrics
-from interp.directions import Direction
+from interp.core.tokens import Tokens
+from interp.methods.directions import Direction
 from interp.report import Report
-from interp.tokens import Tokens
 from interp.zoo import planted
 from interp.zoo.planted.words import RELATIONS
 from tests.vocabularies import model_of, whole_words

@@ -14,8 +14,8 @@ import torch
 import interp
 from analyses._word_pairs import pairs_of
 from analyses.embedding_arithmetic import DATA, Config, answers, read_analogies, run
-from interp.analogies import QUESTION
-from interp.geometry import embedding
+from interp.methods.geometry import embedding
+from interp.methods.geometry.analogies import QUESTION
 from tests.words import WordTokenizer
 
 PAIRS = 12

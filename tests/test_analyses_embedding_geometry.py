@@ -18,7 +18,7 @@ from analyses._geometry.senses import (
     users_senses,
 )
 from analyses.embedding_geometry import Config, run
-from interp.geometry import at_words, disambiguation
+from interp.methods.geometry import at_words, disambiguation
 from interp.report import Report
 from tests.vocabularies import model_of, models_by_kind, whole_words
 

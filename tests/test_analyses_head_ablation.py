@@ -16,11 +16,11 @@ from analyses._ablation import measure
 from analyses._text import read_windows
 from analyses.head_ablation import Config, examine, run
 from interp import metrics
+from interp.core.tokens import Tokens
+from interp.data.tasks import Pairs
+from interp.methods.ablation import cumulative_ablation
 from interp.model import HookedTransformer
-from interp.removal import cumulative_ablation
 from interp.report import Report
-from interp.tasks import Pairs
-from interp.tokens import Tokens
 from tests.strategies import small_config
 from tests.vocabularies import masked, model_of, whole_words
 

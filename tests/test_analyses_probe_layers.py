@@ -15,8 +15,8 @@ from analyses._probes.measure import _gain, measure
 from analyses._probes.texts import Read, activations, read_texts
 from analyses.probe_layers import Config, examine, run
 from interp import stats
+from interp.methods.probes import held_out_predictions, probe_sweep
 from interp.model import HookedTransformer
-from interp.probes import held_out_predictions, probe_sweep
 from interp.report import Report
 from interp.zoo import planted
 from tests.strategies import small_config

@@ -8,7 +8,7 @@ import torch
 import interp
 from analyses._steering.measure import Plan, Words, continued, measured, steered
 from analyses.steering import Config, examine, run
-from interp.directions import Direction, word_direction
+from interp.methods.directions import Direction, word_direction
 from interp.report import Report
 from interp.zoo import planted
 from interp.zoo.planted.words import RELATIONS

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 import interp
 from interp import edits, metrics
-from interp.config import ConfigError
+from interp.core.config import ConfigError
+from interp.core.sites import UnknownSite
+from interp.core.tap import EditError
+from interp.core.tokens import Tokens
 from interp.loading import bridge
 from interp.loading.bridge.weights import QuantisedWeights
 from interp.loading.families import FAMILIES
-from interp.sites import UnknownSite
-from interp.tap import EditError
-from interp.tokens import Tokens
 from tests.parity.reference import relative_error
 
 V = 97

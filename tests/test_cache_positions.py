@@ -10,8 +10,8 @@ import torch
 
 import interp
 from interp import edits, metrics
-from interp.tap import ActivationCache
-from interp.tokens import Tokens
+from interp.core.tap import ActivationCache
+from interp.core.tokens import Tokens
 
 from .strategies import random_model, small_config
 from .written_indices import NONE_AT_ALL, READ, READ_ALONE, REFUSED, REFUSED_ALONE, TWICE

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import interp
-from interp import checkup, cli
-from interp.loading import reference
+from interp.cli import main as cli
+from interp.loading import checkup, reference
 from interp.loading.check import check_loaded
 from interp.model.block import Block
 from interp.model.positions import Memory

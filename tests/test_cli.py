@@ -13,7 +13,8 @@ import pytest
 import analyses
 import interp
 from analyses import embedding_arithmetic
-from interp import cli, console
+from interp.cli import console
+from interp.cli import main as cli
 from tests.test_analyses_embedding_arithmetic import planted_model
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -7,7 +7,7 @@ import json
 import pytest
 from hypothesis import given, settings
 
-from interp.config import ConfigError, RotaryScaling, TransformerConfig
+from interp.core.config import ConfigError, RotaryScaling, TransformerConfig
 
 from .strategies import configs, small_config
 

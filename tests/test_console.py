@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from tqdm import tqdm
 
 import interp
-from interp import cli, console
-from interp.checkup import doctor
+from interp.cli import console
+from interp.cli import main as cli
+from interp.core.visible import BIDI, logger, visible
 from interp.loading import bridge
+from interp.loading.checkup import doctor
 from interp.loading.families.fields import log
-from interp.visible import BIDI, logger, visible
 from tests.published import edit_json, edit_weights, tiny
 
 HOSTILE = {

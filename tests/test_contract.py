@@ -35,11 +35,11 @@ from tokenizers import models, pre_tokenizers
 import analyses
 import interp
 from analyses.embedding_arithmetic import DATA, PLACED, read_analogies
-from interp import cli
+from interp.cli import main as cli
+from interp.core.tokenizer import Tokenizer
 from interp.model import HookedTransformer
 from interp.report import Report
 from interp.report.text import visible
-from interp.tokenizer import Tokenizer
 from tests.strategies import small_config
 from tests.vocabularies import known_words
 

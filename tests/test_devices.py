@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import interp
-from interp import cli
-from interp.devices import as_device
+from interp.cli import main as cli
+from interp.core.devices import as_device
 from interp.model import HookedTransformer
 from tests.strategies import small_config
 

@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
-from interp import edits, geometry, metrics, rerun
-from interp.directions import (
+from interp import edits, geometry, metrics
+from interp.core.tokens import Tokens
+from interp.data.activations import vectors_at
+from interp.methods.directions import (
     Direction,
     cosines,
     difference_of_means,
@@ -16,9 +18,8 @@ from interp.directions import (
     promoted_tokens,
     word_direction,
 )
-from interp.reading import vectors_at
-from interp.steering import causal_check, dormancy
-from interp.tokens import Tokens
+from interp.methods.steering import causal_check, dormancy
+from interp.sweeps import rerun
 from interp.zoo import planted
 
 from .strategies import random_model, small_config

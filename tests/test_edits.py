@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from interp import edits
-from interp.edits import Rows
-from interp.tap import ActivationCache
-from interp.tokens import Tokens
+from interp.core.tap import ActivationCache
+from interp.core.tokens import Tokens
+from interp.sweeps.edits import Rows
 
 from .strategies import random_model, small_config
 

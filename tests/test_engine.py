@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import interp
-from interp import edits, metrics, rerun
-from interp.selection import as_frame, read_nodes
-from interp.tokens import Tokens
+from interp import edits, metrics
+from interp.core.tokens import Tokens
+from interp.sweeps import engine as sweeps_engine
+from interp.sweeps import rerun
+from interp.sweeps.nodes import as_frame, read_nodes
 
 from .strategies import configs, random_model, small_config
 
@@ -426,7 +428,7 @@ def test_the_engine_is_chosen_by_memory_and_says_so(monkeypatch):
     options = {"metric": metrics.loss(), "kind": "zero", "progress": False}
     usual = interp.ablate(model, ids, "z", **options)
     assert usual.attrs["engine"] == "rerun" and "why" not in usual.attrs
-    monkeypatch.setattr(interp.engine, "free_bytes", lambda device: 1000)
+    monkeypatch.setattr(sweeps_engine, "free_bytes", lambda device: 1000)
     tight = interp.ablate(model, ids, "z", **options)
     assert tight.attrs["engine"] == "naive" and "1,000 are free" in tight.attrs["why"]
     assert np.allclose(usual["value"], tight["value"], atol=1e-10)
@@ -434,7 +436,7 @@ def test_the_engine_is_chosen_by_memory_and_says_so(monkeypatch):
     base = rerun.base_bytes(model, Tokens.of(ids), read_nodes(
         interp.nodes(model, "z"), model, Tokens.of(ids)))  # fmt: skip
     room = base + rerun.pass_bytes(model, 64)
-    monkeypatch.setattr(interp.engine, "free_bytes", lambda device: room)
+    monkeypatch.setattr(sweeps_engine, "free_bytes", lambda device: room)
     frame = interp.nodes(model, "z", by=("layer", "head"))
     told = interp.explain(model, ids, frame, edits.zero(), metrics.loss())
     assert told["engine"] == "rerun" and told["passes"] > 1 and told["bytes"] <= room

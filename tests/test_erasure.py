@@ -12,8 +12,8 @@ from threadpoolctl import threadpool_limits
 
 import interp
 from interp import metrics
-from interp.erasure import amnesic_check, fit_eraser, random_eraser
-from interp.moments import Moments
+from interp.data.moments import Moments
+from interp.methods.erasure import amnesic_check, fit_eraser, random_eraser
 from interp.zoo import planted
 
 from .strategies import random_model, small_config

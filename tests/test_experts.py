@@ -12,7 +12,7 @@ from torch import Tensor
 
 import interp
 from interp import edits, metrics
-from interp.config import TransformerConfig
+from interp.core.config import TransformerConfig
 from interp.model import HookedTransformer
 
 from .strategies import random_model, small_config

@@ -24,21 +24,14 @@ from analyses._labelled import read_labelled
 from analyses._text import read_windows
 from analyses.embedding_arithmetic import read_analogies
 from interp import tasks
-from interp.files import (
-    number,
-    read_beginning,
-    read_csv,
-    read_text,
-    unguarded,
-    whole_number,
-)
+from interp.core.files import number, read_beginning, read_csv, read_text, unguarded, whole_number
+from interp.core.files.untrusted import read_json
+from interp.data.windows import Windows, _lines
 from interp.model import HookedTransformer
 from interp.report.table import Table
-from interp.selection import COLUMNS, NUMBERS, as_frame
+from interp.sweeps.nodes import COLUMNS, NUMBERS, as_frame
 from interp.training.text import read_text as read_training_text
 from interp.training.vocabulary import train_tokenizer
-from interp.untrusted import read_json
-from interp.windows import Windows, _lines
 from tests.vocabularies import model_of
 
 ROOT = Path(interp.__file__).parents[1]
@@ -483,7 +476,7 @@ def test_files_are_read_nowhere_else():
     for folder in ("interp", "analyses"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             name = path.relative_to(ROOT).as_posix()
-            if name.startswith("interp/files/"):
+            if name.startswith("interp/core/files/"):
                 continue
             tree = ast.parse(path.read_text(encoding="utf-8"))
             called = {ast.unparse(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}

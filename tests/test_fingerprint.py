@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from interp.fingerprint import digest
+from interp.loading.fingerprint import digest
 
 FACTOR = 1.0
 

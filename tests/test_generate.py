@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 
+from interp.core.tokens import Tokens
 from interp.model.generate import Sampling
-from interp.tokens import Tokens
 
 from .strategies import configs, random_model, small_config
 from .vocabularies import single_letters

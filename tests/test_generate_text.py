@@ -16,11 +16,11 @@ from tokenizers import decoders, models, pre_tokenizers
 
 import interp
 from interp import directions
+from interp.core.tokenizer import Tokenizer
+from interp.core.tokens import Tokens
 from interp.loading import bridge
 from interp.loading.beside import end_ids
-from interp.neurons import promoted_tokens
-from interp.tokenizer import Tokenizer
-from interp.tokens import Tokens
+from interp.methods.neurons import promoted_tokens
 from tests.published import edit_json, published
 from tests.strategies import random_model, small_config
 

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
-from interp.analogies import QUESTION, accuracy, swap_answers
-from interp.geometry import Embedding, embedding
+from interp.methods.geometry import Embedding, embedding
+from interp.methods.geometry.analogies import QUESTION, accuracy, swap_answers
 from tests.calls import tiny
 from tests.words import WordTokenizer
 

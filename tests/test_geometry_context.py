@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from interp.methods.geometry.senses import BY_WORD, POOLED, nearest_centroid
 from scipy.stats import ortho_group
 from sklearn.neighbors import NearestCentroid
 
-from interp.geometry import (
+from interp.core.occurrence import word_span
+from interp.methods.geometry import (
     alignment,
     at_tokens,
     at_words,
@@ -22,9 +24,7 @@ from interp.geometry import (
     procrustes,
     separable,
 )
-from interp.geometry.senses import BY_WORD, POOLED, nearest_centroid
 from interp.model import HookedTransformer
-from interp.occurrence import word_span
 from tests.strategies import small_config
 from tests.vocabularies import KINDS, models_by_kind, whole_words
 
@@ -85,7 +85,7 @@ def test_places_drawn_from_texts_and_means_of_texts():
 
 
 def test_batches_do_not_change_what_is_read(monkeypatch):
-    from interp.geometry import context
+    from interp.methods.geometry import context
 
     model = models_by_kind()["byte pairs"]
     whole = of_texts(model, TEXTS)

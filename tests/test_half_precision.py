@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from interp import heads, precision
+from interp import heads
+from interp.core import precision
 
 from . import calls
 

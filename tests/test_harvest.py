@@ -22,14 +22,14 @@ from tokenizers import models, pre_tokenizers, processors
 
 import interp
 from interp import shards, windows
-from interp.harvesting import harvest
+from interp.core.sites import UnknownSite
+from interp.core.tokenizer import Tokenizer
+from interp.core.tokens import Tokens
+from interp.data.harvest import harvest
+from interp.data.moments import Moments
+from interp.data.shards import Harvest, HarvestError
+from interp.data.windows import Windows
 from interp.loading.tensors import read_entries
-from interp.moments import Moments
-from interp.shards import Harvest, HarvestError
-from interp.sites import UnknownSite
-from interp.tokenizer import Tokenizer
-from interp.tokens import Tokens
-from interp.windows import Windows
 
 from .kills import dying
 from .strategies import random_model, small_config

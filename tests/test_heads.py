@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp import heads
-from interp.attribution import logit_attribution
-from interp.heads import roles
-from interp.heads.circuits import rotation_z
-from interp.heads.outputs import direct_writes, unreadable
-from interp.tokens import Tokens
+from interp.core.tokens import Tokens
+from interp.methods.attribution import logit_attribution
+from interp.methods.heads import roles
+from interp.methods.heads.circuits import rotation_z
+from interp.methods.heads.outputs import direct_writes, unreadable
 from tests.strategies import configs, random_model, small_config
 
 ROWS = [[1, 5, 2, 7, 5, 2, 9], [3, 4, 3, 4, 8]]

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from interp import heads
-from interp.heads import looks
-from interp.tokenizer import Tokenizer
-from interp.tokens import Tokens
+from interp.core.tokenizer import Tokenizer
+from interp.core.tokens import Tokens
+from interp.methods.heads import looks
 from tests.strategies import random_model, small_config
 from tests.vocabularies import word_level
 

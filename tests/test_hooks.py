@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from interp.calls import is_plain, second_argument
-from interp.tap import EditError, Hook
+from interp.core.calls import is_plain, second_argument
+from interp.core.tap import EditError, Hook
 
 from .strategies import random_model, small_config
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import functools
+import graphlib
 import importlib
 import os
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,96 +20,101 @@ import interp
 
 ROOT = Path(interp.__file__).parents[1]
 
-# Lowest first. A module may import from its own floor's package and from floors below it.
-FLOORS = (
-    {"files", "visible"},
-    {"config", "chance", "devices", "indices", "untrusted", "writing", "memory"}
-    | {"stats", "moments", "occurrence", "precision"}
-    | {"calls", "hashing", "vectors"},
-    {"sites", "tokens", "tokenizer", "basis"},
-    {"tap", "analogies", "axes", "unknown"},
-    {"finite"},
-    {"model"},
-    {"loading", "selection", "fingerprint"},
-    {"edits", "metrics", "provenance", "tasks", "training", "windows", "shards"},
-    {"rerun", "naive", "journal", "reading"},
-    {"engine"},
-    {
-        "geometry",
-        "heads",
-        "lens",
-        "attribution",
-        "removal",
-        "neurons",
-        "paths",
-        "probes",
-        "directions",
-        "steering",
-        "erasure",
-        "harvesting",
-        "tracing",
-    },
-    {"zoo"},
-    {"report"},
-    {"console", "checkup"},
-    {"analyses"},
-    {"cli"},
-    {"__main__"},
+# Lowest first. A module may import from its own room and from the rooms below it.
+ROOMS = (
+    *("core", "model", "loading", "sweeps", "data", "methods", "training", "zoo", "report"),
+    *("console", "analyses", "cli"),
 )
+CIRCLES = {
+    "interp.core.config",
+    "interp.model",
+    "interp.sweeps.rerun",
+    "interp.report",
+    "interp.loading.bridge",
+}
+"""Packages inside which modules import each other in circles, for types only."""
 
 
-def room(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return parts[0] if parts[0] == "analyses" else parts[1]
+def modules() -> dict[str, Path]:
+    """Every module of the library and of the analyses by its dotted name."""
+    named = {}
+    for folder in ("interp", "analyses"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            named[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return named
 
 
-def floor(name: str) -> int:
-    return next(i for i, names in enumerate(FLOORS) if name in names)
+MODULES = modules()
 
 
-def imports(path: Path) -> set[str]:
-    """The rooms that a file imports at run time."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    typing_only = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-        for inner in ast.walk(node)
-    }
-    found = set()
-    depth = len(path.relative_to(ROOT).parts) - 1
-    for node in ast.walk(tree):
-        if id(node) in typing_only:
-            continue
+def room(name: str) -> str:
+    """The room of a module; what every command line shares lies below the analyses."""
+    if name.startswith("analyses"):
+        return "analyses"
+    if name == "interp.cli.console":
+        return "console"
+    return name.split(".")[1]
+
+
+@functools.cache
+def imports(name: str) -> set[str]:
+    """The modules of this project that a module imports, for types included."""
+    path = MODULES[name]
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    targets = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            if node.level:  # relative: one dot is the file's own package
-                up = path.relative_to(ROOT).parts[: depth - node.level + 1]
-                module = ".".join([*up, *([module] if module else [])])
-            names = [f"{module}.{alias.name}" for alias in node.names]
+            base = node.module or ""
+            if node.level:  # relative: one dot is the module's own package
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, *([base] if base else [])])
+            names = [f"{base}.{alias.name}" for alias in node.names]
+            targets |= {full if full in MODULES else base for full in names}
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        else:
-            continue
-        for name in names:
-            parts = name.split(".")
-            if parts[0] == "analyses":
-                found.add("analyses")
-            elif parts[0] == "interp" and len(parts) > 1:
-                found.add(parts[1])
-    return {name for name in found if any(name in names for names in FLOORS)}
+            targets |= {alias.name for alias in node.names}
+    return {target for target in targets if target in MODULES} - {name}
 
 
-FILES = [p for d in ("interp", "analyses") for p in sorted((ROOT / d).rglob("*.py"))]
+INSIDE = [name for name in MODULES if name not in ("interp", "interp.__main__")]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_go_downward_only(path):
-    own = room(path)
-    if own == "__init__":
-        return
-    for other in imports(path) - {own}:
-        assert floor(other) < floor(own), f"{own} imports {other}"
+@pytest.mark.parametrize("name", INSIDE)
+def test_imports_go_downward_only(name):
+    for target in imports(name):
+        if target == "interp":
+            assert room(name) in ("analyses", "cli"), f"{name} imports interp itself"
+        elif room(target) != room(name):
+            assert ROOMS.index(room(target)) < ROOMS.index(room(name)), f"{name} imports {target}"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graph = graphlib.TopologicalSorter()
+    for name in INSIDE:
+        package = name.rpartition(".")[0]
+        targets = {t for t in imports(name) if t != "interp"}
+        if any(package == known or package.startswith(f"{known}.") for known in CIRCLES):
+            targets = {t for t in targets if t.rpartition(".")[0] != package}
+        graph.add(name, *targets)
+    graph.prepare()  # raises CycleError, which names the circle
+
+
+@pytest.mark.parametrize("name", interp._MODULES)
+def test_public_modules_are_attributes(name):
+    assert isinstance(getattr(interp, name), ModuleType)
+    assert name in dir(interp)
+
+
+@pytest.mark.parametrize("name", interp._GONE)
+def test_a_name_that_is_gone_names_its_successor(name):
+    assert name not in dir(interp)
+    with pytest.raises(AttributeError, match=re.escape(interp._GONE[name])):
+        getattr(interp, name)
+    if interp._GONE[name].startswith("from "):
+        exec(interp._GONE[name])
+    else:
+        for successor in re.findall(r"interp\.(\w+)", interp._GONE[name]):
+            assert successor in interp.__all__ or successor in interp._MODULES
 
 
 def test_no_public_name_is_hidden_by_a_module():

@@ -13,14 +13,14 @@ import torch
 
 import interp
 from interp import edits, metrics
-from interp.attribution import logit_attribution
-from interp.lens import logit_lens, top_tokens
-from interp.neurons import neuron_logits, neuron_stats, top_activations
-from interp.paths import path_patch
-from interp.removal import second_removals
-from interp.tasks.pairs import Pairs
-from interp.tokens import Tokens
-from interp.tracing import causal_trace
+from interp.core.tokens import Tokens
+from interp.data.tasks.pairs import Pairs
+from interp.methods.ablation import second_removals
+from interp.methods.attribution import logit_attribution
+from interp.methods.lens import logit_lens, top_tokens
+from interp.methods.neurons import neuron_logits, neuron_stats, top_activations
+from interp.methods.paths import path_patch
+from interp.methods.tracing import causal_trace
 
 from .strategies import random_model, small_config
 from .written_indices import NONE_AT_ALL, READ, READ_ALONE, REFUSED, REFUSED_ALONE, TWICE

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interp.indices import (
+from interp.core.indices import (
     id_tensor,
     index,
     index_tensor,

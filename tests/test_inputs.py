@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import interp
 from interp import edits, metrics
-from interp.config import ConfigError, TransformerConfig
+from interp.core.config import ConfigError, TransformerConfig
 
 from .strategies import configs, random_model, small_config
 

@@ -18,10 +18,12 @@ import pytest
 import torch
 
 import interp
-from interp import edits, fingerprint, journal, metrics, rerun
-from interp.fingerprint import digest
-from interp.journal import Journal, JournalError, Measured, unbroken
-from interp.tokens import Tokens
+from interp import edits, metrics
+from interp.core.tokens import Tokens
+from interp.loading import fingerprint
+from interp.loading.fingerprint import digest
+from interp.sweeps import journal, rerun
+from interp.sweeps.journal import Journal, JournalError, Measured, unbroken
 
 from . import journal_victim
 from .strategies import random_model, small_config

@@ -13,7 +13,9 @@ from hypothesis import given, settings
 
 import interp
 from interp import tasks
-from interp.lens import (
+from interp.core.tokens import Tokens
+from interp.loading import weights_hash
+from interp.methods.lens import (
     Translator,
     TunedLens,
     fit_tuned_lens,
@@ -21,8 +23,6 @@ from interp.lens import (
     random_lens,
     top_tokens,
 )
-from interp.loading import weights_hash
-from interp.tokens import Tokens
 
 from .strategies import configs, random_model, small_config
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 import interp
-from interp import cli
+from interp.cli import main as cli
+from interp.core.tokenizer import Tokenizer
 from interp.loading import CheckFailed, check, check_family, reference
 from interp.loading.families import FAMILIES
 from interp.loading.reference import reference_model
 from interp.model.attention import Attention
 from interp.model.block import Block
-from interp.tokenizer import Tokenizer
 
 from .published import edit_weights, published
 from .strategies import random_model, small_config

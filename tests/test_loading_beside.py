@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import interp
-from interp.checkup import doctor
 from interp.loading import bridge
+from interp.loading.checkup import doctor
 from interp.loading.files import SMALL_FILES, Source, weight_entries
 
 from .published import SHAPES, published, tiny, write_config

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import interp
-from interp.config import ConfigError, TransformerConfig
+from interp.core.config import ConfigError, TransformerConfig
+from interp.core.files.untrusted import parse_json, read_json
 from interp.loading.families import read_config
 from interp.model.positions import rotary_frequencies
-from interp.untrusted import parse_json, read_json
 
 from .published import (
     CONFIG,

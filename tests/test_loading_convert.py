@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 import interp
-from interp import cli
+from interp.cli import main as cli
 
 from . import plain
 from .old_checkpoints import CASES, NanoGPT, lens_config, lens_forward, lens_state

@@ -15,13 +15,13 @@ import torch
 import transformers
 
 import interp
-from interp.checkup import doctor
-from interp.config import BOUNDS, ConfigError, TransformerConfig
+from interp.core.config import BOUNDS, ConfigError, TransformerConfig
+from interp.core.files.untrusted import MAX_DEPTH, parse_json, refuse_code
+from interp.core.sites import SiteTable
+from interp.core.tokens import Tokens
 from interp.loading import bridge, reference
+from interp.loading.checkup import doctor
 from interp.loading.theirs import OLDER, described_quantization, their_config
-from interp.sites import SiteTable
-from interp.tokens import Tokens
-from interp.untrusted import MAX_DEPTH, parse_json, refuse_code
 from tests.published import edit_json, published, tiny
 from tests.strategies import random_model, small_config
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import interp
-from interp.config import ConfigError, TransformerConfig
+from interp.core.config import ConfigError, TransformerConfig
 from interp.loading import WeightsError, save, weights_hash
 from interp.loading.families import read_config
 

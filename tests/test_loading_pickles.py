@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from torch.torch_version import TorchVersion
 
 import interp
-from interp import cli
+from interp.cli import main as cli
 from interp.loading import CorruptFile
-from interp.loading.old.lens_config import FIELDS
-from interp.loading.old.pickles import read_pickle
+from interp.loading.convert.lens_config import FIELDS
+from interp.loading.convert.pickles import read_pickle
 
 from .old_checkpoints import lens_config, lens_state
 from .published import tiny, write_config

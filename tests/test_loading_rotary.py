@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import transformers
 
-from interp.config import ConfigError, TransformerConfig
+from interp.core.config import ConfigError, TransformerConfig
 from interp.loading.families import read_config
 
 SIZES = {

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 
 import interp
 from interp import loading
+from interp.core.files.untrusted import check_distinct, safe_join, safe_path
 from interp.loading import CorruptFile
 from interp.loading.tensors import read_entries
-from interp.untrusted import check_distinct, safe_join, safe_path
 
 from .published import SHAPES, tiny, weights, write_config
 

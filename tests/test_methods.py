@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 import interp
 from interp import metrics
-from interp.attribution import logit_attribution
-from interp.heads import LOOKS, composition, head_scores, random_repeats
-from interp.lens import logit_lens
-from interp.tokens import Tokens
+from interp.core.tokens import Tokens
+from interp.methods.attribution import logit_attribution
+from interp.methods.heads import LOOKS, composition, head_scores, random_repeats
+from interp.methods.lens import logit_lens
 
 from .strategies import configs, random_model, small_config
 

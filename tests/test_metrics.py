@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from interp import metrics
-from interp.tokens import Tokens
+from interp.core.tokens import Tokens
 
 from .strategies import random_model, small_config
 

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import interp
+from interp.core.sites import UnknownSite
+from interp.core.tokens import Tokens
 from interp.model import Layout, Prefix
-from interp.sites import UnknownSite
-from interp.tokens import Tokens
 
 from . import plain
 from .strategies import configs, random_model, small_config

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LinearRegression, Ridge
 
-from interp.moments import Moments
+from interp.data.moments import Moments
 
 N, D = 300, 7
 

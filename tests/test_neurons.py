@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 
 from interp import edits, metrics, neurons, sweep
-from interp.neurons import (
+from interp.core.tokens import Tokens
+from interp.methods.neurons import (
     neuron_ids,
     neuron_logits,
     neuron_nodes,
@@ -17,7 +18,6 @@ from interp.neurons import (
     promoted_tokens,
     top_activations,
 )
-from interp.tokens import Tokens
 from tests.strategies import configs, random_model, small_config
 from tests.vocabularies import model_of, whole_words
 

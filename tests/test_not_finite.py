@@ -14,7 +14,7 @@ from torch import Tensor
 
 import interp
 from interp import edits
-from interp.finite import NotFinite
+from interp.core.finite import NotFinite
 from interp.model import HookedTransformer
 
 from . import calls

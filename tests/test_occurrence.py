@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interp.occurrence import bare_word, word_span
+from interp.core.occurrence import bare_word, word_span
 
 LETTERS = {
     "Latin": "abcdeé",

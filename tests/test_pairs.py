@@ -14,15 +14,16 @@ import pytest
 import torch
 
 import interp
-from interp import edits, metrics, rerun
-from interp.config import ConfigError, TransformerConfig
-from interp.journal import JournalError
+from interp import edits, metrics
+from interp.core.config import ConfigError, TransformerConfig
+from interp.core.sites import UnknownSite
+from interp.core.tap import EditError
+from interp.core.tokens import Tokens
 from interp.loading.info import info
 from interp.model import GrowingPrefix
-from interp.selection import read_nodes
-from interp.sites import UnknownSite
-from interp.tap import EditError
-from interp.tokens import Tokens
+from interp.sweeps import rerun
+from interp.sweeps.journal import JournalError
+from interp.sweeps.nodes import read_nodes
 
 from .strategies import random_model, small_config
 from .vocabularies import numbers_as_words

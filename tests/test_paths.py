@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 import interp
 from interp import metrics, paths
-from interp.attribution import logit_attribution
+from interp.core.tokens import Tokens
+from interp.data.tasks import Pairs
+from interp.methods.attribution import logit_attribution
+from interp.methods.paths import path_patch
 from interp.model import HookedTransformer
-from interp.paths import path_patch
-from interp.tasks import Pairs
-from interp.tokens import Tokens
 from interp.zoo import planted
 from tests import plain
 

@@ -12,10 +12,10 @@ import torch
 
 import interp
 from interp import edits, erasure, metrics
-from interp.calls import Portable
-from interp.fingerprint import digest
-from interp.tap import ActivationCache
-from interp.tokens import Tokens
+from interp.core.calls import Portable
+from interp.core.tap import ActivationCache
+from interp.core.tokens import Tokens
+from interp.loading.fingerprint import digest
 
 from .strategies import random_model, small_config
 

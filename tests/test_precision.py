@@ -9,10 +9,11 @@ import torch
 
 import analyses
 import interp
-from interp import checkup, edits, precision
-from interp.loading import CheckFailed
-from interp.provenance import provenance
-from interp.tokens import Tokens
+from interp import edits
+from interp.core import precision
+from interp.core.tokens import Tokens
+from interp.loading import CheckFailed, checkup
+from interp.report.provenance import provenance
 
 from . import calls
 from .test_contract import config_of, small_model

@@ -19,7 +19,7 @@ from sklearn.utils.estimator_checks import check_estimator
 from threadpoolctl import threadpool_limits
 
 import interp
-from interp.probes import (
+from interp.methods.probes import (
     LinearProbe,
     LinearProbeRegressor,
     controls,
@@ -30,7 +30,7 @@ from interp.probes import (
     solver,
     splits,
 )
-from interp.probes.fitting import PENALTIES
+from interp.methods.probes.fitting import PENALTIES
 
 
 @pytest.fixture(autouse=True)

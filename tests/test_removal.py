@@ -12,8 +12,14 @@ import torch
 from scipy import stats as reference
 
 import interp
-from interp import edits, metrics, removal
-from interp.removal import cumulative_ablation, default_counts, second_removals, significance
+from interp import edits, metrics
+from interp.methods import ablation as removal
+from interp.methods.ablation import (
+    cumulative_ablation,
+    default_counts,
+    second_removals,
+    significance,
+)
 from tests.strategies import random_model, small_config
 
 ANSWER, WRONG = torch.tensor([3, 4, 5, 6]), torch.tensor([5, 6, 7, 8])

@@ -23,11 +23,12 @@ import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
 
-from interp.provenance import CODE, command, git_state, plain
+from interp.core.visible import one_line, visible
 from interp.report import Report, check_destination
 from interp.report import folder as folder_module
 from interp.report.figures import bars
-from interp.report.text import csv_cell, number, one_line, shorten, slug, visible
+from interp.report.provenance import CODE, command, git_state, plain
+from interp.report.text import csv_cell, number, shorten, slug
 
 HOSTILE = [
     "</script><script>alert(1)</script>",

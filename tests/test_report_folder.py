@@ -16,10 +16,10 @@ import pandas as pd
 import pytest
 
 import interp
+from interp.data.shards import Harvest
 from interp.report import Report, check_destination, write_index
 from interp.report import folder as folder_module
 from interp.report.folder import KIND, replacing, write_below
-from interp.shards import Harvest
 
 from .kills import dying
 from .test_report import HOSTILE
@@ -207,7 +207,7 @@ def test_ctrl_c_at_each_step_leaves_the_old_report_or_the_new(tmp_path, monkeypa
 SCRIPT = """
 import os, signal, sys
 import interp
-from interp.console import guarded
+from interp.cli.console import guarded
 from tests.test_report_folder import write
 from tests.strategies import random_model, small_config
 from pathlib import Path

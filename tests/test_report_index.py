@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from interp import cli
+from interp.cli import main as cli
 from interp.report import Report, write_index
 from interp.report.index import MARK, entries
 from tests.test_report import HOSTILE, Page, figure, small

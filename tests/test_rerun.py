@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from torch.overrides import TorchFunctionMode
 
 import interp
-from interp import edits, metrics, rerun
+from interp import edits, metrics
+from interp.core.sites import stack_config
+from interp.core.tokens import Tokens
 from interp.loading import reference
-from interp.rerun import carry, memory, plan
-from interp.rerun.rows import Lines, RowTap
-from interp.selection import counted_by, read_nodes
-from interp.sites import stack_config
-from interp.tokens import Tokens
+from interp.sweeps import rerun
+from interp.sweeps.nodes import counted_by, read_nodes
+from interp.sweeps.rerun import carry, memory, plan
+from interp.sweeps.rerun.rows import Lines, RowTap
 
 from .strategies import configs, pair_configs, random_model, small_config
 

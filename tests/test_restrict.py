@@ -12,7 +12,8 @@ import torch
 
 import interp
 from interp import edits, metrics
-from interp.tokens import Tokens
+from interp.core.tokens import Tokens
+from interp.sweeps.nodes import as_frame
 
 from .strategies import random_model, small_config
 from .written_indices import NONE_AT_ALL, READ, READ_ALONE, REFUSED, REFUSED_ALONE, TWICE
@@ -320,15 +321,15 @@ def test_a_frame_of_nodes_refuses_what_is_no_index(unchecked, model, tokens, col
 def test_blanks_do_not_make_floats_of_whole_numbers(model, tokens):
     """pandas keeps a column of numbers with blanks as floats; of records nothing is lost."""
     lines = [{"site": "attn.hook_z", "head": 1}, {"site": "attn.hook_z"}]
-    assert interp.selection.as_frame(lines)["head"].tolist() == [1, pd.NA]
+    assert as_frame(lines)["head"].tolist() == [1, pd.NA]
     frame = pd.DataFrame(lines)
     assert frame["head"].dtype == "float64"
-    assert interp.selection.as_frame(frame)["head"].tolist() == [1, pd.NA]
+    assert as_frame(frame)["head"].tolist() == [1, pd.NA]
     for column in ([1.5, None], [1.0, 2.0]):
         with pytest.raises(ValueError, match=r"head=1.[05]: a float"):
-            interp.selection.as_frame(frame.assign(head=column))
+            as_frame(frame.assign(head=column))
     with pytest.raises(ValueError, match=r"head=1.0: a float"):
-        interp.selection.as_frame([{"site": "attn.hook_z", "head": 1.0}, {"site": "attn.hook_z"}])
+        as_frame([{"site": "attn.hook_z", "head": 1.0}, {"site": "attn.hook_z"}])
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

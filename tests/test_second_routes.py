@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import interp
 from interp import edits, metrics
-from interp.rerun import plan
-from interp.tokens import Tokens
+from interp.core.tokens import Tokens
+from interp.sweeps.rerun import plan
 
 from .strategies import configs, random_model, small_config
 

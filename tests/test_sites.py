@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from interp.sites import SiteTable, UnknownSite
+from interp.core.sites import SiteTable, UnknownSite
 
 from .strategies import small_config
 from .written_indices import READ_ALONE, REFUSED_ALONE

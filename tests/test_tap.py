@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp.sites import UnknownSite
-from interp.tap import SILENT, ActivationCache, EditError, Tap
-from interp.tokens import Tokens
+from interp.core.sites import UnknownSite
+from interp.core.tap import SILENT, ActivationCache, EditError, Tap
+from interp.core.tokens import Tokens
 
 from .strategies import configs, random_model, small_config
 

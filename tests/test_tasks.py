@@ -11,9 +11,9 @@ import torch
 
 import interp
 from interp import metrics, tasks
+from interp.core.tokenizer import Tokenizer
+from interp.data.tasks.prompts import words
 from interp.model import HookedTransformer
-from interp.tasks.prompts import words
-from interp.tokenizer import Tokenizer
 from tests.strategies import small_config
 from tests.vocabularies import (
     KINDS,

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from interp import tasks
+from interp.core.tokens import Tokens
 from interp.model import HookedTransformer
-from interp.tokens import Tokens
 from tests.vocabularies import (
     KINDS,
     models_by_kind,

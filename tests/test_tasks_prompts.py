@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp import tasks
+from interp.data.tasks.prompts import circle, crossed, fill, words
 from interp.model import HookedTransformer
-from interp.tasks.prompts import circle, crossed, fill, words
 from tests.vocabularies import (
     byte_pairs,
     model_of,

@@ -10,7 +10,7 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
-from interp.tokenizer import Tokenizer
+from interp.core.tokenizer import Tokenizer
 
 CORPUS = ["the king walked to the queen", "the man saw the woman"] * 20
 

@@ -11,7 +11,7 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from interp.tokenizer import Tokenizer
+from interp.core.tokenizer import Tokenizer
 
 WORDS = ["<unk>", "<s>", "</s>", "the", "king", "walked"]
 TEXTS = ["the king", "the <new> king", "<new>the<other>", "<img> the", "</s> the king<pad>", ""]

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp.tokens import Tokens
+from interp.core.tokens import Tokens
 
 from .strategies import configs, random_model, small_config
 

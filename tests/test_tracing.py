@@ -10,8 +10,15 @@ import torch
 from hypothesis import given, settings
 
 from interp import edits, metrics, sweep, tasks, tracing
-from interp.tokens import Tokens
-from interp.tracing import PLACES, causal_trace, elsewhere, noise_effect, noised, subject_span
+from interp.core.tokens import Tokens
+from interp.methods.tracing import (
+    PLACES,
+    causal_trace,
+    elsewhere,
+    noise_effect,
+    noised,
+    subject_span,
+)
 from tests.strategies import configs, random_model, small_config
 from tests.vocabularies import model_of, models_by_kind, whole_words
 

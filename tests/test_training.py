@@ -17,8 +17,8 @@ import pytest
 import torch
 
 import interp
-from interp import cli
-from interp.config import TransformerConfig
+from interp.cli import main as cli
+from interp.core.config import TransformerConfig
 from interp.model import HookedTransformer
 from interp.training import (
     MaskedData,

@@ -19,9 +19,9 @@ import pytest
 import torch
 
 import interp
-from interp import cli, fingerprint
-from interp.config import TransformerConfig
-from interp.loading import CorruptFile
+from interp.cli import main as cli
+from interp.core.config import TransformerConfig
+from interp.loading import CorruptFile, fingerprint
 from interp.loading.stored import read_tensors
 from interp.model import HookedTransformer
 from interp.training import (

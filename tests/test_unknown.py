@@ -12,11 +12,11 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 import interp
 from analyses._unknown import check_unknown
+from interp.core.tokenizer import Tokenizer
+from interp.core.unknown import unknown_tokens
+from interp.data.windows import Windows
 from interp.report import Report
-from interp.tokenizer import Tokenizer
 from interp.training.vocabulary import train_tokenizer
-from interp.unknown import unknown_tokens
-from interp.windows import Windows
 from tests.vocabularies import byte_pairs, masked, model_of, whole_words
 
 LETTERS = "abcdefgh"
@@ -168,7 +168,7 @@ def test_above_5_percent_is_a_warning_and_above_30_a_refusal(unknown, tokens, wa
 
 def test_the_library_warns_once_and_tells_the_share(caplog, tmp_path):
     model = model_of(whole_words())
-    with caplog.at_level(logging.WARNING, logger="interp.unknown"):
+    with caplog.at_level(logging.WARNING, logger="interp.core.unknown"):
         for _ in range(2):
             model.to_tokens("the yyy")
         model.to_tokens("the king")
@@ -179,7 +179,7 @@ def test_the_library_warns_once_and_tells_the_share(caplog, tmp_path):
     caplog.clear()
     path = tmp_path / "t.txt"
     path.write_text("the xxx\n")
-    with caplog.at_level(logging.WARNING, logger="interp.unknown"):
+    with caplog.at_level(logging.WARNING, logger="interp.core.unknown"):
         Windows(model, path)
     assert "'xxx'" in caplog.text
     with pytest.raises(ValueError, match="has no tokenizer"):

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 import interp
 from interp import edits, metrics
-from interp.basis import random_orthonormal, span
-from interp.tokens import Tokens
-from interp.vectors import number, numbers, vector
+from interp.core.basis import random_orthonormal, span
+from interp.core.tokens import Tokens
+from interp.core.vectors import number, numbers, vector
 
 from .strategies import random_model, small_config
 

@@ -20,15 +20,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import interp
-from interp import writing
-from interp.directions import Direction
-from interp.lens.tuned import random_lens
+from interp.core.files import writing
+from interp.core.files.writing import WriteError, exchange, locked, sweep, unfinished_folder
 from interp.loading import CorruptFile
 from interp.loading.stored import check_header, check_tensors, read_tensors, write_tensors
+from interp.methods.directions import Direction
+from interp.methods.lens.tuned import random_lens
 from interp.model import HookedTransformer
 from interp.report import Report
 from interp.training import SampledData, TrainConfig, train
-from interp.writing import WriteError, exchange, locked, sweep, unfinished_folder
 
 from .kills import dying
 from .old_checkpoints import lens_config, lens_state
@@ -152,7 +152,7 @@ def test_a_kill_at_any_moment_leaves_the_old_file_or_the_new(tmp_path):
 
 SLOW = """
 import sys
-from interp.writing import whole_file
+from interp.core.files.writing import whole_file
 with whole_file(sys.argv[1]) as file:
     file.write(b"mine")
     print("begun", flush=True)

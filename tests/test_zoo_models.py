@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import interp
-from interp import cli
-from interp.fingerprint import digest
+from interp.cli import main as cli
 from interp.loading.files import ZOO
+from interp.loading.fingerprint import digest
 from interp.training import TrainingError, train
 from interp.zoo import bundle, cards, modadd, recipes, shakespeare, tinyworld
 from interp.zoo.recipes import RECIPES, RecipeRun, train_recipe

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from interp import tasks
+from interp.core.tokens import Tokens
+from interp.data.tasks.prompts import words as task_words
 from interp.model import HookedTransformer
-from interp.tasks.prompts import words as task_words
-from interp.tokens import Tokens
 from interp.training.data import IGNORED, MaskedData
 from interp.zoo import tinyworld
 from interp.zoo.tinyworld import evaluation, grammar, labels, rows

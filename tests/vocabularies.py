@@ -10,10 +10,10 @@ from typing import Any
 import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from interp.core.tokenizer import Tokenizer
+from interp.data.tasks import Pairs
+from interp.data.tasks.prompts import words
 from interp.model import HookedTransformer
-from interp.tasks import Pairs
-from interp.tasks.prompts import words
-from interp.tokenizer import Tokenizer
 from tests.strategies import small_config
 
 BERT = {"mask_token": "[MASK]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}

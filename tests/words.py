@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from interp.tokenizer import unused
+from interp.core.tokenizer import unused
 
 
 class WordTokenizer:

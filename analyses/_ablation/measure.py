@@ -16,11 +16,16 @@ from analyses._phrases import head_name
 from analyses._reference import mean_edit
 from analyses._task import Baseline, metric_of
 from interp import edits, metrics, stats
-from interp.edits import Edit
-from interp.metrics import Metric
-from interp.removal import cumulative_ablation, default_counts, second_removals, significance
-from interp.tasks import Pairs
-from interp.tokens import Tokens
+from interp.core.tokens import Tokens
+from interp.data.tasks import Pairs
+from interp.methods.ablation import (
+    cumulative_ablation,
+    default_counts,
+    second_removals,
+    significance,
+)
+from interp.sweeps.edits import Edit
+from interp.sweeps.metrics import Metric
 
 ALPHA = 0.05
 KEPT = 0.9

@@ -14,12 +14,12 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from analyses._concepts import METHODS, Ask, Concept, Halves, Method, find
-from interp.directions import Direction
-from interp.metrics import Bound, Metric, answer_ids, one_position
-from interp.reading import vectors_at
-from interp.stats import Z, reach, wilson
-from interp.steering import causal_check
-from interp.tokens import Tokens
+from interp.core.tokens import Tokens
+from interp.data.activations import vectors_at
+from interp.methods.directions import Direction
+from interp.methods.stats import Z, reach, wilson
+from interp.methods.steering import causal_check
+from interp.sweeps.metrics import Bound, Metric, answer_ids, one_position
 
 SEPARATION = (
     "layer", "method", "n", "auroc", "auroc_low", "auroc_high", "accuracy", "accuracy_low",

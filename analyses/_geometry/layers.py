@@ -9,7 +9,7 @@ import pandas as pd
 import interp
 from analyses._geometry.config import Config
 from analyses._phrases import number
-from interp.geometry import Places, alignment, at_tokens, of_texts, procrustes
+from interp.methods.geometry import Places, alignment, at_tokens, of_texts, procrustes
 from interp.report import Report
 from interp.report.figures import curves, heatmap
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from analyses._geometry.config import Config
 from analyses._phrases import listed, number
-from interp.geometry import Embedding, embedding
+from interp.methods.geometry import Embedding, embedding
 from interp.report import Report
 from interp.report.figures import curves, plane
 

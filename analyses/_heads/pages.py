@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analyses._phrases import head_name, plus_minus, signed
-from interp.heads.outputs import MEAN
+from interp.methods.heads.outputs import MEAN
 from interp.report import Report
 from interp.report.attention import Attention
 

@@ -9,10 +9,10 @@ import pandas as pd
 
 from analyses._phrases import head_name, listed, no_effect, plus_minus
 from interp import heads
-from interp.heads.roles import LEAST, MIXED, MOVERS
+from interp.core.tokens import Tokens
+from interp.methods.heads.roles import LEAST, MIXED, MOVERS
+from interp.methods.stats import reach
 from interp.report import Report
-from interp.stats import reach
-from interp.tokens import Tokens
 
 STRONGEST = 3
 

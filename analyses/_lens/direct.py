@@ -19,10 +19,10 @@ from analyses._lens.config import Config
 from analyses._phrases import head_name, listed, no_effect, plus_minus
 from analyses._task import metric_of
 from interp import edits, stats
-from interp.attribution import NONE, logit_attribution
+from interp.data.tasks import Pairs
+from interp.methods.attribution import NONE, logit_attribution
 from interp.report import Report, Section
 from interp.report.figures import bars, curves, heatmap, scatter
-from interp.tasks import Pairs
 
 INTERVAL = ("value", "stderr?", "low?", "high?")
 KEY = ["component", "layer", "head"]

@@ -7,10 +7,10 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from interp.lens import TunedLens, logit_lens, top_tokens
+from interp.data.tasks import Pairs
+from interp.methods.lens import TunedLens, logit_lens, top_tokens
 from interp.report import Report
 from interp.report.figures import heatmap
-from interp.tasks import Pairs
 
 PLACES = ("lens", "layer", "pos", "token", "top_token", "top_prob", "entropy", "kl", "answer_rank")
 CELLS = ("layer", "pos", "token", "top_token", "answer_rank", "log10_rank")

@@ -12,11 +12,11 @@ from analyses._phrases import listed
 from analyses._task import TASKS
 from analyses._text import text_windows, tokens_of_rows
 from interp import stats
-from interp.lens import TunedLens, fit_tuned_lens
+from interp.core.tokens import Tokens
+from interp.data.tasks import Pairs
+from interp.methods.lens import TunedLens, fit_tuned_lens
 from interp.report import Report, Section
 from interp.report.figures import curves
-from interp.tasks import Pairs
-from interp.tokens import Tokens
 
 FITTED = ("layer", "plain", "plain_stderr?", "tuned", "tuned_stderr?", "train_plain", "train_tuned")
 TUNED_TABLES = {

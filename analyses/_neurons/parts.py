@@ -12,9 +12,9 @@ import pandas as pd
 import interp
 from analyses._task import TaskConfig, metric_of
 from interp import edits, stats
-from interp.metrics import Metric
-from interp.neurons import SITE, NeuronId, neuron_nodes
-from interp.tasks import Pairs
+from interp.data.tasks import Pairs
+from interp.methods.neurons import SITE, NeuronId, neuron_nodes
+from interp.sweeps.metrics import Metric
 
 SIZES = (1, 5, 10, 20, 50)
 """How many neurons are removed together."""

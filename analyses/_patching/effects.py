@@ -16,12 +16,12 @@ import torch
 
 from analyses._task import Baseline, TaskConfig, metric_of
 from interp import edits, metrics, stats
-from interp.engine import sweep
-from interp.finite import finite_cache
-from interp.selection import nodes as make_nodes
-from interp.sites import UnknownSite
-from interp.tap import ActivationCache
-from interp.tasks import Pairs
+from interp.core.finite import finite_cache
+from interp.core.sites import UnknownSite
+from interp.core.tap import ActivationCache
+from interp.data.tasks import Pairs
+from interp.sweeps.engine import sweep
+from interp.sweeps.nodes import nodes as make_nodes
 
 WAYS = ("denoise", "noise")
 MEASURES = ("", "_stderr?", "_sd?", "_share?", "_low?", "_high?")

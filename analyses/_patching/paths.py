@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analyses._patching.effects import EFFECTS, WAYS, Study
-from interp.paths import path_patch
+from interp.methods.paths import path_patch
 from interp.report import Report
 
 KEYS = ("from_layer", "from_head", "to", "to_layer", "to_head")

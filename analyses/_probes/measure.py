@@ -15,7 +15,7 @@ from analyses._phrases import number
 from analyses._probes.config import Config
 from analyses._probes.texts import Read, activations, word_counts, word_types
 from interp import stats
-from interp.probes import held_out_predictions, probe_sweep, random_copy
+from interp.methods.probes import held_out_predictions, probe_sweep, random_copy
 
 MODEL, RANDOM, EMBEDDING, WORDS = "model", "random weights", "embedding", "words alone"
 EMBEDDED = "blocks.0.hook_resid_pre"

@@ -16,9 +16,9 @@ from analyses._phrases import listed
 from analyses._probes.config import Config
 from analyses._text import tokens_of_rows
 from interp import files
-from interp.finite import finite_cache
-from interp.occurrence import bare_word, word_span
-from interp.tokens import Tokens
+from interp.core.finite import finite_cache
+from interp.core.occurrence import bare_word, word_span
+from interp.core.tokens import Tokens
 from interp.zoo import tinyworld
 
 BUNDLED = {"sentiment": "sentiment", "number": "agreement", "gender": "gender"}

@@ -15,7 +15,7 @@ from analyses._probes.measure import (
     place_name,
     score_name,
 )
-from interp.probes.fitting import PENALTIES
+from interp.methods.probes.fitting import PENALTIES
 from interp.report import Report
 
 OF_RIVAL = {

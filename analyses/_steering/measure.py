@@ -14,11 +14,11 @@ from torch import Tensor
 
 from analyses._phrases import number
 from interp import chance
-from interp.directions import Direction
-from interp.finite import finite
+from interp.core.finite import finite
+from interp.core.tokens import Tokens
+from interp.methods.directions import Direction
+from interp.methods.stats import mean, wilson
 from interp.model.generate import Generation
-from interp.stats import mean, wilson
-from interp.tokens import Tokens
 
 STEERED = (
     "arm", "draw", "factor", "n", "positive", "positive_low", "positive_high", "negative",

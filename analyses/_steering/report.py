@@ -11,7 +11,7 @@ from torch import Tensor
 
 from analyses._phrases import listed, number, out_of_reach
 from analyses._steering.measure import SUMMARY, Words, shaded
-from interp.directions import Direction
+from interp.methods.directions import Direction
 from interp.report import Report
 from interp.report.figures import curves
 

@@ -14,14 +14,15 @@ from typing import Any
 
 import torch
 
-from ..devices import as_device
-from ..hashing import weights_hash
-from ..model import HookedTransformer
-from ..precision import AUTO, analysis_dtype, dtype_name
-from ..tokenizer import Tokenizer
-from ..untrusted import parse_json, safe_join
-from ..visible import visible_errors
-from ..writing import write_file
+from interp.core.devices import as_device
+from interp.core.files.untrusted import parse_json, safe_join
+from interp.core.files.writing import write_file
+from interp.core.hashing import weights_hash
+from interp.core.precision import AUTO, analysis_dtype, dtype_name
+from interp.core.tokenizer import Tokenizer
+from interp.core.visible import visible_errors
+from interp.model import HookedTransformer
+
 from .assemble import WeightsError, assembled, stored_dtype, with_stored_head
 from .beside import end_ids
 from .check import CheckFailed, check_loaded, check_tokenizer

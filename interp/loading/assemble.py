@@ -14,8 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..config import TransformerConfig
-from ..model import HookedTransformer
+from interp.core.config import TransformerConfig
+from interp.model import HookedTransformer
+
 from .families.family import Family, Target
 from .parts import PARTS
 from .tensors import BYTES, FLOATS, Entry, Reader

@@ -11,9 +11,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from ..config import ConfigError
-from ..tokenizer import TOKENIZER_FILES
-from ..untrusted import read_json
+from interp.core.config import ConfigError
+from interp.core.files.untrusted import read_json
+from interp.core.tokenizer import TOKENIZER_FILES
 
 GENERATION = "generation_config.json"
 ADAPTERS = ("adapter_config.json", "adapter_model.*")

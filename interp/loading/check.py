@@ -12,12 +12,13 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ..config import TransformerConfig
-from ..finite import NotFinite, weight_faults
-from ..model import HookedTransformer
-from ..precision import dtype_name
-from ..tokenizer import Tokenizer
-from ..tokens import Tokens
+from interp.core.config import TransformerConfig
+from interp.core.finite import NotFinite, weight_faults
+from interp.core.precision import dtype_name
+from interp.core.tokenizer import Tokenizer
+from interp.core.tokens import Tokens
+from interp.model import HookedTransformer
+
 from .reference import FamilyCheck, check_family, families, numbers
 
 N_PROBES = 8

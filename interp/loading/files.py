@@ -18,8 +18,9 @@ from typing import Any, Literal, NamedTuple
 
 import huggingface_hub
 
-from ..tokenizer import TOKENIZER_FILES
-from ..untrusted import read_json, safe_join
+from interp.core.files.untrusted import read_json, safe_join
+from interp.core.tokenizer import TOKENIZER_FILES
+
 from .beside import (
     GENERATION,
     INDEX,

@@ -16,11 +16,12 @@ from typing import Any
 
 import pandas as pd
 
-from ..config import RotaryScaling, TransformerConfig
-from ..model import num_params
-from ..sites import Site, SiteTable, stack_config
-from ..untrusted import read_json
-from ..visible import visible, visible_errors
+from interp.core.config import RotaryScaling, TransformerConfig
+from interp.core.files.untrusted import read_json
+from interp.core.sites import Site, SiteTable, stack_config
+from interp.core.visible import visible, visible_errors
+from interp.model import num_params
+
 from .beside import unread
 from .families import read_config
 from .files import config_values, locate

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..config import TransformerConfig
+from interp.core.config import TransformerConfig
 
 MXFP4_BLOCK = 32
 MXFP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..model import HookedTransformer
-from ..tokens import Tokens
+from interp.core.tokens import Tokens
+from interp.model import HookedTransformer
+
 from .assemble import assembled
 from .families import read_config
 from .tensors import Entry, Reader

@@ -19,8 +19,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ..untrusted import parse_json
-from ..writing import whole_file
+from interp.core.files.untrusted import parse_json
+from interp.core.files.writing import whole_file
+
 from .tensors import FLOATS, CorruptFile, read_entries
 
 NAMES = {dtype: name for name, dtype in FLOATS.items()} | {

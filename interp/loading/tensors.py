@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..untrusted import parse_json
+from interp.core.files.untrusted import parse_json
 
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the format's own library."""

@@ -13,8 +13,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..config import ConfigError
-from ..untrusted import refuse_code
+from interp.core.config import ConfigError
+from interp.core.files.untrusted import refuse_code
 
 NEVER = {
     *("dtype", "torch_dtype", "quantization_config", "architectures", "transformers_version"),

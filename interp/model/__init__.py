@@ -7,7 +7,8 @@ from typing import Literal
 import pandas as pd
 import torch
 
-from ..config import TransformerConfig
+from interp.core.config import TransformerConfig
+
 from .factored import FactoredMatrix
 from .generate import Generation, Step
 from .positions import GrowingPrefix, Layout, Memory, Prefix

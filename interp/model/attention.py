@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..config import TransformerConfig
-from ..tap import SILENT, Silent, Tap
+from interp.core.config import TransformerConfig
+from interp.core.tap import SILENT, Silent, Tap
+
 from .mlp import _or_zeros
 from .norm import Norm
 from .positions import Layout, Memory, rotate

@@ -10,9 +10,10 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..config import TransformerConfig
-from ..sites import ALONE, Stack
-from ..tap import SILENT, EditError, Silent, Tap
+from interp.core.config import TransformerConfig
+from interp.core.sites import ALONE, Stack
+from interp.core.tap import SILENT, EditError, Silent, Tap
+
 from .attention import Attention, SplitInputs
 from .experts import Experts
 from .mlp import MLP

@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..config import TransformerConfig
-from ..sites import ALONE, ENCODER, Stack
-from ..tap import Silent, Tap
-from ..tokens import Tokens
+from interp.core.config import TransformerConfig
+from interp.core.sites import ALONE, ENCODER, Stack
+from interp.core.tap import Silent, Tap
+from interp.core.tokens import Tokens
+
 from .mlp import ACTIVATIONS
 from .norm import Norm
 from .positions import Layout

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..finite import NotFinite, is_finite
-from ..indices import index_tensor, whole_number
-from ..precision import wide
+from interp.core.finite import NotFinite, is_finite
+from interp.core.indices import index_tensor, whole_number
+from interp.core.precision import wide
 
 
 class FactoredMatrix:

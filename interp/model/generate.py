@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .. import chance
-from ..finite import NotFinite, check_model, is_finite, place
-from ..sites import SiteFilter
-from ..tap import SILENT, ActivationCache, Tap
-from ..tokenizer import past
-from ..tokens import Tokens
+from interp.core import chance
+from interp.core.finite import NotFinite, check_model, is_finite, place
+from interp.core.sites import SiteFilter
+from interp.core.tap import SILENT, ActivationCache, Tap
+from interp.core.tokenizer import past
+from interp.core.tokens import Tokens
 
 if TYPE_CHECKING:
     from .transformer import HookedTransformer, Input

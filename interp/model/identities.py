@@ -9,9 +9,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..finite import check_cache, check_model
-from ..tap import ActivationCache
-from ..tokens import Tokens
+from interp.core.finite import check_cache, check_model
+from interp.core.tap import ActivationCache
+from interp.core.tokens import Tokens
+
 from .positions import Layout
 
 if TYPE_CHECKING:

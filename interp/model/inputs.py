@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..config import TransformerConfig
-from ..tokens import Tokens
+from interp.core.config import TransformerConfig
+from interp.core.tokens import Tokens
+
 from .norm import _frozen
 
 Array = Any

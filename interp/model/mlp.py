@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..config import TransformerConfig
-from ..tap import SILENT, Silent, Tap
+from interp.core.config import TransformerConfig
+from interp.core.tap import SILENT, Silent, Tap
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,

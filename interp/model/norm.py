@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..config import TransformerConfig
-from ..tap import SILENT, Silent, Tap
+from interp.core.config import TransformerConfig
+from interp.core.tap import SILENT, Silent, Tap
 
 
 class Norm(nn.Module):

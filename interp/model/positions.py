@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..config import RotaryScaling, TransformerConfig
-from ..tap import Silent, Tap
-from ..tokens import Tokens
+from interp.core.config import RotaryScaling, TransformerConfig
+from interp.core.tap import Silent, Tap
+from interp.core.tokens import Tokens
 
 if TYPE_CHECKING:
     from .attention import Attention

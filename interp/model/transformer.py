@@ -14,14 +14,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from .. import chance
-from ..config import TransformerConfig
-from ..devices import as_device
-from ..indices import index
-from ..memory import free_bytes
-from ..sites import ALONE, DECODER, ENCODER, SiteFilter, SiteTable
-from ..tap import SILENT, ActivationCache, FwdHooks, Positions, Silent, Tap
-from ..tokens import Tokens
+from interp.core import chance
+from interp.core.config import TransformerConfig
+from interp.core.devices import as_device
+from interp.core.indices import index
+from interp.core.memory import free_bytes
+from interp.core.sites import ALONE, DECODER, ENCODER, SiteFilter, SiteTable
+from interp.core.tap import SILENT, ActivationCache, FwdHooks, Positions, Silent, Tap
+from interp.core.tokens import Tokens
+
 from .block import Block
 from .embed import Embed, MLMHead, Unembed
 from .inputs import SENSES
@@ -30,7 +31,7 @@ from .positions import GrowingPrefix, Layout, Memory, Prefix
 from .verbs import Verbs
 
 if TYPE_CHECKING:
-    from ..tokenizer import Tokenizer
+    from interp.core.tokenizer import Tokenizer
 
 Input: TypeAlias = Tokens | Tensor | str | Sequence | Mapping
 """Tokens, ids, vectors [batch pos d_model], text where the model has a tokenizer, or the images,

@@ -11,20 +11,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..config import TransformerConfig
-from ..finite import check_model, finite
-from ..indices import whole_numbers
-from ..precision import wide_dtype
-from ..sites import SiteFilter
-from ..tokens import Tokens
-from ..unknown import warn_of_unknown
+from interp.core.config import TransformerConfig
+from interp.core.finite import check_model, finite
+from interp.core.indices import whole_numbers
+from interp.core.precision import wide_dtype
+from interp.core.sites import SiteFilter
+from interp.core.tokens import Tokens
+from interp.core.unknown import warn_of_unknown
+
 from . import generate as generation
 from .factored import FactoredMatrix
 from .identities import check_identities
 from .weights import count_params, folded
 
 if TYPE_CHECKING:
-    from ..tokenizer import Tokenizer
+    from interp.core.tokenizer import Tokenizer
+
     from .embed import Embed, Unembed
     from .transformer import HookedTransformer, Input
 

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..config import TransformerConfig
+from interp.core.config import TransformerConfig
 
 if TYPE_CHECKING:
     from .attention import Attention

@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..untrusted import safe_path
-from ..writing import exchange, named, sweep, sync_folder, unfinished_folder
+from interp.core.files.untrusted import safe_path
+from interp.core.files.writing import exchange, named, sweep, sync_folder, unfinished_folder
 
 MANIFEST = "manifest.json"
 KIND = "interp report"

@@ -19,10 +19,12 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from ..writing import write_file
+from interp.core.files.writing import write_file
+from interp.core.visible import one_line
+
 from .folder import KIND, MANIFEST, check_writable
 from .markup import page
-from .text import one_line, shorten
+from .text import shorten
 
 MARK = '<meta name="generator" content="interp reports">'
 """By this a page is known as ours, to be replaced."""

@@ -10,8 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..visible import visible
-from .text import one_line
+from interp.core.visible import one_line, visible
 
 if TYPE_CHECKING:
     from .report import Report, Section

@@ -11,7 +11,7 @@ from typing import Any
 
 import jinja2
 
-from ..visible import visible
+from interp.core.visible import visible
 
 HERE = Path(__file__).parent
 

@@ -10,7 +10,8 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..untrusted import check_distinct, safe_path
+from interp.core.files.untrusted import check_distinct, safe_path
+
 from .attention import Attention
 
 if TYPE_CHECKING:

@@ -26,14 +26,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ..untrusted import check_distinct
+from interp.core.files.untrusted import check_distinct
+from interp.core.visible import one_line
+
 from .attention import Attention, check_patterns, encode, heads_table
 from .folder import KIND, MANIFEST, replacing, write_below
 from .markdown import markdown
 from .markup import page
 from .pages import INDEX, check_page, pages
 from .table import SHOWN_ROWS, Table, check_frame
-from .text import MAX_CELL, one_line, shorten, slug
+from .text import MAX_CELL, shorten, slug
 from .tokens import TokenText, check_tokens, tokens_table
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import math
 import re
 from typing import Any
 
-from ..visible import visible
+from interp.core.visible import visible
 
 MAX_CELL = 200
 """Characters of a text shown in a page; the CSV beside it holds all of them."""
@@ -25,11 +25,6 @@ DEVICES = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9]")
 def shorten(text: str, limit: int = MAX_CELL) -> str:
     """The beginning of a long text, with its length."""
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text):,} characters)"
-
-
-def one_line(text: str) -> str:
-    """Prose or an error message on one line."""
-    return visible(re.sub(r"\s*\n\s*", " ", text.strip()))
 
 
 def number(value: Any, spec: str | None = None) -> str:

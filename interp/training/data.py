@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ..tokenizer import Tokenizer
-from ..unknown import warn_of_unknown
+from interp.core.tokenizer import Tokenizer
+from interp.core.unknown import warn_of_unknown
 
 Split = Literal["train", "val"]
 SPLITS = {"train": 0, "val": 1}

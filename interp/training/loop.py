@@ -25,10 +25,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from ..fingerprint import digest, machine_facts
-from ..loading import save
-from ..model import HookedTransformer
-from ..writing import locked, write_file
+from interp.core.files.writing import locked, write_file
+from interp.loading import save
+from interp.loading.fingerprint import digest, machine_facts
+from interp.model import HookedTransformer
+
 from . import state
 from .config import TrainConfig
 from .data import IGNORED, Batch, Data

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..loading import CorruptFile
-from ..loading.stored import check_header, read_tensors, write_tensors
-from ..untrusted import parse_json
+from interp.core.files.untrusted import parse_json
+from interp.loading import CorruptFile
+from interp.loading.stored import check_header, read_tensors, write_tensors
 
 FILE = "state.safetensors"
 ABOUT = "about"

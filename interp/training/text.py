@@ -9,10 +9,11 @@ from typing import Annotated, Literal
 
 import tyro
 
-from .. import files
-from ..config import TransformerConfig
-from ..devices import as_device
-from ..model import HookedTransformer
+from interp.core import files
+from interp.core.config import TransformerConfig
+from interp.core.devices import as_device
+from interp.model import HookedTransformer
+
 from .config import TrainConfig
 from .data import Data, MaskedData, TextData
 from .loop import train

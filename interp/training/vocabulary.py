@@ -8,7 +8,7 @@ from typing import Literal
 import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
 
-from ..tokenizer import Tokenizer
+from interp.core.tokenizer import Tokenizer
 
 SPECIAL = {"bos_token": "<s>", "pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>"}
 MAX_WORDS = 200_000

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import tyro
 
-from ..loading import load, save
-from ..loading.files import ZOO
-from ..training import TrainingError, state
-from ..writing import write_file
+from interp.core.files.writing import write_file
+from interp.loading import load, save
+from interp.loading.files import ZOO
+from interp.training import TrainingError, state
+
 from .cards import CARD, CHECKPOINTS, CURVE
 from .recipes import RECIPES
 

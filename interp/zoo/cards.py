@@ -11,11 +11,12 @@ from typing import Any
 
 import pandas as pd
 
-from ..files import read_csv
-from ..loading import bundled, load
-from ..loading.files import ZOO
-from ..loading.info import info
-from ..untrusted import read_json
+from interp.core.files import read_csv
+from interp.core.files.untrusted import read_json
+from interp.loading import bundled, load
+from interp.loading.files import ZOO
+from interp.loading.info import info
+
 from .recipes import RECIPES
 
 CARD, CURVE, CHECKPOINTS = "card.json", "curve.csv", "checkpoints"

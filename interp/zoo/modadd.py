@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from ..config import TransformerConfig
-from ..model import HookedTransformer
-from ..training.config import TrainConfig
-from ..training.data import SPLITS, SampledData, Split
+from interp.core.config import TransformerConfig
+from interp.model import HookedTransformer
+from interp.training.config import TrainConfig
+from interp.training.data import SPLITS, SampledData, Split
 
 P = 113
 SHARE = 0.3

@@ -10,11 +10,12 @@ from typing import Literal
 import pandas as pd
 import tyro
 
-from ..devices import as_device
-from ..loading import load
-from ..model import HookedTransformer
-from ..training import Data, TrainConfig, train
-from ..training.text import made
+from interp.core.devices import as_device
+from interp.loading import load
+from interp.model import HookedTransformer
+from interp.training import Data, TrainConfig, train
+from interp.training.text import made
+
 from . import modadd, shakespeare, tinyworld
 
 SEED = 2026

@@ -11,10 +11,10 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from ..model import HookedTransformer
-from ..training.config import TrainConfig
-from ..training.data import TextData
-from ..training.text import TextRun, read_text
+from interp.model import HookedTransformer
+from interp.training.config import TrainConfig
+from interp.training.data import TextData
+from interp.training.text import TextRun, read_text
 
 BATCH = 64
 

@@ -14,8 +14,8 @@ import torch
 
 import interp
 from interp import tasks
+from interp.core.tokens import Tokens
 from interp.model import HookedTransformer
-from interp.tokens import Tokens
 from tests.device.pretend import Pretend
 from tests.test_contract import small_model
 

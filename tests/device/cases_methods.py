@@ -8,8 +8,8 @@ import torch
 
 import interp
 from interp import erasure, heads, lens, metrics, probes
-from interp.geometry import Embedding, at_words
-from interp.moments import Moments
+from interp.data.moments import Moments
+from interp.methods.geometry import Embedding, at_words
 from interp.training import SampledData, TextData, TrainConfig
 from tests.device.cases_sweep import QUIET
 
@@ -197,12 +197,12 @@ METHOD_CASES = {
           metrics.loss(), n_random=1, factors=(1.0,), pos="end", **QUIET),
     ),
     "steering.dormancy": lambda f, b: f(*causal(b), **QUIET),
-    "harvesting.harvest": harvested,
-    "reading.vectors_at": lambda f, b: [
+    "harvest.harvest": harvested,
+    "activations.vectors_at": lambda f, b: [
         f(b.model, b.pairs.clean, SITE, pos)
         for pos in (None, "all", "end", torch.arange(len(b.pairs)) % 3)
     ],
-    "reading.node_at": lambda f, b: f(b.model, b.pairs.clean, SITE, -1),
+    "activations.node_at": lambda f, b: f(b.model, b.pairs.clean, SITE, -1),
     "probes.probe_sweep": lambda f, b: [
         f(x, y, cv=2, n_shuffles=9, types=(np.arange(40) // 4), code=code, kind=kind, **QUIET)
         for x, y, kind, code in (
@@ -277,7 +277,7 @@ METHOD_EXEMPT = {
     "erasure.Eraser.rank": "no tensors",
     "directions.Direction.width": "no tensors",
     "directions.Direction.load": "run by save's case",
-    "reading.vector_site": "no tensors",
+    "activations.vector_site": "no tensors",
     "geometry.Embedding": "numpy: a table that `embedding` has read",
     "geometry.Places": "numpy",
     "geometry.cka": "numpy",

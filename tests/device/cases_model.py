@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 import interp
+from interp.core.tokens import Tokens
 from interp.model import HookedTransformer
-from interp.tokens import Tokens
 from tests.strategies import random_model, small_config
 
 MODEL = "model.HookedTransformer"

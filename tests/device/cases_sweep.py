@@ -10,8 +10,8 @@ import torch
 
 import interp
 from interp import edits, metrics
-from interp.selection import read_nodes
-from interp.tracing import subject_span
+from interp.methods.tracing import subject_span
+from interp.sweeps.nodes import read_nodes
 
 QUIET = {"progress": False}
 
@@ -145,9 +145,9 @@ SWEEP_CASES = {
     ],
     "engine.patch": lambda f, b: f(b.model, b.pairs, "resid_pre", **QUIET),
     "metrics.single_answer": lambda f, b: f(b.answers[0]),
-    "selection.nodes": lambda f, b: f(b.model, "z", by=("layer", "head")),
-    "selection.as_frame": lambda f, b: f([{"site": "z", "layer": 0}]),
-    "selection.read_nodes": lambda f, b: [
+    "nodes.nodes": lambda f, b: f(b.model, "z", by=("layer", "head")),
+    "nodes.as_frame": lambda f, b: f([{"site": "z", "layer": 0}]),
+    "nodes.read_nodes": lambda f, b: [
         str(node) for node in f(nodes(b, "mlp.hook_post", ("layer",)), b.model, b.pairs.clean)
     ],
     "attribution.logit_attribution": lambda f, b: [
@@ -169,11 +169,11 @@ SWEEP_CASES = {
     "tracing.subject_mask": lambda f, b: (
         f(b.pairs.clean, "end"), f(b.pairs.clean, subject_span(b.pairs).cpu()),
     ),
-    "removal.second_removals": lambda f, b: f(
+    "ablation.second_removals": lambda f, b: f(
         b.model, b.pairs.clean, nodes(b), [0, 1], edit=edits.zero(),
         metric=metrics.logit_diff(*b.answers), **QUIET,
     ),
-    "removal.cumulative_ablation": lambda f, b: f(
+    "ablation.cumulative_ablation": lambda f, b: f(
         b.model, b.pairs.clean, nodes(b), edit=edits.mean(b.pairs.clean), orders=2,
         metric=metrics.logit_diff(*b.answers), **QUIET,
     ),
@@ -183,12 +183,12 @@ SWEEP_EXEMPT = {
     "edits.Rows": "run by every edit",
     "metrics.Bound": "run by every sweep",
     "metrics.measured": "run by every sweep",
-    "selection.Node": "run by every sweep",
-    "selection.Selection": "run by every sweep",
-    "selection.Selections": "run by every sweep",
-    "selection.stable_hash": "no tensors",
-    "selection.counted_by": "run by every sweep of an encoder–decoder",
-    "removal.significance": "numpy",
-    "removal.default_counts": "no tensors",
+    "nodes.Node": "run by every sweep",
+    "nodes.Selection": "run by every sweep",
+    "nodes.Selections": "run by every sweep",
+    "nodes.stable_hash": "no tensors",
+    "nodes.counted_by": "run by every sweep of an encoder–decoder",
+    "ablation.significance": "numpy",
+    "ablation.default_counts": "no tensors",
     "tracing.default_window": "no tensors",
 }

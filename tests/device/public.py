@@ -7,26 +7,22 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterator
 
-import interp
-
 ROOMS = (
-    *("attribution", "checkup", "directions", "edits", "engine", "erasure", "geometry"),
-    *("harvesting", "heads", "lens", "loading", "metrics", "model", "moments", "neurons", "paths"),
-    *("probes", "reading", "removal", "selection", "shards", "steering", "tap", "tasks", "tokens"),
+    *("ablation", "activations", "attribution", "checkup", "directions", "edits", "engine"),
+    *("erasure", "geometry", "harvest", "heads", "lens", "loading", "metrics", "model", "moments"),
+    *("neurons", "nodes", "paths", "probes", "shards", "steering", "tap", "tasks", "tokens"),
     *("tracing", "training", "windows"),
 )
 """The modules and packages whose public names meet a model's tensors."""
 ELSEWHERE = {
-    "analogies": "numpy",
     "axes": "numpy",
     "basis": "run by project_out",
     "calls": "run by every hook and function of a user",
     "chance": "draws on the CPU by definition: tests/test_chance.py, and test_draws.py here",
     "cli": "the analyses run here by themselves; its options: tests/test_devices.py",
     "config": "no tensors",
-    "console": "no tensors",
     "devices": "test_load.py here, and tests/test_devices.py",
-    "files": "no tensors",
+    "files": "on the CPU",
     "finite": "run by every verb",
     "fingerprint": "run by journals and harvests",
     "hashing": "run by journals and harvests",
@@ -43,10 +39,9 @@ ELSEWHERE = {
     "stats": "numpy",
     "tokenizer": "no tensors",
     "unknown": "no tensors",
-    "untrusted": "no tensors",
     "vectors": "run by every edit that is given a value",
+    "version": "no tensors",
     "visible": "no tensors",
-    "writing": "files on the CPU",
     "zoo": "models and their data, made on the CPU and moved",
     "__main__": "no tensors",
 }
@@ -54,13 +49,21 @@ ELSEWHERE = {
 SPECIAL = ("__call__", "__getitem__", "__matmul__", "__rmatmul__")
 
 
-def rooms() -> set[str]:
-    return {module.name for module in pkgutil.iter_modules(interp.__path__)}
+def homes() -> dict[str, str]:
+    """The modules that hold public names, by the last word of their dotted names."""
+    dotted = {name: f"interp.{name}" for name in ("cli", "loading", "model", "report", "training")}
+    dotted |= {"zoo": "interp.zoo", "__main__": "interp.__main__"}
+    dotted |= {name: f"interp.loading.{name}" for name in ("checkup", "fingerprint")}
+    dotted["provenance"] = "interp.report.provenance"
+    for room in ("core", "data", "methods", "sweeps"):
+        path = importlib.import_module(f"interp.{room}").__path__
+        dotted |= {m.name: f"interp.{room}.{m.name}" for m in pkgutil.iter_modules(path)}
+    return dotted
 
 
 def names(room: str) -> list[str]:
     """What a room offers: its `__all__`, or all that it defines without a leading underscore."""
-    module = importlib.import_module(f"interp.{room}")
+    module = importlib.import_module(homes()[room])
     defined = [
         name
         for name, value in vars(module).items()
@@ -91,11 +94,11 @@ def public() -> dict[str, Callable]:
     """Functions by "room.name", methods by "room.Class.name"."""
     every: dict[str, Callable] = {}
     for room in ROOMS:
-        module = importlib.import_module(f"interp.{room}")
+        module = importlib.import_module(homes()[room])
         for name in names(room):
             value = getattr(module, name)
             if inspect.isfunction(value):
                 every[f"{room}.{name}"] = value
-            elif inspect.isclass(value):
+            elif inspect.isclass(value) and not getattr(value, "_is_protocol", False):
                 every |= {f"{room}.{name}.{own}": act for own, act in members(value)}
     return every

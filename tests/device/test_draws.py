@@ -8,12 +8,12 @@ import torch
 
 import interp
 from interp import edits, erasure, heads, lens, probes, tracing
-from interp.config import TransformerConfig
-from interp.heads.roles import rotations
+from interp.core.config import TransformerConfig
+from interp.data.moments import Moments
+from interp.methods.heads.roles import rotations
+from interp.methods.probes.controls import random_features
+from interp.methods.steering import _arms
 from interp.model import HookedTransformer
-from interp.moments import Moments
-from interp.probes.controls import random_features
-from interp.steering import _arms
 from interp.training import SampledData, TextData, TrainConfig, train
 from tests.device.bench import Bench
 from tests.device.pretend import Pretend

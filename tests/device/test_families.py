@@ -9,9 +9,9 @@ import torch
 
 import interp
 from interp import edits, metrics
-from interp.config import RotaryScaling
+from interp.core.config import RotaryScaling
+from interp.core.tokens import Tokens
 from interp.model import HookedTransformer
-from interp.tokens import Tokens
 from tests.device.bench import check_same
 from tests.strategies import random_model, small_config
 from tests.test_inputs import decision, listener, pixels, steps, vit

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import interp
-from interp import cli
-from interp.devices import as_device
-from interp.fingerprint import device_kind
-from interp.memory import free_bytes
+from interp.cli import main as cli
+from interp.core.devices import as_device
+from interp.core.memory import free_bytes
+from interp.loading.fingerprint import device_kind
 from interp.training import TextRun, TrainConfig, train_on_text
 from tests.device.pretend import DEVICE
 

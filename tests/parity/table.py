@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from interp.config import TransformerConfig
+from interp.core.config import TransformerConfig
 from interp.loading import check_family, reference
 from interp.loading.families import read_config
 from tests.parity import (

@@ -13,7 +13,7 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 from transformers.models.distilbert.modeling_distilbert import create_sinusoidal_embeddings
 
 import interp
-from interp.config import RotaryScaling
+from interp.core.config import RotaryScaling
 from interp.loading import info
 from interp.loading.assemble import WeightsError
 from interp.model.embed import sinusoids

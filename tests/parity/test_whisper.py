@@ -17,9 +17,9 @@ from torch import Tensor
 
 import interp
 from interp import Tokens, edits, metrics
+from interp.core.tokenizer import Tokenizer
 from interp.loading.info import info
 from interp.model import inputs as model_inputs
-from interp.tokenizer import Tokenizer
 from tests.parity.conftest import Pair
 from tests.parity.families import build, save
 from tests.parity.layout import D_VOCAB, Family, Layout

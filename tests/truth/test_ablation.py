@@ -11,9 +11,9 @@ import pytest
 import interp
 from analyses import head_ablation
 from analyses.head_ablation import KINDS, Config, examine
-from interp.removal import significance
+from interp.data.tasks import Pairs
+from interp.methods.ablation import significance
 from interp.report import Report
-from interp.tasks import Pairs
 from interp.zoo import planted
 from tests.truth.by_hand import SINGLE_CAUSE, build, logit_diff, without, zero_effects
 

@@ -7,9 +7,14 @@ import torch
 
 import interp
 from interp import metrics, tasks
-from interp.directions import Direction, difference_of_means, promoted_tokens, word_direction
-from interp.reading import vectors_at
-from interp.steering import causal_check, dormancy
+from interp.data.activations import vectors_at
+from interp.methods.directions import (
+    Direction,
+    difference_of_means,
+    promoted_tokens,
+    word_direction,
+)
+from interp.methods.steering import causal_check, dormancy
 from interp.zoo import planted
 from interp.zoo.planted.words import RELATIONS
 

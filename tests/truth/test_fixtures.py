@@ -11,9 +11,9 @@ import torch
 
 import interp
 from interp import edits, metrics
-from interp.edits import Edit
-from interp.selection import Selection, as_frame, read_nodes
-from interp.tokens import Tokens
+from interp.core.tokens import Tokens
+from interp.sweeps.edits import Edit
+from interp.sweeps.nodes import Selection, as_frame, read_nodes
 from interp.zoo.planted import fixtures
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import interp
-from interp.geometry import alignment, disambiguation, procrustes
+from interp.methods.geometry import alignment, disambiguation, procrustes
 from interp.zoo import planted
 from interp.zoo.planted.words import RELATIONS
 from tests.truth.by_hand import SEEDS

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from interp.attribution import logit_attribution
-from interp.heads import composition, head_scores
+from interp.methods.attribution import logit_attribution
+from interp.methods.heads import composition, head_scores
 from interp.zoo import planted
 from tests.truth.by_hand import SEEDS, build
 

@@ -11,13 +11,13 @@ import torch
 
 from analyses._lens.direct import direct_sections
 from analyses.logit_lens import Config, examine
-from interp.chance import seeded
-from interp.config import TransformerConfig
-from interp.lens import fit_tuned_lens, logit_lens
+from interp.core.chance import seeded
+from interp.core.config import TransformerConfig
+from interp.core.tokenizer import Tokenizer
+from interp.core.tokens import Tokens
+from interp.data.tasks import Pairs
+from interp.methods.lens import fit_tuned_lens, logit_lens
 from interp.report import Report
-from interp.tasks import Pairs
-from interp.tokenizer import Tokenizer
-from interp.tokens import Tokens
 from interp.zoo import planted
 from interp.zoo.planted.base import blank, orthogonal
 from tests.truth.by_hand import SEEDS, build

@@ -11,9 +11,9 @@ from analyses import neurons
 from analyses._neurons.parts import Ranking, ranked, sets_against_random
 from analyses._task import measure_baseline
 from analyses.neurons import Config, run
-from interp.neurons import neuron_stats, promoted_tokens, top_activations
-from interp.tasks import Pairs
-from interp.tokenizer import Tokenizer
+from interp.core.tokenizer import Tokenizer
+from interp.data.tasks import Pairs
+from interp.methods.neurons import neuron_stats, promoted_tokens, top_activations
 from interp.zoo import planted
 from tests.truth.by_hand import SEEDS
 from tests.vocabularies import word_level

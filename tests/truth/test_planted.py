@@ -11,7 +11,7 @@ import torch
 from sklearn.metrics import average_precision_score
 
 import interp
-from interp.tasks import Pairs
+from interp.data.tasks import Pairs
 from interp.zoo import planted
 from tests.truth.by_hand import (
     MATRICES,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from interp.probes import probe_sweep
+from interp.methods.probes import probe_sweep
 from interp.zoo import planted
 from tests.truth.by_hand import SEEDS
 
@@ -93,7 +93,7 @@ def test_without_folds_for_the_shuffles_the_test_would_be_false_too_often():
     x = torch.from_numpy(rng.normal(size=(50, 40, 10)))
     y = np.arange(40) % 2
     frame = probe_sweep(x, y, n_shuffles=19, progress=False, code=False)
-    from interp.probes import LinearProbe
+    from interp.methods.probes import LinearProbe
 
     fitted = [LinearProbe(standardise=True).fit(one, y).predict(one).numpy() for one in x]
     share = np.array([(one == y).mean() for one in fitted])

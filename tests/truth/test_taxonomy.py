@@ -12,7 +12,7 @@ from scipy import stats
 
 import interp
 from interp import heads
-from interp.heads import circuits, roles
+from interp.methods.heads import circuits, roles
 from interp.zoo import planted
 from tests.truth.by_hand import SEEDS, build
 

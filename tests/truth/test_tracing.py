@@ -12,10 +12,10 @@ import torch
 
 from analyses import causal_tracing
 from analyses.causal_tracing import Config, run
-from interp.config import TransformerConfig
-from interp.tasks import Pairs
-from interp.tokenizer import Tokenizer
-from interp.tracing import causal_trace
+from interp.core.config import TransformerConfig
+from interp.core.tokenizer import Tokenizer
+from interp.data.tasks import Pairs
+from interp.methods.tracing import causal_trace
 from interp.zoo import planted
 from interp.zoo.planted.base import GAIN, Planted, Prompts, Spaces, Truth, blank, links
 from tests.truth.by_hand import SEEDS

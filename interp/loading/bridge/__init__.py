@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
-from ...devices import as_device
-from ...tokenizer import Tokenizer
-from ...visible import visible_errors
+from interp.core.devices import as_device
+from interp.core.tokenizer import Tokenizer
+from interp.core.visible import visible_errors
+
 from .. import _dtype
 from ..beside import end_ids
 from ..files import config_values

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ...tap import Silent, Tap
+from interp.core.tap import Silent, Tap
+
 from .candidates import GATED
 
 LEVEL = -7

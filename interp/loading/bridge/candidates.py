@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ...sites import (
+from interp.core.sites import (
     HEADS,
     KV_HEADS,
     NEURONS,

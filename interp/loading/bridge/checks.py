@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ... import chance
-from ...model.identities import TOLERANCE
-from ...sites import RESIDUAL, Site, SiteTable
-from ...tap import Tap
-from ...tokens import Tokens
+from interp.core import chance
+from interp.core.sites import RESIDUAL, Site, SiteTable
+from interp.core.tap import Tap
+from interp.core.tokens import Tokens
+from interp.model.identities import TOLERANCE
+
 from .candidates import GATED, LOGITS
 from .identities import Identity, Run, identities
 

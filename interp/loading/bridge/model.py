@@ -15,13 +15,14 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ...finite import finite_cache
-from ...model import HookedTransformer
-from ...model.transformer import Input
-from ...sites import ALONE, SiteTable
-from ...tap import SILENT, Silent, Tap
-from ...tokenizer import Tokenizer
-from ...tokens import Tokens
+from interp.core.finite import finite_cache
+from interp.core.sites import ALONE, SiteTable
+from interp.core.tap import SILENT, Silent, Tap
+from interp.core.tokenizer import Tokenizer
+from interp.core.tokens import Tokens
+from interp.model import HookedTransformer
+from interp.model.transformer import Input
+
 from .attach import Stopped, attached
 from .candidates import candidates
 from .checks import is_causal, some_tokens, tolerance, verified

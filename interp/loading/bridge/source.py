@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...config import ConfigError
-from ...tokenizer import Tokenizer
-from ...untrusted import refuse_code
+from interp.core.config import ConfigError
+from interp.core.files.untrusted import refuse_code
+from interp.core.tokenizer import Tokenizer
+
 from ..files import Source, config_values, locate, weight_entries
 from ..theirs import described_quantization, their_config
 

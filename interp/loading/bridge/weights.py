@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ... import chance
+from interp.core import chance
 
 BLOCK_WEIGHTS = {
     "attn": {"Q": "q", "K": "k", "V": "v", "O": "o"},

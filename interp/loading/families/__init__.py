@@ -6,7 +6,8 @@ import dataclasses
 import difflib
 from typing import Any
 
-from ...config import ConfigError, TransformerConfig
+from interp.core.config import ConfigError, TransformerConfig
+
 from .encoders import ENCODER_FAMILIES
 from .experts import EXPERT_FAMILIES
 from .family import Family

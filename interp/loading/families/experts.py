@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...config import TransformerConfig
+from interp.core.config import TransformerConfig
+
 from .family import Family, Target, linear, norm, qkv, rotary_config, windows
 from .fields import Fields
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ...config import ConfigError, TransformerConfig
+from interp.core.config import ConfigError, TransformerConfig
+
 from .fields import REQUIRED, Fields
 
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NoReturn
 
-from ...config import BOUNDS, ConfigError, RotaryScaling
-from ...untrusted import refuse_code
-from ...visible import logger
+from interp.core.config import BOUNDS, ConfigError, RotaryScaling
+from interp.core.files.untrusted import refuse_code
+from interp.core.visible import logger
 
 log = logger(__name__)
 

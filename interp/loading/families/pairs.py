@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...config import ConfigError, TransformerConfig
+from interp.core.config import ConfigError, TransformerConfig
+
 from .family import Family, Target, linear, norm, qkv
 from .fields import ACTIVATIONS, Fields
 

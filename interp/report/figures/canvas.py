@@ -21,7 +21,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure as Canvas
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
-from ...visible import escape, visible
+from interp.core.visible import escape, visible
 
 PAPER, INK, QUIET, RULE = "#ffffff", "#1f2328", "#5a6270", "#d5d9df"
 BLUE, ORANGE, GREEN, PLUM, GREY = "#2f6db5", "#d9822b", "#1c8573", "#8b4a8f", "#7b828d"

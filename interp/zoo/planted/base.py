@@ -17,12 +17,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ... import chance
-from ...basis import random_orthonormal
-from ...config import TransformerConfig
-from ...model import HookedTransformer
-from ...sites import SiteName
-from ...tokens import Tokens
+from interp.core import chance
+from interp.core.basis import random_orthonormal
+from interp.core.config import TransformerConfig
+from interp.core.sites import SiteName
+from interp.core.tokens import Tokens
+from interp.model import HookedTransformer
 
 HeadId: TypeAlias = tuple[int, int]
 """(layer, head)."""

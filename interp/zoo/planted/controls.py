@@ -8,9 +8,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ... import chance
-from ...chance import seeded
-from ...model import HookedTransformer
+from interp.core import chance
+from interp.core.chance import seeded
+from interp.model import HookedTransformer
+
 from .base import Planted, Truth, orthogonal
 
 READS = ("W_E", "W_pos", "W_token_type", "qkv_weight", "in_weight", "unembed.weight", "out_bias")

@@ -10,9 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ... import chance
-from ...chance import seeded
-from ...config import TransformerConfig
+from interp.core import chance
+from interp.core.chance import seeded
+from interp.core.config import TransformerConfig
+
 from .base import (
     BOS,
     GAIN,

@@ -16,8 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ... import chance
-from ...model.attention import Attention
+from interp.core import chance
+from interp.model.attention import Attention
+
 from .base import Spaces, orthogonal
 
 LEAK = 0.15

@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ... import chance
-from ...chance import seeded
-from ...config import TransformerConfig
-from ...model import HookedTransformer
-from ...tokens import Tokens
+from interp.core import chance
+from interp.core.chance import seeded
+from interp.core.config import TransformerConfig
+from interp.core.tokens import Tokens
+from interp.model import HookedTransformer
+
 from .base import (
     BOS,
     GAIN,

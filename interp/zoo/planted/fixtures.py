@@ -30,10 +30,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...config import TransformerConfig
-from ...model import HookedTransformer
-from ...selection import as_frame
-from ...tokens import Tokens
+from interp.core.config import TransformerConfig
+from interp.core.tokens import Tokens
+from interp.model import HookedTransformer
+from interp.sweeps.nodes import as_frame
+
 from .base import blank
 
 STEPS = (5, 20)

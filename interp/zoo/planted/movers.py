@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import torch
 
-from ... import chance
-from ...chance import seeded
-from ...config import TransformerConfig
-from ...model import HookedTransformer
+from interp.core import chance
+from interp.core.chance import seeded
+from interp.core.config import TransformerConfig
+from interp.model import HookedTransformer
+
 from .base import (
     BOS,
     GAIN,

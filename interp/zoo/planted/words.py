@@ -11,10 +11,11 @@ from jaxtyping import Float
 from tokenizers import models, pre_tokenizers
 from torch import Tensor
 
-from ... import chance
-from ...chance import seeded
-from ...config import TransformerConfig
-from ...tokenizer import Tokenizer
+from interp.core import chance
+from interp.core.chance import seeded
+from interp.core.config import TransformerConfig
+from interp.core.tokenizer import Tokenizer
+
 from .base import Planted, Spaces, Truth, blank
 from .controls import with_state
 

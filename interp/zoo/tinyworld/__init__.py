@@ -14,9 +14,10 @@ people meet and talk but nothing is given, and among random words.
 
 from __future__ import annotations
 
-from ...config import TransformerConfig
-from ...training.config import TrainConfig
-from ...training.data import MaskedData
+from interp.core.config import TransformerConfig
+from interp.training.config import TrainConfig
+from interp.training.data import MaskedData
+
 from .evaluation import evaluate
 from .labels import Sentence, heldout, labelled, sentences
 from .rows import data, tokenizer

@@ -10,10 +10,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ... import tasks
-from ...geometry import embedding
-from ...tasks.prompts import mask_token
-from ...tokens import Tokens
+from interp.core.tokens import Tokens
+from interp.data import tasks
+from interp.data.tasks.prompts import mask_token
+from interp.methods.geometry import embedding
+
 from .grammar import rules, templates
 from .labels import SPLITS, Sentence, sentences
 from .rows import SPAN, ordinary, special, vocab

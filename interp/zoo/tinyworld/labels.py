@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ...tokens import Tokens
+from interp.core.tokens import Tokens
+
 from .grammar import Field, Template, templates
 from .lexicon import tables
 from .rows import language, special, tokenizer, vocab

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...tasks.prompts import words as task_words
+from interp.data.tasks.prompts import words as task_words
 
 HELD_NAMES = 10
 """Names of each gender, the last ones of the tasks' lists, that no trained indirect-object sentence

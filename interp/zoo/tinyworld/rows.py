@@ -8,10 +8,11 @@ from functools import cache
 
 import numpy as np
 
-from ...tokenizer import Tokenizer
-from ...training.data import SampledData
-from ...training.data import Split as DataSplit
-from ...training.vocabulary import SPECIAL, from_words
+from interp.core.tokenizer import Tokenizer
+from interp.training.data import SampledData
+from interp.training.data import Split as DataSplit
+from interp.training.vocabulary import SPECIAL, from_words
+
 from . import grammar
 from .lexicon import read
 

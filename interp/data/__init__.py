@@ -1,0 +1,1 @@
+"""Prompts, texts and activations, in memory and on disk."""

@@ -1,0 +1,1 @@
+"""Nodes × edit × metric → a frame: exact sweeps over what an intervention can change."""
