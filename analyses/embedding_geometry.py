@@ -11,8 +11,6 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from interp.methods.geometry.reading import reader
-
 from analyses import main
 from analyses._geometry.config import Config
 from analyses._geometry.layers import alignment_section, compare_section, depth_section
@@ -33,6 +31,7 @@ from analyses._geometry.table import (
 from analyses._unknown import check_unknown
 from interp.core.indices import indices
 from interp.methods.geometry import embedding
+from interp.methods.geometry.reading import reader
 from interp.report import Report
 from interp.report.provenance import provenance
 from interp.zoo import tinyworld

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from interp.methods.geometry.senses import BY_WORD, POOLED, nearest_centroid
 from scipy.stats import ortho_group
 from sklearn.neighbors import NearestCentroid
 
@@ -24,6 +23,7 @@ from interp.methods.geometry import (
     procrustes,
     separable,
 )
+from interp.methods.geometry.senses import BY_WORD, POOLED, nearest_centroid
 from interp.model import HookedTransformer
 from tests.strategies import small_config
 from tests.vocabularies import KINDS, models_by_kind, whole_words

@@ -6,15 +6,15 @@ from inspect import unwrap
 
 import numpy as np
 import pytest
+from scipy.stats import norm, ortho_group
+
+from interp.methods.geometry import Embedding, cosines
 from interp.methods.geometry.spectrum import (
     components_for,
     entropy_rank,
     participation,
     principal_axes,
 )
-from scipy.stats import norm, ortho_group
-
-from interp.methods.geometry import Embedding, cosines
 
 SEEDS = range(5)
 

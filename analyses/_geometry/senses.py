@@ -8,13 +8,13 @@ from functools import cache
 from typing import Any
 
 import pandas as pd
-from interp.methods.geometry.reading import reader
 
 from analyses._geometry.config import Config
 from analyses._labelled import read_labelled
 from analyses._phrases import listed, number
 from interp.core.occurrence import bare_word
 from interp.methods.geometry import Senses, at_words, disambiguation, separable
+from interp.methods.geometry.reading import reader
 from interp.report import Report, Section
 from interp.report.figures import curves
 from interp.zoo import tinyworld
