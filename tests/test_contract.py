@@ -1,7 +1,8 @@
 """The contract of every analysis that there is; a new one is found and needs no test of its own.
 
 Each runs on a small random model whose vocabulary holds the words of our lists. An analysis that
-takes too long, or needs other settings there, gets them in `SETTINGS`.
+takes too long gets other settings in `interp.cli.gallery.SMALL`; one that needs others on this
+model, in `SETTINGS`.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ import analyses
 import interp
 from analyses.embedding_arithmetic import DATA, PLACED, read_analogies
 from interp.cli import main as cli
+from interp.cli.gallery import SMALL
 from interp.core.tokenizer import Tokenizer
 from interp.model import HookedTransformer
 from interp.report import Report
@@ -45,30 +47,12 @@ from tests.vocabularies import known_words
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = analyses.names()
-SETTINGS: dict[str, list[str]] = {
-    "head-ablation": [
-        *("--task", "agreement", "--n", "4", "--kinds", "mean", "--top", "1", "--random-sets", "1")
-    ],
-    "logit-lens": ["--task", "capitals", "--n", "6", "--steps", "2", "--top", "3"],
-    "causal-tracing": ["--n", "4", "--draws", "1"],
-    "neurons": ["--n", "4", "--layers", "1", "--top", "2"],
-    "activation-patching": ["--task", "agreement", "--n", "4", "--top", "2", "--neurons", "1"],
-    "concept-direction": [
-        *("--task", "agreement", "--n", "6", "--n-random", "2", "--factors", "1.0", "--layers", "0")
-    ],
-    "steering": [
-        *("--task", "agreement", "--n", "4", "--n-random", "2", "--factors", "-2.0", "2.0"),
-        *("--samples", "2", "--new-tokens", "3"),
-    ],
-    "probe-layers": [
-        *("--n", "30", "--C", "0.1", "--shuffles", "19", "--sites", "resid_post", "mlp_out"),
-        "--allow-unknown",
-    ],
-    "attention-heads": ["--task", "induction", "--n", "6", "--null", "10", "--shown", "1"],
-    "embedding-geometry": [
+SETTINGS = SMALL | {
+    # The words of the default texts are no part of the small model's vocabulary.
+    "embedding-geometry": (
+        *SMALL["embedding-geometry"],
         *("--data", str(ROOT / "tests" / "senses.csv"), "--group", "cue"),
-        *("--pairs", "2000", "--draws", "20"),
-    ],
+    ),
 }
 """Options of an analysis for this battery, as on the command line."""
 COMMON = ("model", "device", "dtype", "seed", "out")
@@ -124,7 +108,7 @@ def small_model(more: tuple[str, ...] = ()) -> HookedTransformer:
 
 def config_of(name: str, *options: str):
     module = analyses.load(name)
-    return tyro.cli(module.Config, args=[*SETTINGS.get(name, []), *options])
+    return tyro.cli(module.Config, args=[*SETTINGS.get(name, ()), *options])
 
 
 def state_of(model) -> tuple:
@@ -406,7 +390,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_bytes(name, done, tmp_path):
 def test_its_command_ends_with_the_path_of_the_report(name, tmp_path, capsys):
     interp.save(small_model(), tmp_path / "model")
     out = tmp_path / "report"
-    arguments = ["--model", str(tmp_path / "model"), *SETTINGS.get(name, []), "--out", str(out)]
+    arguments = ["--model", str(tmp_path / "model"), *SETTINGS.get(name, ()), "--out", str(out)]
     assert cli.main(["run", name, *arguments]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == str(out / "index.html")
