@@ -29,7 +29,6 @@ CIRCLES = {
     "interp.core.config",
     "interp.model",
     "interp.sweeps.rerun",
-    "interp.report",
     "interp.loading.bridge",
 }
 """Packages inside which modules import each other in circles, for types only."""

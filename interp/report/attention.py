@@ -87,6 +87,13 @@ class Attention:
     def caption(self) -> str:
         return self.table.caption
 
+    def shows(self, layer: int, head: int, prompt: int) -> bool:
+        """Whether this page, or a page per layer beside it, can open a head at a prompt, counted
+        from 1."""
+        frame = self.table.frame
+        there = ((frame["layer"] == layer) & (frame["head"] == head)).any()
+        return bool(there) and 1 <= prompt <= len(self.prompts)
+
     @cached_property
     def data(self) -> Markup:
         """What viewer.js reads: names, tokens, scores and packed patterns, as harmless JSON."""

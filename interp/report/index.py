@@ -102,7 +102,7 @@ def _entry(home: Path, folder: Path) -> Entry:
     place = folder.relative_to(home).as_posix()
     try:
         manifest = _read(folder / MANIFEST)
-        texts = {key: _text(manifest, key) for key in ("title", "question", "created")}
+        texts = {key: _text(manifest, key) for key in ("title", "question", "answer", "created")}
         findings = manifest.get("findings")
         warnings = manifest.get("warnings", [])
         for what, texts_of in (("findings", findings), ("warnings", warnings)):
@@ -113,6 +113,7 @@ def _entry(home: Path, folder: Path) -> Entry:
     except (OSError, ValueError, RecursionError) as error:
         reason = shorten(one_line(getattr(error, "strerror", None) or str(error)))
         return Entry(folder=place, broken=reason)
+    shown = [*warnings, texts["answer"], *findings]  # older reports have no answer
     model = manifest.get("model")
     named = model.get("name") if isinstance(model, dict) else None
     day = DAY.match(texts["created"])
@@ -123,7 +124,7 @@ def _entry(home: Path, folder: Path) -> Entry:
         day=day[0] if day else "",
         created=texts["created"] if day else "",
         question=shorten(one_line(texts["question"]), 400),
-        finding=shorten(one_line(next(iter([*warnings, *findings]), "")), 400),
+        finding=shorten(one_line(next(filter(None, shown), "")), 400),
         thumbnail=_thumbnail(folder, manifest.get("files")),
     )
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from interp.core.visible import one_line, visible
 
-if TYPE_CHECKING:
-    from .report import Report, Section
-    from .table import Table
+from .contents import INDEX, Contents, Exhibit, Note, Picture, Section, Sentence, Texts
+from .links import pieces
+from .table import Table
 
 MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~$&!])")
 OPENING = re.compile(r"^([-+=]|\d+(?=[.)]))")
@@ -23,22 +23,41 @@ ADDRESS = re.compile(r"(?i):(?=//)|(?<=www)\.")
 """What GitHub's dialect makes a link of, unasked."""
 
 
-def markdown(report: Report, facts: Iterable[tuple[str, str]]) -> str:
-    """The whole report; `facts` are the lines of its provenance."""
+def markdown(report: Contents) -> str:
+    """The whole report. Raises ValueError where a sentence leads to what is not there."""
+    screen = report.first_screen()
     parts = [f"# {plain(report.title)}", f"*{plain(report.question)}*"]
+    parts += _listed("Warning", map(plain, report.warnings))
+    if screen.answer is not None:
+        answer = _linked(report, screen.answer)
+        parts.append(f"**{answer}**" if answer else "")
+    parts += map(_item, screen.items)
+    parts += _listed("What was found", (_linked(report, text) for text in screen.findings))
+    parts += _listed("Further findings", (_linked(report, text) for text in screen.further))
+    for section in screen.sections:
+        parts += _section(section)
     for heading, sentences in (
-        ("Warning", report.warnings),
-        ("What was found", report.findings),
         ("How sure", report.certainty),
         ("What would make it wrong", report.doubts),
+        ("What was skipped", report.skipped),
     ):
         parts += _listed(heading, map(plain, sentences))
-    for section in report.sections:
-        parts += _section(section)
-    parts += _listed("What was skipped", map(plain, report.skipped))
-    told = (f"{plain(name)}: {plain(value)}" for name, value in facts)
-    parts += _listed("Where this comes from", told)
+    facts = (f"{plain(name)}: {plain(value)}" for name, value in report.facts())
+    parts += _listed("Where this comes from", facts)
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _linked(report: Contents, sentence: Sentence) -> str:
+    """A sentence with its links, as seen from the folder of the report."""
+    words = []
+    for text, address in pieces(report, sentence):
+        lead, tail = (" " * text[at].isspace() for at in (0, -1))
+        escaped = plain(text)
+        if address and escaped:
+            to = f"{INDEX}{address}" if address.startswith("#") else address
+            escaped = f"[{escaped}]({quote(to, safe='/#')})"
+        words.append(f"{lead}{escaped}{tail}")
+    return "".join(words).strip()
 
 
 def plain(text: str) -> str:
@@ -60,13 +79,15 @@ def _section(section: Section) -> Iterator[str]:
         yield _item(item)
 
 
-def _item(item: Any) -> str:
-    kind = type(item).__name__
-    if kind == "Note":
+def _item(item: Exhibit | Note) -> str:
+    if isinstance(item, Note):
         return f"> {plain(item.text)}"
-    if kind == "Table":
+    if isinstance(item, Table):
         return f"**{plain(item.caption)}**\n\n{_table(item)}"
-    if kind == "Picture":
+    if isinstance(item, Texts):
+        columns = (f"*{plain(h)}*\n\n> {plain(text)}" for h, text in item.columns.items())
+        return "\n\n".join([plain(item.caption), *columns])
+    if isinstance(item, Picture):
         caption = plain(item.table.caption)
         return (
             f"![{plain(item.figure.alt)}](figures/{item.name}.png)\n\n"
@@ -74,7 +95,7 @@ def _item(item: Any) -> str:
         )
     # What answers to mouse and keyboard is on the page alone; the table behind it is here, too.
     table = item.table
-    return f"{plain(table.caption)}: on [the page](index.html) ([numbers]({table.name}.csv))"
+    return f"{plain(table.caption)}: on [the page]({INDEX}) ([numbers]({table.name}.csv))"
 
 
 def _table(table: Table) -> str:

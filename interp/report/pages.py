@@ -7,52 +7,84 @@ A page opened from disk cannot fetch files, so every page holds all that it show
 from __future__ import annotations
 
 import copy
-from pathlib import Path
-from typing import TYPE_CHECKING
+import textwrap
+from functools import partial
 
-from interp.core.files.untrusted import check_distinct, safe_path
+from interp.core.files.untrusted import check_distinct
+from interp.core.visible import one_line
 
 from .attention import Attention
+from .contents import INDEX, Contents, FirstScreen, check_page
+from .links import pieces
+from .markup import page
+from .text import shorten
 
-if TYPE_CHECKING:
-    from .report import Report
-
-INDEX = "index.html"
 PAGE_BYTES = 20_000_000
 """A page past this has its attention patterns on pages of their own."""
+BRIEF = 200
+"""Characters of a warning that stand on the first screen; the rest of it is folded."""
 
 
-def pages(report: Report) -> dict[str, str]:
+def page_html(contents: Contents) -> str:
+    """One page. Same contents, same text: no date in it (the manifest has that).
+
+    Raises ValueError where a sentence leads to what is not there.
+    """
+    screen = contents.first_screen()
+    return page(
+        "report.html.j2",
+        ("report.css", "viewer.css"),
+        ("page.js", "graph.js", "viewer.js"),
+        report=contents,
+        screen=screen,
+        title=shorten(one_line(contents.title)),
+        listed=_listed(contents, screen),
+        facts=contents.facts(),
+        pieces=partial(pieces, contents),
+        brief=partial(textwrap.shorten, width=BRIEF, placeholder=" …"),
+        kind=lambda item: type(item).__name__,
+    )
+
+
+def _listed(contents: Contents, screen: FirstScreen) -> list[tuple[str, str]]:
+    """The sections of a page and their anchors, which no exhibit can have: a slug holds no "_"."""
+    numbered = [(shorten(one_line(s.title)), f"_{n}") for n, s in enumerate(screen.sections, 1)]
+    return [
+        *([("Further findings", "_further")] if screen.further else []),
+        *numbered,
+        *([("How sure", "_sure")] if contents.certainty else []),
+        *([("What would make it wrong", "_wrong")] if contents.doubts else []),
+        *([("Pages", "_pages")] if contents.pages else []),
+        *([("What was skipped", "_skipped")] if contents.skipped else []),
+        ("Where this comes from", "_origin"),
+    ]
+
+
+def page_files(contents: Contents) -> dict[str, str]:
     """The text of each page by file name. Raises ValueError where two would be one file,
     or one would lie elsewhere."""
-    for path in report.pages:
+    for path in contents.pages:
         check_page(path)
-    own = _own(report)
-    check_distinct([*own, *report.pages])
-    return own | {name: page.html() for name, page in report.pages.items()}
+    by_layer = _by_layer(contents)
+    check_distinct([*by_layer, *contents.pages])
+    return by_layer | {name: page_html(beside) for name, beside in contents.pages.items()}
 
 
-def check_page(path: str) -> None:
-    """Raises ValueError on what is no address of a page beside a report."""
-    if not (isinstance(path, str) and path.endswith(".html")):
-        raise ValueError(f"page {path!r}: expected a path that ends in '.html'")
-    safe_path(Path("the report"), path)
-
-
-def _own(report: Report) -> dict[str, str]:
-    whole = report.html()
-    items = [item for section in report.sections for item in section.items]
-    if len(whole) <= PAGE_BYTES or not any(isinstance(item, Attention) for item in items):
+def _by_layer(contents: Contents) -> dict[str, str]:
+    whole = page_html(contents)
+    fits = len(whole) <= PAGE_BYTES
+    if fits or not any(isinstance(item, Attention) for item in contents.exhibits()):
         return {INDEX: whole}
     del whole
-    return {name: page.html() for name, page in _split(report).items()}
+    return {name: page_html(layer) for name, layer in _split(contents).items()}
 
 
-def _split(report: Report) -> dict[str, Report]:
+def _split(contents: Contents) -> dict[str, Contents]:
     """The report with small pictures for patterns, and a short report per layer."""
-    index, layers = copy.copy(report), {}
-    index.sections = []
-    for section in report.sections:
+    index, layers = copy.copy(contents), {}
+    sections = [*([contents.opening] if contents.opening else []), *contents.sections]
+    shortened = []
+    for section in sections:
         short = copy.copy(section)
         short.items = list(section.items)
         for at, item in enumerate(section.items):
@@ -60,16 +92,19 @@ def _split(report: Report) -> dict[str, Report]:
                 continue
             parts = item.split(INDEX)
             short.items[at] = parts.pop(INDEX)
-            layers |= {name: _page(report, part) for name, part in parts.items()}
-        index.sections.append(short)
+            layers |= {name: _layer(contents, part) for name, part in parts.items()}
+        shortened.append(short)
+    if contents.opening:
+        index.opening = shortened.pop(0)
+    index.sections = shortened
     return {INDEX: index} | layers
 
 
-def _page(report: Report, part: Attention) -> Report:
-    page = copy.copy(report)
-    page.pages = {}
-    page.title = f"{report.title}: layer {part.layers[0]}"
-    page.warnings, page.findings, page.certainty, page.doubts, page.skipped = [], [], [], [], []
-    page.sections = []
-    page.section(f"Layer {part.layers[0]}").items.append(part)
-    return page
+def _layer(contents: Contents, part: Attention) -> Contents:
+    layer = copy.copy(contents)
+    layer.pages, layer.opening = {}, None
+    layer.title = f"{contents.title}: layer {part.layers[0]}"
+    layer.warnings, layer.findings, layer.certainty = [], [], []
+    layer.doubts, layer.skipped, layer.sections = [], [], []
+    layer.section(f"Layer {part.layers[0]}").items.append(part)
+    return layer

@@ -30,6 +30,14 @@ class TokenText:
     diverging: bool
 
     @property
+    def name(self) -> str:
+        return self.table.name
+
+    @property
+    def caption(self) -> str:
+        return self.table.caption
+
+    @property
     def largest(self) -> float:
         """The value, or its amount, that has the darkest shade."""
         return max((abs(v) for row in self.values for v in row if v is not None), default=0.0)

@@ -33,7 +33,7 @@ def test_the_page_opens_on_its_head_and_stays_there(folder, open_page):
     page = open_page(folder / "heads" / "L1H2.html")
     page.get_by_role("heading", name="Layer 1, head 2").wait_for()
     assert page.locator(".wall").is_hidden()
-    assert page.locator("nav a").all_inner_texts() == ["The whole report", "Previous: L0 H1"]
+    assert page.locator("header nav a").all_inner_texts() == ["The whole report", "Previous: L0 H1"]
     until(page, "document.querySelector('.matrix').width === 9")
     token = page.locator(".token").last
     token.focus()

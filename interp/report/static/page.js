@@ -130,3 +130,17 @@ const quoted = (token) => make("bdi", { className: "quoted" }, `“${token.trim(
 
 document.querySelectorAll("main table").forEach(dressTable);
 document.querySelectorAll(".shaded").forEach(dressText);
+
+// ---- Links within the page
+
+/** Opens what is folded around the place that the address names. */
+function unfold() {
+  const place = document.getElementById(location.hash.slice(1));
+  if (!place) return;
+  for (let one = place.parentElement; one; one = one.parentElement) {
+    if (one.matches("details")) one.open = true;
+  }
+  place.scrollIntoView();
+}
+addEventListener("hashchange", unfold);
+unfold();
