@@ -2,9 +2,10 @@
 
 An analysis is a module with a docstring whose first line says what it answers, a frozen dataclass
 `Config` (the command line is made from it; it has `model`, `device`, `dtype`, `seed` and `out`, and
-a sentence below every field), `run(model, config) -> Report`, and `TABLES`: the CSV files that it
-writes and their columns. There, "loss?" is a column with holes, and `...` stands for columns that
-follow from the data. `tests/test_contract.py` runs every analysis that it finds.
+a sentence below every field), `run(model, config) -> Report`, `NEEDS`: what a model must have, and
+`TABLES`: the CSV files that it writes and their columns. There, "loss?" is a column with holes, and
+`...` stands for columns that follow from the data. `tests/test_contract.py` runs every analysis
+that it finds.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import tyro
 
@@ -53,6 +55,7 @@ def perform(module: ModuleType, arguments: Sequence[str], prog: str) -> int:
         module.Config, args=list(arguments), prog=prog, description=module.__doc__ or ""
     )
     check_destination(config.out)  # before the work, not after it
+    refuse_unable(module, config)
     model = interp.load(config.model, device=config.device, dtype=config.dtype)
     report = module.run(model, config)
     page = report.write(config.out)
@@ -60,6 +63,13 @@ def perform(module: ModuleType, arguments: Sequence[str], prog: str) -> int:
     sys.stdout.write("".join(f"{one_line(finding)}\n" for finding in report.findings))
     sys.stdout.write(f"{page}\n")
     return 0
+
+
+def refuse_unable(module: ModuleType, config: Any) -> None:
+    """Raises ValueError where the model, not loaded yet, lacks what an analysis needs."""
+    needs = importlib.import_module("interp.loading.needs")  # with torch
+    name = module.__name__.rpartition(".")[2].replace("_", "-")
+    module.NEEDS.check(needs.stored_abilities(config.model), name, config)
 
 
 def main(module: ModuleType) -> int:

@@ -32,6 +32,7 @@ from analyses._task import (
 from interp import edits
 from interp.core.indices import indices
 from interp.data.tasks import Pairs
+from interp.loading.needs import Needs
 from interp.report import Report
 from interp.report.provenance import provenance
 from interp.sweeps.engine import sweep
@@ -43,6 +44,9 @@ PARTS: tuple[Part, ...] = (
 OF_HEADS = ("q", "k", "v", "pattern", "z")
 OUTPUTS = ("attn_out", "mlp_out")
 DRAWN = ("layer", "pos", "share")
+NEEDS = Needs(
+    text=True, tokenizer=True, wordless=("task", "induction"), logits=True, one_stack=True
+)
 TABLES = {
     **TASK_TABLES,
     "residual-stream": ("layer", "pos", "position", *EFFECTS),

@@ -32,6 +32,7 @@ from interp.core.finite import finite_cache
 from interp.core.indices import indices
 from interp.core.tokens import Tokens
 from interp.data.tasks import Pairs
+from interp.loading.needs import Needs
 from interp.methods.heads.outputs import unreadable
 from interp.methods.heads.roles import COLUMNS as ROLE_COLUMNS
 from interp.report import Report, figures
@@ -54,6 +55,7 @@ SHOWN_SCORES = ("duplicate_token", "induction", "same_distance", "local", "copyi
 TOKENS = ("layer", "head", "source", "share", "kind", "rank", "token", "logit")
 COMPOSITION = ("kind", "from_layer", "from_head", "to_layer", "to_head", "value", "baseline",
                "times")  # fmt: skip
+NEEDS = Needs(text=True, tokenizer=True, wordless=("task", "induction"), native=True)
 TABLES = _task.TABLES | {
     "heads": ("layer", "head", "label", "roles", *LOOKS, *ON_TEXT, "copying?", "qk_norm", "ov_norm",
               "end_role", "end_share?",

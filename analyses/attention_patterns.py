@@ -20,6 +20,7 @@ from analyses._unknown import check_unknown
 from interp import heads, tasks
 from interp.core.finite import finite_cache
 from interp.core.tokens import Tokens
+from interp.loading.needs import Needs
 from interp.report import Report
 from interp.report.attention import MEASURES, heads_table
 from interp.report.provenance import provenance
@@ -36,6 +37,7 @@ KINDS = {
     "induction": "induction",
 }
 INDUCTION = ("induction", "induction_stderr", "same_distance")
+NEEDS = Needs(text=True)
 TABLES = {
     "attention": ("layer", "head", "label", *MEASURES, *INDUCTION),
     "loss": ("row", "pos", "token", "value (nats)?"),

@@ -26,6 +26,7 @@ from analyses._task import (
 )
 from analyses._tracing_parts import EFFECTS, NAMES, PARTS, TOTALS, Trace, amount, averaged, interval
 from interp.data.tasks import Pairs
+from interp.loading.needs import Needs
 from interp.methods.tracing import (
     PLACES,
     causal_trace,
@@ -41,6 +42,14 @@ from interp.report.provenance import provenance
 
 SUBJECT, END = "last subject token", "last token"
 SHORT = {"hook_resid_post": "resid", "hook_attn_out": "attention", "hook_mlp_out": "mlp"}
+NEEDS = Needs(
+    text=True,
+    tokenizer=True,
+    wordless=("task", "induction"),
+    logits=True,
+    one_stack=True,
+    native=True,
+)
 TABLES = {
     **_task.TABLES,
     "noised": ("clean", "subject", "other"),

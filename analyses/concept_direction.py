@@ -51,6 +51,7 @@ from analyses._task import (
 from analyses._unknown import check_unknown
 from interp.core.indices import index, indices
 from interp.data.tasks import Pairs
+from interp.loading.needs import Needs
 from interp.methods.stats import rounding
 from interp.methods.steering import causal_check
 from interp.report import Report
@@ -60,6 +61,9 @@ CAUSAL = (
     "arm", "draw", "action", "factor", "step", "value", "baseline", "effect", "stderr?", "size",
     "n", "off_value?", "off_baseline?", "off_effect?", "off_size?", "p_random", "p_covariance",
 )  # fmt: skip
+NEEDS = Needs(
+    text=True, tokenizer=True, wordless=("task", "induction"), logits=True, one_stack=True
+)
 TABLES = {
     **_task.TABLES,
     "separation-by-layer": ("layer", "method", "value", "low", "high"),

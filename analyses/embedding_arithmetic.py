@@ -17,6 +17,7 @@ import pandas as pd
 from analyses import main
 from analyses._word_pairs import direction_section, pairs_of, plane_section
 from interp.core.files import read_csv
+from interp.loading.needs import Needs
 from interp.methods.geometry import Embedding, embedding
 from interp.methods.geometry.analogies import QUESTION, SETTING, accuracy, swap_answers
 from interp.report import Report, Section
@@ -40,6 +41,7 @@ PLACED = (
 )
 """Occupations, and four words for which no direction of people should mean anything."""
 COUNTED = ("n", "correct", "accuracy", "low", "high")
+NEEDS = Needs(text=True, tokenizer=True)
 TABLES = {
     "answers-by-setting": (*SETTING, ...),
     "answers": (*SETTING, "rank", "token", "score"),

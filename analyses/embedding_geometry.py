@@ -30,6 +30,7 @@ from analyses._geometry.table import (
 )
 from analyses._unknown import check_unknown
 from interp.core.indices import indices
+from interp.loading.needs import Needs
 from interp.methods.geometry import embedding
 from interp.methods.geometry.reading import reader
 from interp.report import Report
@@ -37,6 +38,7 @@ from interp.report.provenance import provenance
 from interp.zoo import tinyworld
 
 TREATED = ("treatment", "removed", "mean_cosine", "deviation", "control", "control_deviation")
+NEEDS = Needs(text=True, tokenizer=True)
 TABLES = {
     "spectrum-figure": ("component", "variance held", "vectors"),
     "spectrum": ("component", "variance", "share", "cumulative", "control_cumulative"),

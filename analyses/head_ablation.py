@@ -22,6 +22,7 @@ from analyses._text import text_windows
 from interp.core.indices import indices
 from interp.core.tokens import Tokens
 from interp.data.tasks import Pairs
+from interp.loading.needs import Needs
 from interp.report import Report
 from interp.report.provenance import provenance
 from interp.sweeps.metrics import single_answer
@@ -35,6 +36,9 @@ CURVE = (
     *("n", "share?", "low?", "high?"),
 )
 BAND = ("order", "removed", "value", "low", "high")
+NEEDS = Needs(
+    text=True, tokenizer=True, wordless=("task", "induction"), logits=True, one_stack=True
+)
 TABLES = _task.TABLES | {
     "heads": ("kind", "layer", "head", *EFFECT),
     "mlps": ("kind", "layer", *EFFECT),

@@ -18,10 +18,12 @@ from analyses._lens.reading import LENS_TABLES, lens_sections
 from analyses._lens.tuned import TUNED_TABLES, train_lens, tuned_section
 from analyses._task import measure_baseline, task_pairs, task_section
 from interp.data.tasks import Pairs
+from interp.loading.needs import Needs
 from interp.methods.lens.reading import check_layers, check_readable
 from interp.report import Report
 from interp.report.provenance import provenance
 
+NEEDS = Needs(text=True, tokenizer=True, logits=True, one_stack=True, native=True)
 TABLES = {**_task.TABLES, **LENS_TABLES, **TUNED_TABLES, **DIRECT_TABLES}
 """The CSV files of the report and their columns."""
 

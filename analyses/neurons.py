@@ -43,6 +43,7 @@ from analyses._task import Task, TaskConfig, measure_baseline, task_pairs, task_
 from analyses._text import text_windows
 from interp.core.indices import indices
 from interp.data.tasks import Pairs
+from interp.loading.needs import Needs
 from interp.methods.neurons import neuron_ids, neuron_stats
 from interp.methods.stats import errors_needed
 from interp.report import Report
@@ -51,6 +52,15 @@ from interp.report.provenance import provenance
 
 POINTS = 600
 """Neurons of the picture of two rankings."""
+NEEDS = Needs(
+    text=True,
+    tokenizer=True,
+    wordless=("task", "induction"),
+    logits=True,
+    one_stack=True,
+    neurons=True,
+    native=True,
+)
 TABLES = {
     **_task.TABLES,
     "layers": LAYERS,

@@ -23,9 +23,11 @@ from analyses._probes.words import doubts, findings
 from analyses._unknown import check_unknown
 from interp.core.indices import indices
 from interp.core.sites import UnknownSite
+from interp.loading.needs import Needs
 from interp.report import Report
 from interp.report.provenance import provenance
 
+NEEDS = Needs(text=True, tokenizer=True, one_stack=True)
 TABLES = PROBE_TABLES
 """The CSV files of the report and their columns."""
 

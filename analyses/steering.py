@@ -34,6 +34,7 @@ from analyses._unknown import check_unknown
 from interp.core.indices import index
 from interp.core.tokens import Tokens
 from interp.data.activations import vectors_at
+from interp.loading.needs import Needs
 from interp.methods.directions import Direction, promoted_tokens
 from interp.report import Report
 from interp.report.provenance import provenance
@@ -44,6 +45,7 @@ PROMPTS = (
     "Everyone in town likes Mary because",
     "Everyone in town likes Peter because",
 )
+NEEDS = Needs(text=True, tokenizer=True, continues=True, one_stack=True)
 TABLES = {
     "summary": SUMMARY,
     "share-by-factor": ("factor", "added", "share", "low", "high"),

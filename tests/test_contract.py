@@ -39,6 +39,7 @@ from analyses.embedding_arithmetic import DATA, PLACED, read_analogies
 from interp.cli import main as cli
 from interp.cli.gallery import SMALL
 from interp.core.tokenizer import Tokenizer
+from interp.loading.needs import Needs
 from interp.model import HookedTransformer
 from interp.report import Report
 from interp.report.text import visible
@@ -246,6 +247,7 @@ def test_it_has_the_protocol(name):
     config()  # every field has a default
     assert list(inspect.signature(module.run).parameters) == ["model", "config"]
     assert typing.get_type_hints(module.run)["return"] is Report
+    assert isinstance(module.NEEDS, Needs)
     assert hasattr(module, "TABLES"), f"{name}: TABLES must name the CSV files and their columns"
     (tree,) = ast.parse(inspect.getsource(config)).body
     body = tree.body

@@ -20,6 +20,7 @@ from .console import guarded, write_text
 EXAMPLES = """examples:
   interp run embedding-arithmetic --model minilm
   interp run embedding-arithmetic --help
+  interp list --model minilm
   interp reports
   interp info minilm
   interp doctor minilm
@@ -85,6 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(act=_run)
 
     every = commands.add_parser("list", help="list the analyses")
+    every.add_argument(
+        "--model", metavar="MODEL", help="mark those that can run on it; no weights are read"
+    )
     every.set_defaults(act=_list)
 
     listed = commands.add_parser(
@@ -166,9 +170,21 @@ def _run(parsed: argparse.Namespace) -> int:
 
 def _list(parsed: argparse.Namespace) -> int:
     width = max(map(len, analyses.names()))
+    marks = {} if parsed.model is None else _marks(parsed.model)
     for name in analyses.names():
-        print(f"{name:{width}}  {analyses.summary(name)}")
+        print(f"{name:{width}}  {marks.get(name, analyses.summary(name))}")
     return 0
+
+
+def _marks(model: str) -> dict[str, str]:
+    """For each analysis whether it can run on the model, and why not."""
+    needs = importlib.import_module("interp.loading.needs")  # with torch
+    known = needs.stored_abilities(model)
+    lacking = {name: analyses.load(name).NEEDS.lacking(known) for name in analyses.names()}
+    return {
+        name: f"yes  {analyses.summary(name)}" if reason is None else f"no   {known.name} {reason}"
+        for name, reason in lacking.items()
+    }
 
 
 def _reports(parsed: argparse.Namespace) -> int:

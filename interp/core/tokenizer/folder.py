@@ -61,14 +61,20 @@ class Folder(NamedTuple):
     unread: tuple[str, ...] = ()
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether the folder holds the files of a tokenizer, which are not read."""
+    formats = (("tokenizer.json",), *OTHER_FORMATS)
+    return any(all((folder / name).is_file() for name in names) for names in formats)
+
+
 def read_folder(folder: Path) -> Folder | None:
     """The tokenizer of a folder; None where it has none. Raises ValueError, naming the file, where
     its files contradict each other or what they ask for is not read."""
     file = folder / "tokenizer.json"
-    if not file.is_file():
-        if any(all((folder / name).is_file() for name in names) for names in OTHER_FORMATS):
-            return _through_transformers(folder)
+    if not has_tokenizer(folder):
         return None
+    if not file.is_file():
+        return _through_transformers(folder)
     text = decode(read_bytes(file, MAX_TOKENIZER_BYTES), file)
     values = parsed(text, str(file))
     config = _config(folder)
