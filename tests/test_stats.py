@@ -102,3 +102,30 @@ def test_a_ratio_is_refused_up_to_two_standard_errors_from_zero(errors, refused)
     else:
         value = stats.ratio_of_means(np.ones(len(under)), under).value
         assert value == pytest.approx(1 / errors)
+
+
+@pytest.mark.parametrize(("groups", "members"), [(2, 3), (5, 4), (7, 1), (3, 10)])
+def test_a_mean_of_groups_has_the_standard_error_of_their_means(groups, members):
+    """Where they are of one size; in any order."""
+    rng = np.random.default_rng(groups)
+    values = rng.normal(size=(groups, members)) + rng.normal(size=(groups, 1))
+    label, order = np.repeat(np.arange(groups) * 3 - 4, members), rng.permutation(values.size)
+    found = stats.clustered_mean(values.flatten()[order], label[order])
+    stderr = sem(values.mean(1))
+    assert found.value == pytest.approx(values.mean()) and found.stderr == pytest.approx(stderr)
+    assert found.low == pytest.approx(values.mean() - stats.Z * stderr)
+    assert found.high == pytest.approx(values.mean() + stats.Z * stderr)
+
+
+def test_a_mean_of_unequal_groups_is_over_all_values():
+    """Against the formula of Cochran (1977, 9.1), written out: groups of 1, 2 and 3."""
+    values, groups = np.array([5.0, 1, 2, 7, 3, 0]), np.array(list("abbccc"))
+    mean = 3.0
+    sums = np.array([5 - mean, 1 + 2 - 2 * mean, 7 + 3 + 0 - 3 * mean])
+    found = stats.clustered_mean(values, groups)
+    assert found.value == mean
+    assert found.stderr == pytest.approx(np.sqrt(3 / 2 * (sums**2).sum()) / 6)
+    alone = stats.clustered_mean(values, np.zeros(6))
+    assert (
+        alone.value == mean and np.isnan(alone.stderr) and np.isnan([alone.low, alone.high]).all()
+    )

@@ -38,18 +38,93 @@ def table(both, alone, other, neither):
     return first, second
 
 
-def test_the_paired_difference_of_shares_is_newcombes():
-    """Newcombe 1998 (paired), method 10, by the formula written out for one table."""
-    e, f, g, h = 36, 12, 2, 0
+def newcombe(e, f, g, h, counted):
+    """Method 10 of Newcombe 1998 (paired), the formula written out for one table; with bounds as
+    of `counted` examples."""
     n = e + f + g + h
     p1, p2 = (e + f) / n, (e + g) / n
-    (l1, l2), (u1, u2) = stats.wilson(np.array([e + f, e + g]), n)
-    phi = (e * h - f * g) / math.sqrt((e + f) * (g + h) * (e + g) * (f + h))
-    low = p1 - p2 - math.sqrt((p1 - l1) ** 2 - 2 * phi * (p1 - l1) * (u2 - p2) + (u2 - p2) ** 2)
-    high = p1 - p2 + math.sqrt((p2 - l2) ** 2 - 2 * phi * (p2 - l2) * (u1 - p1) + (u1 - p1) ** 2)
-    found = stats.paired_difference_of_shares(*table(e, f, g, h))
+    (l1, l2), (u1, u2) = stats.wilson(np.array([p1, p2]) * counted, counted)
+    a = (e + f) * (g + h) * (e + g) * (f + h)
+    b = e * h - f * g
+    b = b - n / 2 if b > n / 2 else 0 if b >= 0 else b
+    phi = b / math.sqrt(a) if a else 0
+    low = (p1 - l1) ** 2 - 2 * phi * (p1 - l1) * (u2 - p2) + (u2 - p2) ** 2
+    high = (p2 - l2) ** 2 - 2 * phi * (p2 - l2) * (u1 - p1) + (u1 - p1) ** 2
+    return p1 - p2 - math.sqrt(low), p1 - p2 + math.sqrt(high)
+
+
+TABLES = [(36, 12, 2, 0), (20, 12, 2, 16), (5, 3, 2, 4), (4, 4, 4, 5), (1, 9, 8, 2), (0, 6, 0, 5),
+          (9, 0, 0, 1), (30, 0, 0, 30), (0, 7, 0, 0), (53, 0, 1, 0), (2, 2, 2, 2),
+          (2, 1, 1, 1)]  # fmt: skip
+"""Answers that go together, that avoid each other, that do neither; and tables with blanks."""
+
+
+@pytest.mark.parametrize("cells", TABLES)
+def test_the_paired_difference_of_shares_is_newcombes(cells):
+    e, f, g, h = cells
+    n = sum(cells)
+    found = stats.paired_difference_of_shares(*table(*cells))
+    low, high = newcombe(*cells, counted=n)
     assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
-    assert found.value == pytest.approx(0.2)
+    assert found.value == pytest.approx((f - g) / n)
+    apart = [1] * f + [-1] * g + [0] * (e + h)
+    assert found.stderr == pytest.approx(np.std(apart, ddof=1) / math.sqrt(n))
+
+
+@pytest.mark.parametrize(
+    ("members", "cells"),
+    [(3, (6, 3, 0, 3)), (3, (3, 6, 3, 0)), (3, (0, 3, 6, 9)), (3, (12, 0, 0, 3)), (2, (0, 2, 2, 0)),
+     (1, (6, 3, 0, 3)), (1, (1, 1, 0, 0)), (1, (12, 0, 0, 3))],
+)  # fmt: skip
+def test_grouped_answers_count_as_many_as_they_are_worth(cells, members):
+    """Groups that share one answer, and groups of one."""
+    n = sum(cells)
+    groups = np.arange(n) // members
+    found = stats.paired_difference_of_shares(*table(*cells), groups)
+    low, high = newcombe(*cells, counted=_worth(cells, members))
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+    apart = np.repeat([0, 1, -1, 0], cells).reshape(-1, members).mean(1)
+    assert found.stderr == pytest.approx(np.std(apart, ddof=1) / math.sqrt(len(apart)))
+
+
+def _worth(cells, members):
+    """n over the design effect: the square of the standard error of groups over that of single
+    examples; the number of groups where all answers are alike."""
+    apart, n = np.repeat([0.0, 1, -1, 0], cells), sum(cells)
+    if not apart.any():
+        return n / members
+    grouped = apart.reshape(-1, members).mean(1).var(ddof=1) / (n / members)
+    return n / max(1, grouped / (apart.var(ddof=1) / n))
+
+
+def test_one_group_is_worth_one_example():
+    first, second = table(1, 2, 1, 0)
+    found = stats.paired_difference_of_shares(first, second, np.zeros(4))
+    low, high = newcombe(1, 2, 1, 0, counted=1)
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+    assert np.isnan(found.stderr)
+
+
+@pytest.mark.parametrize("dtype", [int, float, object])
+def test_answers_may_be_written_as_zeros_and_ones(dtype):
+    first, second = table(5, 3, 2, 4)
+    numbers = stats.paired_difference_of_shares(first.astype(dtype), second.astype(dtype))
+    assert numbers == stats.paired_difference_of_shares(first, second)
+
+
+def test_groups_that_balance_are_worth_no_more_than_their_examples():
+    first, second = table(0, 4, 4, 0)
+    groups = np.tile(np.arange(4), 2)  # in each, one answer for either: their means are all 0
+    alone = stats.paired_difference_of_shares(first, second)
+    found = stats.paired_difference_of_shares(first, second, groups)
+    assert (found.low, found.high, found.stderr) == (alone.low, alone.high, 0)
+
+
+def test_the_standard_error_of_two_shares_is_that_of_two_binomials():
+    found = stats.difference_of_shares(np.array([3, 5]), 10, np.array([4, 0]), np.array([8, 20]))
+    expected = [math.sqrt(0.3 * 0.7 / 10 + 0.5 * 0.5 / 8), math.sqrt(0.5 * 0.5 / 10)]
+    np.testing.assert_allclose(found.stderr, expected)
+    np.testing.assert_allclose(found.value, [-0.2, 0.5])
 
 
 @given(*[st.integers(0, 12)] * 4, st.booleans())
@@ -148,7 +223,8 @@ def test_twenty_shuffles_and_32_heads_can_never_pass(unchecked):
     assert found.alone == 1 and found.at_best == 1 and found.needed == 639
     found = stats.reach(20, 32, correction="bh")
     assert found.at_best == pytest.approx(1 / 21)
-    for bad in ({"draws": 0}, {"draws": 5, "tests": 0}, {"draws": 5, "alpha": 1.0}):
+    for bad in ({"draws": 0}, {"draws": 5, "tests": 0}, {"draws": 5, "alpha": 1.0},
+                {"draws": 5, "alpha": 0}):  # fmt: skip
         with pytest.raises(ValueError, match="expected 1 or more"):
             stats.reach(**bad)
     with pytest.raises(ValueError, match="expected 'holm'"):
@@ -165,6 +241,12 @@ def test_the_standard_errors_that_a_t_test_asks_for(n, tests):
     assert stats.errors_needed(1, tests) == math.inf
 
 
+def test_a_test_is_alone_and_at_five_per_cent_unless_told():
+    assert stats.reach(20) == stats.reach(20, 1, alpha=0.05, correction="holm")
+    assert stats.errors_needed(9) == stats.errors_needed(9, 1, 0.05)
+    assert stats.reach(20, 3, alpha=0.01).needed == 299
+
+
 def test_rounding_grows_with_logits_and_falls_with_examples():
     eps = float(np.finfo(np.float32).eps)
     assert stats.rounding(20.0, eps) == pytest.approx(16 * eps * 20)
@@ -174,6 +256,8 @@ def test_rounding_grows_with_logits_and_falls_with_examples():
 def test_the_interval_of_a_mean_of_probabilities_is_cut_where_none_can_be():
     values = np.array([[0.9, 0.99, 1.0], [-0.2, 0.1, 0.0]])
     plain, cut = stats.mean(values), stats.mean(values, (-1.0, 1.0))
+    turned = stats.mean(-values, (-1.0, 1.0))
+    assert turned.low[0] == -1 and (turned.low == -cut.high).all()
     assert plain.high[0] > 1 == cut.high[0]
     assert (cut.low == plain.low).all() and cut.high[1] == plain.high[1]
     assert (cut.value == plain.value).all() and (cut.stderr == plain.stderr).all()

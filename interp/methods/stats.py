@@ -114,7 +114,7 @@ def _clustered(values: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
     if len(sums) == 1:
         return math.nan, 1.0
     stderr = math.sqrt(len(sums) / (len(sums) - 1) * (sums**2).sum()) / n
-    alone = math.sqrt((off**2).sum() / max(n - 1, 1) / n)
+    alone = math.sqrt((off**2).sum() / (n - 1) / n)
     if not alone:  # nothing says how alike the members of a group are
         return stderr, float(len(sums))
     return stderr, n / max(1.0, (stderr / alone) ** 2)
