@@ -1,9 +1,6 @@
-"""Edits land or raise; the model keeps nothing; a cache is a mapping of what flowed on."""
+"""Edits land or raise, and the model keeps nothing."""
 
 from __future__ import annotations
-
-import gc
-import weakref
 
 import pytest
 import torch
@@ -11,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.core.sites import UnknownSite
-from interp.core.tap import SILENT, ActivationCache, EditError, Tap
-from interp.core.tokens import Tokens
+from interp.core.tap import SILENT, EditError, Tap
 
 from .strategies import configs, random_model, small_config
 
 IDS = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -190,50 +188,6 @@ def test_a_view_has_every_verb(model):
     assert view.num_params() == model.num_params()
 
 
-def test_cache_is_a_mapping(model):
-    _, cache = model.run_with_cache(IDS, ["resid_post", "pattern"])
-    assert len(cache) == 6 and ("pattern", 1) in cache and "nothing" not in cache
-    assert cache["pattern", 1] is cache["blocks.1.attn.hook_pattern"]
-    assert cache.stack("resid_post").shape == (3, 2, 4, 32)
-    assert dict(cache.items()).keys() == set(cache)
-    assert cache.get("hook_embed") is None
-    with pytest.raises(KeyError, match="was not cached"):
-        cache["z", 0]
-    with pytest.raises(KeyError, match="no layer of 'z' was cached"):
-        cache.stack("z")
-    with pytest.raises(KeyError, match="several sites"):
-        model.run_with_cache(IDS)[1].stack("scale")
-
-
-def test_pos_keeps_positions_and_only_their_memory(model):
-    _, full = model.run_with_cache(IDS)
-    _, last = model.run_with_cache(IDS, pos=-1)
-    _, some = model.run_with_cache(IDS, ["resid_post", "pattern"], pos=slice(1, 3))
-    assert torch.equal(last["resid_post", 1], full["resid_post", 1][:, -1:])
-    assert torch.allclose(some["pattern", 0], full["pattern", 0][:, :, 1:3])
-    kept = last["resid_post", 1]
-    assert kept.untyped_storage().nbytes() == kept.numel() * 8
-    with pytest.raises(ValueError, match="pos=4: expected 0 to 3"):
-        model.run_with_cache(IDS, "z", pos=4)
-
-
-def test_a_kept_tensor_does_not_keep_its_neighbours():
-    model = random_model(small_config(mlp_gated=True))
-    for site in ("q", "k", "v", "mlp.pre", "pre_linear", "z"):
-        _, cache = model.run_with_cache(IDS, site)
-        for kept in cache.values():
-            assert kept.untyped_storage().nbytes() == kept.numel() * 8, site
-
-
-def test_a_dropped_cache_is_freed(model):
-    cache = model.run_with_cache(IDS)[1]
-    tensors = [weakref.ref(x) for x in cache.values()]
-    whole = weakref.ref(cache)
-    del cache
-    gc.collect()
-    assert whole() is None and all(t() is None for t in tensors)
-
-
 def assert_gradients(model, sites, probe):
     """autograd.grad on the cache equals a finite difference of an edit at the site."""
     out, cache = model.run_with_cache(IDS, sites, grad=True)
@@ -340,49 +294,21 @@ def test_reads_go_to_the_device_that_is_named(model):
     assert tap.values["hook_embed"] is x
 
 
-def test_a_cache_selects_what_it_holds(model):
-    _, cache = model.run_with_cache(IDS, ["resid_post", ("z", 1)])
-    assert cache.select("z") == ["blocks.1.attn.hook_z"]
-    assert cache.select(None) == [*cache]
-    with pytest.raises(UnknownSite, match=r"^'pattern' was not cached; name it in names_filter$"):
-        cache.select("pattern")
-    with pytest.raises(UnknownSite, match=r"2 sites, e\.g\. 'blocks\.0\.hook_resid_pre'"):
-        model.run_with_cache(IDS, [("resid_pre", 0), ("z", 1)])[1]["pattern", 0]
-    empty = ActivationCache({}, model.sites, model.accept(IDS), model.stacks)
-    with pytest.raises(UnknownSite, match=r"0 sites, e\.g\. None"):
-        empty["pattern", 0]
+def test_a_read_is_made_after_all_edits_of_its_site(model):
+    x = torch.ones(2, 4, model.cfg.d_model)
+    hooks = [("hook_embed", lambda x, hook: x + 1), ("hook_embed", lambda x, hook: x * 3)]
+    tap = Tap(model.sites, reads=["hook_embed"], fwd_hooks=hooks)
+    assert (tap("hook_embed", x) == 6).all() and (tap.values["hook_embed"] == 6).all()
+    assert (x == 1).all() and tap.wants("hook_embed") and not tap.wants("hook_logits")
+    assert tap.ledger == [("hook_embed", 1, 2)] and tap.kept == {}
+    assert tap("hook_logits", x) is x and not tap.changes("hook_logits")
 
 
-def test_sites_of_one_name_in_two_places_are_not_stacked(model):
-    _, cache = model.run_with_cache(IDS, ["ln1.hook_scale", "ln2.hook_scale"])
-    with pytest.raises(UnknownSite, match=r"several sites: ln1\.hook_scale, ln2\.hook_scale"):
-        cache.stack("hook_scale")
-
-
-def test_a_cache_shows_its_size(model):
-    _, cache = model.run_with_cache(IDS, "hook_embed")
-    cache = ActivationCache({"hook_embed": torch.zeros(1000, 800)}, model.sites, cache.tokens, ())
-    assert repr(cache).startswith("ActivationCache(1 sites, 3.2 MB, Tokens(batch=2, pos=4")
-
-
-def test_a_cache_of_a_model_that_is_gone_is_of_no_model(model):
-    other = random_model(small_config())
-    _, cache = other.run_with_cache(IDS, "hook_embed")
-    assert cache.is_of(other.stacks) and not cache.is_of(model.with_hooks([("z", zero)]).stacks[:0])
-    del other
-    gc.collect()
-    assert not cache.is_of(model.stacks)
-
-
-def test_the_width_of_a_run_is_that_of_the_stack_a_site_counts():
-    encoder = small_config(n_layers=1, causal=False, head="none")
-    pair = random_model(small_config(n_layers=1, encoder=encoder, decoder_start_token_id=1))
-    source = Tokens.of([[1, 2, 3, 4, 5]])
-    _, cache = pair.run_with_cache(Tokens(torch.tensor([[1, 6, 7]]), source=source))
-    widths = {
-        "encoder_blocks.0.hook_resid_post": 5,
-        "decoder_blocks.0.hook_resid_post": 3,
-        "decoder_blocks.0.cross_attn.hook_k": 5,
-        "decoder_blocks.0.cross_attn.hook_z": 3,
-    }
-    assert {name: cache.width(name) for name in widths} == widths
+def test_a_gradient_is_asked_of_a_read_that_has_none(model):
+    tap = Tap(model.sites, reads=["hook_embed"], grad=True)
+    leaf = tap("hook_embed", torch.ones(2, 4, model.cfg.d_model))
+    assert leaf.is_leaf and tap.values["hook_embed"] is leaf
+    inner = leaf * 2
+    assert Tap(model.sites, reads=["hook_embed"], grad=True)("hook_embed", inner) is inner
+    edited = Tap(model.sites, fwd_hooks=[("hook_embed", zero)], grad=True)
+    assert edited.changes("hook_embed") and not edited.changes("hook_logits")
