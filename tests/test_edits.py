@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from interp import edits
 from interp.core.tap import ActivationCache
 from interp.core.tokens import Tokens
-from interp.sweeps.edits import Rows
+from interp.sweeps.edits import Edit, Rows
+from interp.sweeps.nodes import as_frame, read_nodes
 
 from .strategies import random_model, small_config
 
 SITE = "blocks.1.hook_resid_post"
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +87,327 @@ def test_a_cache_belongs_to_all_stacks_of_a_model(model):
     assert of_two.is_of([own, theirs])
     for stacks in ([], [own], [theirs, own], [own, theirs, own]):
         assert not of_two.is_of(stacks)
+
+
+# Every edit by hand -------------------------------------------------------------------------------
+
+WIDTHS = {SITE: 32, "blocks.1.attn.hook_z": 8, "blocks.1.attn.hook_pattern": 5}
+"""Sites with other axes, and the length of the last: a pattern counts positions on its third."""
+NODES = [11, 12, 13]
+"""One for each of three examples."""
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def some_ids(*shape: int, seed: int) -> Tokens:
+    return Tokens.of(torch.randint(29, shape, generator=torch.Generator().manual_seed(seed)))
+
+
+IDS, OTHER, REFERENCE = some_ids(3, 5, seed=1), some_ids(3, 5, seed=2), some_ids(6, 5, seed=3)
+
+
+def cached(model, tokens: Tokens, site: str) -> torch.Tensor:
+    return model.run_with_cache(tokens, [site])[1][site]
+
+
+def at_nodes(model, site: str, examples: list[int], start: int = 0) -> Rows:
+    """Rows of these examples, each under its node."""
+    nodes = [NODES[i] for i in examples]
+    return Rows(model.sites[site], torch.tensor(examples), nodes, start, numbers=nodes)
+
+
+def of_each(width: int) -> Edit:
+    return edits.each({11: edits.scale(3.0), 12: edits.noise(0.5), 13: edits.patch(OTHER)})
+
+
+EDITS = {
+    "zero": (lambda width: edits.zero(), "ablate"),
+    "set": (lambda width: edits.set_to(normal(3, width)), "steer"),
+    "scale(-1.5)": (lambda width: edits.scale(-1.5), "steer"),
+    "add(1)": (lambda width: edits.add(normal(width)), "steer"),
+    "add(0.5)": (lambda width: edits.add(normal(3, width), 0.5), "steer"),
+    "project_out": (lambda width: edits.project_out(normal(2, width)), "ablate"),
+    "noise(0.5)": (lambda width: edits.noise(0.5), "steer"),
+    "patch": (lambda width: edits.patch(OTHER), "patch"),
+    "mean": (lambda width: edits.mean(REFERENCE), "ablate"),
+    "mean per pos": (lambda width: edits.mean(REFERENCE, "pos"), "ablate"),
+    "resample": (lambda width: edits.resample(REFERENCE), "ablate"),
+    "each": (of_each, "steer"),
+}  # fmt: skip
+
+
+def per_example(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """[batch, width] as it lies on [batch, …, width]."""
+    return values.view(len(values), *[1] * (x.ndim - 2), values.shape[-1])
+
+
+BY_HAND = {
+    "zero": lambda x, site, model: torch.zeros_like(x),
+    "set": lambda x, site, model: per_example(normal(3, WIDTHS[site]), x).expand_as(x),
+    "scale(-1.5)": lambda x, site, model: x * -1.5,
+    "add(1)": lambda x, site, model: x + normal(WIDTHS[site]),
+    "add(0.5)": lambda x, site, model: x + 0.5 * per_example(normal(3, WIDTHS[site]), x),
+    "project_out": lambda x, site, model: (
+        x - x @ torch.linalg.pinv(normal(2, WIDTHS[site])) @ normal(2, WIDTHS[site])
+    ),
+    "patch": lambda x, site, model: cached(model, OTHER, site),
+    "mean": lambda x, site, model: (
+        cached(model, REFERENCE, site)
+        .mean((0, model.sites[site].pos_axis), keepdim=True)
+        .expand_as(x)
+    ),
+    "mean per pos": lambda x, site, model: cached(model, REFERENCE, site).mean(0).expand_as(x),
+}
+
+
+@pytest.mark.parametrize("site", WIDTHS)
+@pytest.mark.parametrize("name", BY_HAND)
+def test_an_edit_puts_what_a_hand_puts(model, name, site):
+    x = cached(model, IDS, site)
+    replace = EDITS[name][0](WIDTHS[site]).bind(model, IDS, [site])
+    new = replace(x, at_nodes(model, site, [0, 1, 2]))
+    torch.testing.assert_close(new, BY_HAND[name](x, site, model), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("start", [0, 1, 3])
+@pytest.mark.parametrize("site", WIDTHS)
+@pytest.mark.parametrize("name", EDITS)
+def test_some_rows_from_a_position_on_get_what_the_whole_run_gets(model, name, site, start):
+    """In any order, one of them twice: an engine computes no more than it must."""
+    x, axis = cached(model, IDS, site), model.sites[site].pos_axis
+    replace = EDITS[name][0](WIDTHS[site]).bind(
+        model, IDS, iter([site])
+    )  # names, gone through once
+    whole = replace(x, at_nodes(model, site, [0, 1, 2]))
+    order = [2, 0, 1, 2]
+    some = x[order].narrow(axis, start, 5 - start)
+    new = replace(some, at_nodes(model, site, order, start))
+    torch.testing.assert_close(new, whole[order].narrow(axis, start, 5 - start))
+    assert new.shape == some.shape
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edit_says_what_it_is(name):
+    make, direction = EDITS[name]
+    edit = make(32)
+    assert (edit.name, edit.direction) == (name, direction)
+    assert edit.reference is (REFERENCE if name in ("mean", "mean per pos", "resample") else None)
+
+
+@pytest.mark.parametrize("make", [edits.patch, edits.mean, edits.resample,
+                                  lambda run: edits.mean(run, "pos")])  # fmt: skip
+def test_a_cache_says_the_same_as_its_tokens(unchecked, model, make):
+    """So does a list of ids."""
+    cache = model.run_with_cache(OTHER, [SITE])[1]
+    x = cached(model, IDS, SITE)
+    ways = [make(source) for source in (OTHER, OTHER.ids.tolist(), cache)]
+    first, *others = (
+        edit.bind(model, IDS, [SITE])(x, at_nodes(model, SITE, [0, 1, 2])) for edit in ways
+    )
+    assert all(torch.equal(first, new) for new in others)
+    if ways[0].reference is not None:
+        assert [edit.reference.ids.tolist() for edit in ways] == [OTHER.ids.tolist()] * 3
+    other = random_model(small_config(), seed=1)
+    with pytest.raises(ValueError, match=r"taken on another model.*give the tokens"):
+        ways[2].bind(other, IDS, [SITE])
+
+
+# Noise, and an edit for each node -----------------------------------------------------------------
+
+
+def noise(model, x: torch.Tensor, *, node: int = 5, seed: int = 3) -> torch.Tensor:
+    return edits.noise(0.5, seed).bind(model, IDS, [SITE])(x, rows(model, len(x), node))
+
+
+def test_noise_is_normal_and_new_for_every_example_node_and_seed(model):
+    x = torch.zeros(3, 5, 32, dtype=torch.float64)
+    by_node = torch.stack([noise(model, x, node=node) for node in range(20)])
+    assert float(by_node.std()) == pytest.approx(0.5, rel=0.03)  # of 9600 numbers
+    assert abs(float(by_node.mean())) < 0.02
+    assert float((by_node.abs() < 0.5).double().mean()) == pytest.approx(0.6827, abs=0.02)
+    draws = by_node.flatten(0, 1).flatten(1)
+    assert torch.corrcoef(draws).fill_diagonal_(0).abs().max() < 0.4
+    assert torch.equal(noise(model, x), noise(model, x))
+    assert not torch.equal(noise(model, x), noise(model, x, seed=4))
+    moved = noise(model, x + 7) - noise(model, x)
+    torch.testing.assert_close(moved, x + 7)
+
+
+def test_a_seed_is_zero_unless_it_is_given(model):
+    x = cached(model, IDS, SITE)
+    for make in (lambda *seed: edits.noise(0.5, *seed), lambda *seed: edits.resample(OTHER, *seed)):
+        usual, zero, one = (
+            make(*seed).bind(model, IDS, [SITE])(x, at_nodes(model, SITE, [0, 1, 2]))
+            for seed in ((), (0,), (1,))
+        )
+        assert torch.equal(usual, zero) and not torch.equal(usual, one)
+
+
+def test_each_row_gets_its_edit(model):
+    x = cached(model, IDS, SITE)
+    edit = edits.each({11: edits.scale(2.0), 13: edits.zero(), 12: edits.add(1.0)}, "mine")
+    assert (edit.name, edit.direction) == ("mine", "steer")
+    new = edit.bind(model, IDS, [SITE])(x, at_nodes(model, SITE, [0, 1, 2]))
+    torch.testing.assert_close(new, torch.stack([x[0] * 2, x[1] + 1, x[2] * 0]))
+    alike = [edits.zero(), edits.mean(OTHER)], [edits.patch(OTHER)] * 2
+    assert [edits.each(dict(enumerate(pair))).direction for pair in alike] == ["ablate", "patch"]
+    lacking = edits.each({11: edits.zero(), 10: edits.zero()}).bind(model, IDS, [SITE])
+    with pytest.raises(ValueError, match=r"row 12 has no edit: there are some for \[10, 11\]"):
+        lacking(x, at_nodes(model, SITE, [0, 2, 1]))
+
+
+def test_some_of_the_rows_keep_their_examples_and_nodes(model):
+    whole = Rows(model.sites[SITE], torch.tensor([4, 5, 6]), [7, 8, 9], 2, [1, 2, 3])
+    some = whole.of([2, 0])
+    assert some.examples.tolist() == [6, 4]
+    assert (some.nodes, some.numbers, some.start, some.site) == ([9, 7], [3, 1], 2, whole.site)
+
+
+# Where a run is edited, and where another has values ----------------------------------------------
+
+
+def positions_edited(model, tokens: Tokens, lines: list[dict]) -> dict[str, list[list[int]]]:
+    nodes = read_nodes(as_frame(lines), model, tokens)
+    found = edits.edited_positions(nodes, model, tokens)
+    assert all(mask.dtype == torch.bool and len(mask) == len(tokens) for mask in found.values())
+    return {name: [row.nonzero().flatten().tolist() for row in mask]
+            for name, mask in found.items()}  # fmt: skip
+
+
+def test_the_positions_that_are_edited_are_those_of_all_nodes(model):
+    tokens = Tokens(IDS.ids, roles={"verb": torch.tensor([1, 3, 0])})
+    lines = [
+        {"row": 0, "site": "z", "layer": 1, "pos": 2},
+        {"row": 0, "site": "z", "layer": 1, "pos": 4, "head": 1},
+        {"row": 1, "site": "z", "layer": 1, "role": "verb"},
+        {"row": 1, "site": "z", "layer": 0, "role": "verb"},
+        {"row": 2, "site": "resid_pre", "layer": 2},
+        {"row": 3, "site": "pattern", "layer": 2, "pos": 0, "k_pos": 3},
+    ]
+    assert positions_edited(model, tokens, lines) == {
+        "blocks.1.attn.hook_z": [[1, 2, 4], [2, 3, 4], [0, 2, 4]],
+        "blocks.0.attn.hook_z": [[1], [3], [0]],
+        "blocks.2.hook_resid_pre": [[0, 1, 2, 3, 4]] * 3,
+        "blocks.2.attn.hook_pattern": [[0]] * 3,
+    }
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """An encoder–decoder."""
+    encoder = small_config(n_layers=1, causal=False, head="none")
+    return random_model(small_config(n_layers=1, encoder=encoder, decoder_start_token_id=1))
+
+
+KEYS, QUERIES = "decoder_blocks.0.cross_attn.hook_k", "decoder_blocks.0.cross_attn.hook_q"
+
+
+def read_by(ids: Tokens, source: Tokens) -> Tokens:
+    return Tokens(ids.ids, source=source)
+
+
+def test_positions_of_the_source_are_counted_along_it(pair):
+    source = Tokens(some_ids(2, 6, seed=0).ids, roles={"verb": torch.tensor([5, 2])})
+    tokens = read_by(some_ids(2, 3, seed=1), source)
+    lines = [{"site": "cross_attn.k", "layer": 0, "role": "verb"},
+             {"site": "cross_attn.q", "layer": 0, "pos": 2}]  # fmt: skip
+    assert positions_edited(pair, tokens, lines) == {KEYS: [[5], [2]], QUERIES: [[2], [2]]}
+
+
+def test_runs_of_a_pair_must_fit_where_they_are_read(unchecked, pair):
+    """Its decoder reads three tokens in both runs, its encoder six in one and four in the other."""
+    ours, theirs = (read_by(some_ids(2, 3, seed=n), some_ids(2, n, seed=n)) for n in (6, 4))
+    for other, message in ((theirs, r"\[2, 4\].*\[2, 6\]: patching needs equal"),
+                           (read_by(some_ids(2, 2, seed=0), ours.source), r"\[2, 2\].*\[2, 3\]"),
+                           (ours[[0, 1, 1]], r"\[3, 3\] \[batch pos\], this one \[2, 3\]"),
+                           ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            edits.patch(other).bind(pair, ours, [QUERIES])
+    for make, why in ((lambda run: edits.mean(run, "pos"), "use per='all'"),
+                      (edits.resample, "resampling needs equal length")):  # fmt: skip
+        make(theirs).bind(pair, ours, [QUERIES])
+        with pytest.raises(ValueError, match=f"4 positions at '{KEYS}', this run 6: .*{why}"):
+            make(theirs).bind(pair, ours, [QUERIES, KEYS])
+    edits.mean(theirs).bind(pair, ours, [KEYS])
+
+
+def test_a_mean_over_the_source_is_over_its_real_tokens(pair):
+    source = Tokens.from_rows([[1, 2, 3, 4], [5, 6]])
+    run = read_by(some_ids(2, 3, seed=1), source)
+    keys = cached(pair, run, KEYS)
+    new = edits.mean(run).bind(pair, run, [KEYS])(keys, Rows(pair.sites[KEYS], torch.arange(2), []))
+    expected = keys[source.real].mean(0)
+    torch.testing.assert_close(new, expected.expand_as(keys))
+
+
+USABLE = {
+    "patch": (edits.patch, lambda real, i: real[i], "the same example"),
+    "mean": (lambda run: edits.mean(run, "pos"), lambda real, i: real.any(0), "every row"),
+    "resample": (edits.resample, lambda real, i: real.all(0), "a row of the reference"),
+}
+
+
+def masks(*shape: int):
+    """With a real token in every row."""
+    rows = st.lists(st.booleans(), min_size=shape[1], max_size=shape[1]).filter(any)
+    return st.lists(rows, min_size=shape[0], max_size=shape[0]).map(torch.tensor)
+
+
+@settings(max_examples=40, deadline=None)
+@given(name=st.sampled_from(sorted(USABLE)), ours=masks(2, 3), theirs=masks(2, 3),
+       edited=st.none() | masks(2, 3))  # fmt: skip
+def test_values_are_missed_where_a_real_token_is_edited_and_there_are_none(
+    model, name, ours, theirs, edited
+):
+    make, usable, whose = USABLE[name]
+    ids = some_ids(2, 3, seed=0).ids
+    tokens, other = Tokens(ids, mask=ours), Tokens(ids, mask=theirs)
+    lacking = [
+        (i, p) for i in range(2) for p in range(3)
+        if ours[i, p] and not usable(theirs, i)[p] and (edited is None or edited[i, p])
+    ]  # fmt: skip
+    sites = [SITE] if edited is None else {SITE: edited}
+    if not lacking:
+        make(other).bind(model, tokens, sites)
+        return
+    example, pos = lacking[0]
+    with pytest.raises(ValueError, match=f"position {pos} of example {example} .*{SITE}.*{whose}"):
+        make(other).bind(model, tokens, sites)
+
+
+def test_a_mean_where_no_token_is_real_is_a_number(model):
+    """It is put nowhere, and must not spoil what is computed beside it."""
+    tokens = Tokens(IDS.ids, mask=torch.arange(5) < torch.tensor([[3], [2], [3]]))
+    replace = edits.mean(tokens, "pos").bind(model, tokens, {SITE: tokens.real})
+    assert replace(cached(model, IDS, SITE), rows(model, 3, 0)).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("per", ["all", "pos"])
+def test_a_mean_in_half_precision_is_summed_in_single(model, dtype, per):
+    """Sums past 65504 overflow float16, and bfloat16 counts no further than 256."""
+    tokens = some_ids(300, 2, seed=0)
+    values = (normal(300, 2, 32) * 100 + 60000).to(dtype)
+    cache = ActivationCache({SITE: values}, model.sites, tokens, model.stacks)
+    new = edits.mean(cache, per).bind(model, tokens, [SITE])(values, rows(model, 300, 0))
+    exact = values.double().mean((0, 1) if per == "all" else 0).expand(300, 2, 32)
+    assert new.dtype == dtype
+    assert ((new.double() - exact).abs() <= torch.finfo(dtype).eps * exact.abs()).all()
+
+
+def test_a_mean_is_over_all_or_per_position(unchecked):
+    with pytest.raises(ValueError, match="per='rows': expected 'all' or 'pos'"):
+        edits.mean(IDS, "rows")
+
+
+@pytest.mark.parametrize(
+    ("pos", "message"),
+    [([4, 3, 2, 1, 0], r"has 5 of 5 positions at .*, in the order \[4, 3, 2, 1, 0\]: it was"),
+     ([1, 3], r"has 2 of 5 positions at 'blocks\.1\.hook_resid_post': it was taken with pos=")],
+)  # fmt: skip
+def test_a_cache_of_some_positions_says_which(unchecked, model, pos, message):
+    cache = model.run_with_cache(IDS, [SITE], pos=pos)[1]
+    with pytest.raises(ValueError, match=message):
+        edits.patch(cache).bind(model, IDS, [SITE])
