@@ -18,12 +18,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from analyses._labelled import read_labelled
-from analyses._phrases import listed
 from interp import metrics
 from interp.core.tokens import Tokens
 from interp.data.tasks import Pairs
 from interp.methods.directions import Direction, difference_of_means, pair_direction
 from interp.methods.probes import LinearProbe
+from interp.report.spine import listed
 from interp.sweeps.metrics import Metric, Where
 
 Method = Literal["means", "pca", "probe"]

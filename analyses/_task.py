@@ -7,19 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
-from analyses._phrases import plus_minus
 from analyses._unknown import check_unknown
-from interp import metrics, stats, tasks
+from interp import tasks
 from interp.core.files.untrusted import safe_join
-from interp.core.finite import check_model, finite
 from interp.core.tokens import Tokens
 from interp.data.tasks import Pairs
+from interp.methods import baseline, stats
+from interp.methods.baseline import Baseline, check_logits
 from interp.report import Report
+from interp.report.spine import plus_minus
 
 Task = Literal[
     "indirect-object", "capitals", "agreement", "gendered-pronoun", "greater-than", "induction"
@@ -32,9 +31,8 @@ TASKS: dict[Task, Callable[..., Pairs]] = {
     "greater-than": tasks.greater_than,
     "induction": tasks.induction,
 }
-BASELINE = ("run", "n", "above_wrong", "low", "high", "first", "logit_diff", "stderr?")
 PROMPTS = ("clean", "corrupted", "answer", "wrong", "logit_diff", "corrupted_logit_diff")
-TABLES = {"baseline": BASELINE, "prompts": PROMPTS, "skipped-words": tasks.pairs.SKIPPED}
+TABLES = {"baseline": baseline.COLUMNS, "prompts": PROMPTS, "skipped-words": tasks.pairs.SKIPPED}
 """The tables of `task_section`."""
 SHOWN = 3
 """Of several right answers, those that a table names."""
@@ -90,99 +88,6 @@ def task_pairs(model: Any, config: TaskConfig) -> Pairs:
     if config.prompts is not None:
         return tasks.from_csv(config.prompts, model, bos=config.bos)
     return TASKS[config.task](model, config.n, config.seed, bos=config.bos)
-
-
-def check_logits(model: Any) -> None:
-    """Raises ValueError on a model without logits."""
-    if model.cfg.head == "none":
-        raise ValueError(
-            f"{model.name} has head='none': it gives no logits, so no answer can be read from it"
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Baseline:
-    """How the unedited model does on the pairs; logit differences are answer − wrong, at "end"."""
-
-    clean: np.ndarray
-    """[n] logit difference of the clean prompt."""
-    corrupted: np.ndarray
-    """[n] the same answer and wrong, after the corrupted prompt."""
-    table: pd.DataFrame
-    """The rows clean and corrupted: `BASELINE`."""
-    noise: float = 0.0
-    """The size up to which a mean effect on these pairs may be nothing but rounding
-    (`stats.rounding`), in logits; a change of nats or of probability is no larger."""
-
-    @property
-    def gap(self) -> np.ndarray:
-        """[n] what the corruption costs."""
-        return self.clean - self.corrupted
-
-    @property
-    def able(self) -> bool:
-        """Whether the model does the task: the answer lies above the wrong one more often than by
-        chance (95 % Wilson interval; of fewer than four pairs, in all)."""
-        row = self.table.iloc[0]
-        return bool(row["low"] > 0.5 or (row["n"] < 4 and row["above_wrong"] == 1))
-
-    @property
-    def normal(self) -> bool:
-        """Whether effects can be stated as shares of the gap: its mean is away from zero, and
-        more than rounding."""
-        found = stats.mean(self.gap)
-        return bool(abs(found.value) > max(2 * np.nan_to_num(found.stderr), self.noise))
-
-
-def metric_of(pairs: Pairs) -> metrics.Metric:
-    """The logit difference of answer and wrong at "end"."""
-    return metrics.logit_diff(pairs.answer, pairs.wrong, pos="end")
-
-
-@torch.no_grad()
-def measure_baseline(model: Any, pairs: Pairs) -> Baseline:
-    """Both unedited runs."""
-    rows, differences, scale = [], [], 0.0
-    for run, tokens in (("clean", pairs.clean), ("corrupted", pairs.corrupted)):
-        logits = _answer_logits(model, tokens)
-        answer, wrong = (
-            ids.reshape(len(pairs), -1).to(logits.device) for ids in (pairs.answer, pairs.wrong)
-        )
-        first = (logits.argmax(-1, keepdim=True) == answer).any(-1).double().mean()
-        right, other = logits.gather(1, answer).mean(-1), logits.gather(1, wrong).mean(-1)
-        # What is read: answers, and of a softmax its top; not a vocabulary masked by −∞.
-        scale = max(scale, *(float(one.abs().max()) for one in (right, other, logits.amax(-1))))
-        difference = (right - other).double().cpu().numpy()
-        above = int((difference > 0).sum())
-        low, high = stats.wilson(np.array([above]), np.array([len(pairs)]))
-        found = stats.mean(difference)
-        rows.append(
-            {
-                "run": run,
-                "n": len(pairs),
-                "above_wrong": above / len(pairs),
-                "low": low[0],
-                "high": high[0],
-                "first": float(first),
-                "logit_diff": float(found.value),
-                "stderr": float(found.stderr),
-            }
-        )
-        differences.append(difference)
-    noise = stats.rounding(scale, torch.finfo(model.dtype).eps, len(pairs))
-    return Baseline(*differences, pd.DataFrame(rows), noise)
-
-
-def _answer_logits(model: Any, tokens: Tokens) -> Tensor:
-    """[n d_vocab]: at the role "end", a batch at a time."""
-    parts = []
-    for rows in torch.arange(len(tokens)).split(64):
-        part = model.accept(tokens[rows])
-        check_model(model, part)
-        logits = finite(model(part), model, "the logits", part)
-        end = part.roles["end"].to(logits.device)
-        parts.append(logits[torch.arange(len(rows), device=logits.device), end].float())
-    return torch.cat(parts)
 
 
 def position_names(pairs: Pairs) -> list[str]:

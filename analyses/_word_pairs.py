@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analyses._phrases import number
 from interp.methods.geometry import Embedding
 from interp.report import Report
 from interp.report.figures import places, plane
+from interp.report.spine import number
 
 Pair = tuple[str, str]
 SHOWN_PAIRS = 8

@@ -21,18 +21,12 @@ from analyses._patching.effects import EFFECTS, Effects, Study, short, stacked, 
 from analyses._patching.heads import HeadDress, named_heads, strongest_heads
 from analyses._patching.paths import PATHS, measure_paths
 from analyses._task import TABLES as TASK_TABLES
-from analyses._task import (
-    Baseline,
-    TaskConfig,
-    measure_baseline,
-    metric_of,
-    task_pairs,
-    task_section,
-)
+from analyses._task import TaskConfig, task_pairs, task_section
 from interp import edits
 from interp.core.indices import indices
 from interp.data.tasks import Pairs
 from interp.loading.needs import Needs
+from interp.methods.baseline import Baseline, measure_baseline, metric_of
 from interp.report import Report
 from interp.report.provenance import provenance
 from interp.sweeps.engine import sweep

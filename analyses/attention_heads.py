@@ -25,7 +25,7 @@ from analyses._reference import (
     reference_of,
     warn_of_one_class,
 )
-from analyses._task import measure_baseline, metric_of, task_pairs, task_section
+from analyses._task import task_pairs, task_section
 from analyses._text import text_windows
 from interp import heads, metrics
 from interp.core.finite import finite_cache
@@ -33,6 +33,7 @@ from interp.core.indices import indices
 from interp.core.tokens import Tokens
 from interp.data.tasks import Pairs
 from interp.loading.needs import Needs
+from interp.methods.baseline import measure_baseline, metric_of
 from interp.methods.heads.outputs import unreadable
 from interp.methods.heads.roles import COLUMNS as ROLE_COLUMNS
 from interp.report import Report, figures

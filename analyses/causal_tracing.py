@@ -16,17 +16,11 @@ import pandas as pd
 import torch
 
 from analyses import _task, main
-from analyses._phrases import listed, no_effect
-from analyses._task import (
-    Task,
-    TaskConfig,
-    measure_baseline,
-    task_pairs,
-    task_section,
-)
+from analyses._task import Task, TaskConfig, task_pairs, task_section
 from analyses._tracing_parts import EFFECTS, NAMES, PARTS, TOTALS, Trace, amount, averaged, interval
 from interp.data.tasks import Pairs
 from interp.loading.needs import Needs
+from interp.methods.baseline import measure_baseline
 from interp.methods.tracing import (
     PLACES,
     causal_trace,
@@ -39,6 +33,7 @@ from interp.methods.tracing import (
 from interp.report import Report
 from interp.report.figures import curves, heatmap
 from interp.report.provenance import provenance
+from interp.report.spine import listed, no_effect
 
 SUBJECT, END = "last subject token", "last token"
 SHORT = {"hook_resid_post": "resid", "hook_attn_out": "attention", "hook_mlp_out": "mlp"}

@@ -39,23 +39,17 @@ from analyses._concepts import (
     of_pairs,
     of_texts,
 )
-from analyses._phrases import listed, out_of_reach
-from analyses._task import (
-    Task,
-    TaskConfig,
-    check_logits,
-    measure_baseline,
-    task_pairs,
-    task_section,
-)
+from analyses._task import Task, TaskConfig, task_pairs, task_section
 from analyses._unknown import check_unknown
 from interp.core.indices import index, indices
 from interp.data.tasks import Pairs
 from interp.loading.needs import Needs
+from interp.methods.baseline import check_logits, measure_baseline
 from interp.methods.stats import rounding
 from interp.methods.steering import causal_check
 from interp.report import Report
 from interp.report.provenance import provenance
+from interp.report.spine import listed, out_of_reach
 
 CAUSAL = (
     "arm", "draw", "action", "factor", "step", "value", "baseline", "effect", "stderr?", "size",

@@ -17,12 +17,13 @@ from analyses._ablation.measure import edits_of, measure
 from analyses._ablation.report import show
 from analyses._ablation.words import tell
 from analyses._reference import reference_of, warn_of_one_class
-from analyses._task import measure_baseline, task_pairs, task_section
+from analyses._task import task_pairs, task_section
 from analyses._text import text_windows
 from interp.core.indices import indices
 from interp.core.tokens import Tokens
 from interp.data.tasks import Pairs
 from interp.loading.needs import Needs
+from interp.methods.baseline import measure_baseline
 from interp.report import Report
 from interp.report.provenance import provenance
 from interp.sweeps.metrics import single_answer

@@ -16,9 +16,10 @@ from analyses._lens.config import Config
 from analyses._lens.direct import DIRECT_TABLES, direct_sections
 from analyses._lens.reading import LENS_TABLES, lens_sections
 from analyses._lens.tuned import TUNED_TABLES, train_lens, tuned_section
-from analyses._task import measure_baseline, task_pairs, task_section
+from analyses._task import task_pairs, task_section
 from interp.data.tasks import Pairs
 from interp.loading.needs import Needs
+from interp.methods.baseline import measure_baseline
 from interp.methods.lens.reading import check_layers, check_readable
 from interp.report import Report
 from interp.report.provenance import provenance

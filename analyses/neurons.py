@@ -38,17 +38,18 @@ from analyses._neurons.shown import (
     show_removal,
     show_writing,
 )
-from analyses._phrases import listed, no_effect, signed
-from analyses._task import Task, TaskConfig, measure_baseline, task_pairs, task_section
+from analyses._task import Task, TaskConfig, task_pairs, task_section
 from analyses._text import text_windows
 from interp.core.indices import indices
 from interp.data.tasks import Pairs
 from interp.loading.needs import Needs
+from interp.methods.baseline import measure_baseline
 from interp.methods.neurons import neuron_ids, neuron_stats
 from interp.methods.stats import errors_needed
 from interp.report import Report
 from interp.report.figures import curves, scatter
 from interp.report.provenance import provenance
+from interp.report.spine import listed, no_effect, signed
 
 POINTS = 600
 """Neurons of the picture of two rankings."""

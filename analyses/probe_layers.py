@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from analyses import main
-from analyses._phrases import listed
 from analyses._probes.config import Config
 from analyses._probes.measure import Measured, measure
 from analyses._probes.shown import PROBE_TABLES, evidence
@@ -26,6 +25,7 @@ from interp.core.sites import UnknownSite
 from interp.loading.needs import Needs
 from interp.report import Report
 from interp.report.provenance import provenance
+from interp.report.spine import listed
 
 NEEDS = Needs(text=True, tokenizer=True, one_stack=True)
 TABLES = PROBE_TABLES

@@ -18,7 +18,6 @@ import torch
 
 from analyses import main
 from analyses._concepts import METHODS, Concept, Method, find, of_labelled, of_pairs, of_words
-from analyses._phrases import listed
 from analyses._steering.measure import (
     STEERED,
     SUMMARY,
@@ -38,6 +37,7 @@ from interp.loading.needs import Needs
 from interp.methods.directions import Direction, promoted_tokens
 from interp.report import Report
 from interp.report.provenance import provenance
+from interp.report.spine import listed
 
 PROMPTS = (
     "Once there was a",

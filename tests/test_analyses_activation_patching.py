@@ -12,9 +12,9 @@ import torch
 
 import interp
 from analyses._patching.effects import unrelated
-from analyses._task import measure_baseline
 from analyses.activation_patching import Config, examine, run
 from interp.data.tasks import Pairs
+from interp.methods.baseline import measure_baseline
 from interp.report import Report
 from interp.report.table import Table
 from interp.zoo import planted

@@ -15,8 +15,9 @@ import interp
 from analyses._lens.direct import divide
 from analyses._lens.reading import arrival, read_lenses
 from analyses._lens.tuned import train_lens
-from analyses._task import TaskConfig, measure_baseline, task_pairs
+from analyses._task import TaskConfig, task_pairs
 from analyses.logit_lens import Config, examine, run
+from interp.methods.baseline import measure_baseline
 from interp.report import Report
 from tests.vocabularies import masked, model_of, models_by_kind, whole_words
 

@@ -8,8 +8,9 @@ import pytest
 
 import interp
 from analyses._neurons.parts import layers_that_fit
-from analyses._task import TaskConfig, measure_baseline, task_pairs
+from analyses._task import TaskConfig, task_pairs
 from analyses.neurons import Config, run
+from interp.methods.baseline import measure_baseline
 from tests.vocabularies import model_of, models_by_kind, whole_words
 
 

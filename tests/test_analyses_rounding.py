@@ -14,8 +14,8 @@ import torch
 
 from analyses import activation_patching, attention_heads, head_ablation, logit_lens, neurons
 from analyses._neurons.parts import ranked
-from analyses._task import measure_baseline
 from analyses._tracing_parts import averaged
+from interp.methods.baseline import measure_baseline
 from interp.report import Report, figures
 from tests.one_class import NO, YES, one_class_model, pairs_of_one_class
 

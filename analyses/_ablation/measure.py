@@ -12,9 +12,7 @@ import pandas as pd
 
 import interp
 from analyses._ablation.config import Config
-from analyses._phrases import head_name
 from analyses._reference import mean_edit
-from analyses._task import Baseline, metric_of
 from interp import edits, metrics, stats
 from interp.core.tokens import Tokens
 from interp.data.tasks import Pairs
@@ -24,6 +22,8 @@ from interp.methods.ablation import (
     second_removals,
     significance,
 )
+from interp.methods.baseline import Baseline, metric_of
+from interp.report.spine import head_name
 from interp.sweeps.edits import Edit
 from interp.sweeps.metrics import Metric
 

@@ -9,9 +9,9 @@ import pandas as pd
 
 from analyses._ablation.config import Config
 from analyses._ablation.measure import Measured, Removals, part_name
-from analyses._phrases import head_name
 from interp.report import Report, figures
 from interp.report.report import Section
+from interp.report.spine import head_name
 
 BARS = 12
 """Heads of the figure of the strongest."""

@@ -7,12 +7,20 @@ import pandas as pd
 
 from analyses._ablation.config import Config
 from analyses._ablation.measure import ALPHA, KEPT, Measured, carriers, part_name
-from analyses._phrases import head_name, listed, no_effect, number, out_of_reach, plus_minus, signed
 from analyses._reference import mean_in_words
 from interp.core.tokens import Tokens
 from interp.data.tasks import Pairs
 from interp.methods.stats import errors_needed
 from interp.report import Report
+from interp.report.spine import (
+    head_name,
+    listed,
+    no_effect,
+    number,
+    out_of_reach,
+    plus_minus,
+    signed,
+)
 
 ORDER = ("resample", "mean", "zero")
 """Kinds by the damage that is commonly found, the least first."""

@@ -10,13 +10,13 @@ import torch
 
 from analyses._concept.measure import EVEN, SURE, Found, Verdict
 from analyses._concepts import METHODS, Method
-from analyses._phrases import listed, number, out_of_reach, plus_minus, signed
 from interp.methods.directions import Direction, cosines, promoted_tokens
 from interp.methods.erasure import amnesic_check
 from interp.methods.stats import wilson
 from interp.methods.steering import dormancy
 from interp.report import Report
 from interp.report.figures import bars, curves, heatmap
+from interp.report.spine import listed, number, out_of_reach, plus_minus, signed
 
 COSINES = ("layer_a", "method_a", "layer_b", "method_b", "cosine", "chance")
 TOKENS = ("side", "rank", "token", "logit", "z")

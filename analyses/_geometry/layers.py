@@ -8,10 +8,10 @@ import pandas as pd
 
 import interp
 from analyses._geometry.config import Config
-from analyses._phrases import number
 from interp.methods.geometry import Places, alignment, at_tokens, of_texts, procrustes
 from interp.report import Report
 from interp.report.figures import curves, heatmap
+from interp.report.spine import number
 
 LEAST = 20
 """Places without which the layers are not measured."""

@@ -11,12 +11,12 @@ import pandas as pd
 
 from analyses._geometry.config import Config
 from analyses._labelled import read_labelled
-from analyses._phrases import listed, number
 from interp.core.occurrence import bare_word
 from interp.methods.geometry import Senses, at_words, disambiguation, separable
 from interp.methods.geometry.reading import reader
 from interp.report import Report, Section
 from interp.report.figures import curves
+from interp.report.spine import listed, number
 from interp.zoo import tinyworld
 from interp.zoo.tinyworld.lexicon import tables
 

@@ -7,10 +7,10 @@ from typing import Any
 import pandas as pd
 
 from analyses._geometry.config import Config
-from analyses._phrases import listed, number
 from interp.methods.geometry import Embedding, embedding
 from interp.report import Report
 from interp.report.figures import curves, plane
+from interp.report.spine import listed, number
 
 LEAST = 3
 """Words of a category that is looked for."""

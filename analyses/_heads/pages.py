@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyses._phrases import head_name, plus_minus, signed
 from interp.methods.heads.outputs import MEAN
 from interp.report import Report
 from interp.report.attention import Attention
+from interp.report.spine import head_name, plus_minus, signed
 
 PARTNERS = 4
 """Heads that feed it, and that it feeds, of each kind."""

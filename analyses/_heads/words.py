@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyses._phrases import head_name, listed, no_effect, plus_minus
 from interp import heads
 from interp.core.tokens import Tokens
 from interp.methods.heads.roles import LEAST, MIXED, MOVERS
 from interp.methods.stats import reach
 from interp.report import Report
+from interp.report.spine import head_name, listed, no_effect, plus_minus
 
 STRONGEST = 3
 

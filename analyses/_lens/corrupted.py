@@ -12,8 +12,8 @@ from typing import NamedTuple, cast
 import numpy as np
 import pandas as pd
 
-from analyses._phrases import number
 from interp import stats
+from interp.report.spine import number
 
 ON_CORRUPTED = ", corrupted"
 """Behind the name of a lens: the same lens on the corrupted prompts."""

@@ -16,13 +16,13 @@ from torch import Tensor
 
 import interp
 from analyses._lens.config import Config
-from analyses._phrases import head_name, listed, no_effect, plus_minus
-from analyses._task import metric_of
 from interp import edits, stats
 from interp.data.tasks import Pairs
 from interp.methods.attribution import NONE, logit_attribution
+from interp.methods.baseline import metric_of
 from interp.report import Report, Section
 from interp.report.figures import bars, curves, heatmap, scatter
+from interp.report.spine import head_name, listed, no_effect, plus_minus
 
 INTERVAL = ("value", "stderr?", "low?", "high?")
 KEY = ["component", "layer", "head"]

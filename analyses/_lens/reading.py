@@ -22,12 +22,12 @@ from analyses._lens.corrupted import (
     told_of,
 )
 from analyses._lens.prompt import PROMPT_TABLES, prompt_section, token_words
-from analyses._phrases import number
 from interp import stats
 from interp.data.tasks import Pairs
 from interp.methods.lens import TunedLens, logit_lens, random_lens
 from interp.report import Report, Section
 from interp.report.figures import curves
+from interp.report.spine import number
 
 DRAWN = ("curve", "layer", "value", "low", "high")
 ARRIVAL = ("lens", "example", "first_top?", "top_for_good?", "ahead_for_good?")

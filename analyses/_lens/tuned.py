@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 
 from analyses._lens.config import Config
-from analyses._phrases import listed
 from analyses._task import TASKS
 from analyses._text import text_windows, tokens_of_rows
 from interp import stats
@@ -17,6 +16,7 @@ from interp.data.tasks import Pairs
 from interp.methods.lens import TunedLens, fit_tuned_lens
 from interp.report import Report, Section
 from interp.report.figures import curves
+from interp.report.spine import listed
 
 FITTED = ("layer", "plain", "plain_stderr?", "tuned", "tuned_stderr?", "train_plain", "train_tuned")
 TUNED_TABLES = {

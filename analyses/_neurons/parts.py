@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 import interp
-from analyses._task import TaskConfig, metric_of
+from analyses._task import TaskConfig
 from interp import edits, stats
 from interp.data.tasks import Pairs
+from interp.methods.baseline import metric_of
 from interp.methods.neurons import SITE, NeuronId, neuron_nodes
 from interp.sweeps.metrics import Metric
 

@@ -9,14 +9,15 @@ import numpy as np
 import pandas as pd
 
 from analyses._neurons.parts import INTERVAL, edit_of, name_of, numbers, removed
-from analyses._phrases import listed, signed
-from analyses._task import TaskConfig, metric_of
+from analyses._task import TaskConfig
 from interp import metrics, stats
 from interp.core.finite import finite_cache
 from interp.core.tokens import Tokens
 from interp.data.tasks import Pairs
+from interp.methods.baseline import metric_of
 from interp.methods.neurons import SITE, NeuronId, neuron_nodes, promoted_tokens, top_activations
 from interp.report import Report
+from interp.report.spine import listed, signed
 
 MOST = 20
 """Neurons that are shown one by one."""

@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from analyses._task import Baseline, TaskConfig, metric_of
+from analyses._task import TaskConfig
 from interp import edits, metrics, stats
 from interp.core.finite import finite_cache
 from interp.core.sites import UnknownSite
 from interp.core.tap import ActivationCache
 from interp.data.tasks import Pairs
+from interp.methods.baseline import Baseline, metric_of
 from interp.sweeps.engine import sweep
 from interp.sweeps.nodes import nodes as make_nodes
 

@@ -9,8 +9,8 @@ import pandas as pd
 
 from analyses._patching.effects import EFFECTS, HOLES, WAYS, Effects, Study
 from analyses._patching.words import SHOWN, Dress, strongest_first
-from analyses._phrases import head_name, listed, number, plus_minus
 from interp.report import figures
+from interp.report.spine import head_name, listed, number, plus_minus
 
 INPUTS = ("q", "k", "v", "pattern", "z")
 Head = tuple[int, int]

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from analyses._patching.effects import HOLES, WAYS, Effects, Study
-from analyses._phrases import listed, no_effect, number
 from analyses._task import position_names
 from interp.report import Report, figures
+from interp.report.spine import listed, no_effect, number
 
 OUTPUT_NAMES = {"attn_out": "attention", "mlp_out": "MLP"}
 SHOWN = 20

@@ -11,11 +11,11 @@ import pandas as pd
 from scipy.stats import false_discovery_control
 from torch import Tensor
 
-from analyses._phrases import number
 from analyses._probes.config import Config
 from analyses._probes.texts import Read, activations, word_counts, word_types
 from interp import stats
 from interp.methods.probes import held_out_predictions, probe_sweep, random_copy
+from interp.report.spine import number
 
 MODEL, RANDOM, EMBEDDING, WORDS = "model", "random weights", "embedding", "words alone"
 EMBEDDED = "blocks.0.hook_resid_pre"

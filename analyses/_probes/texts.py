@@ -12,13 +12,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analyses._labelled import read_labelled
-from analyses._phrases import listed
 from analyses._probes.config import Config
 from analyses._text import tokens_of_rows
 from interp import files
 from interp.core.finite import finite_cache
 from interp.core.occurrence import bare_word, word_span
 from interp.core.tokens import Tokens
+from interp.report.spine import listed
 from interp.zoo import tinyworld
 
 BUNDLED = {"sentiment": "sentiment", "number": "agreement", "gender": "gender"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from analyses._phrases import listed, number, out_of_reach, signed
 from analyses._probes.config import Config
 from analyses._probes.measure import (
     EMBEDDING,
@@ -17,6 +16,7 @@ from analyses._probes.measure import (
 )
 from interp.methods.probes.fitting import PENALTIES
 from interp.report import Report
+from interp.report.spine import listed, number, out_of_reach, signed
 
 OF_RIVAL = {
     EMBEDDING: "from the embedding, before any context",

@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from analyses._phrases import number
 from interp import chance
 from interp.core.finite import finite
 from interp.core.tokens import Tokens
 from interp.methods.directions import Direction
 from interp.methods.stats import mean, wilson
 from interp.model.generate import Generation
+from interp.report.spine import number
 
 STEERED = (
     "arm", "draw", "factor", "n", "positive", "positive_low", "positive_high", "negative",

@@ -9,11 +9,11 @@ import pandas as pd
 from jaxtyping import Int
 from torch import Tensor
 
-from analyses._phrases import listed, number, out_of_reach
 from analyses._steering.measure import SUMMARY, Words, shaded
 from interp.methods.directions import Direction
 from interp.report import Report
 from interp.report.figures import curves
+from interp.report.spine import listed, number, out_of_reach
 
 SURE = 0.05
 

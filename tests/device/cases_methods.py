@@ -11,7 +11,7 @@ from interp import erasure, heads, lens, metrics, probes
 from interp.data.moments import Moments
 from interp.methods.geometry import Embedding, at_words
 from interp.training import SampledData, TextData, TrainConfig
-from tests.device.cases_sweep import QUIET
+from tests.device.cases_sweep import QUIET, nodes
 
 TEXTS = ["the king and the queen", "a woman and a man", "the man and the king", "a queen"]
 SITE = "blocks.0.hook_resid_post"
@@ -103,6 +103,12 @@ def tuned_layers(b):
 
 
 METHOD_CASES = {
+    "baseline.measure_baseline": lambda f, b: [
+        (made.clean, made.corrupted, made.table, made.noise) for made in [f(b.model, b.pairs)]
+    ],
+    "baseline.metric_of": lambda f, b: interp.sweep(
+        b.model, b.pairs.clean, nodes(b), edit=interp.edits.zero(), metric=f(b.pairs)
+    ),
     "heads.attention_scores": lambda f, b: f(b.model, b.repeats),
     "heads.composition": lambda f, b: f(b.model),
     "heads.copying": lambda f, b: f(b.model),
@@ -268,6 +274,8 @@ def prompts(b):
 
 
 METHOD_EXEMPT = {
+    "baseline.Baseline": "numpy: what measure_baseline has measured",
+    "baseline.check_logits": "no tensors",
     "lens.TunedLens.layers": "no tensors",
     "lens.TunedLens.readable": "no tensors",
     "lens.TunedLens.load": "run by save's case",
@@ -286,7 +294,6 @@ METHOD_EXEMPT = {
     "geometry.separable": "no tensors",
     "shards": "files on the CPU: run by harvest",
     "windows": "ids on the CPU: run by harvest",
-    "training.Data": "a protocol",
     "training.TrainConfig": "no tensors",
     "training.train_tokenizer": "no tensors",
     "training.MaskedData.batch": "the bench has no mask token",

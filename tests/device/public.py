@@ -8,8 +8,19 @@ import pkgutil
 from collections.abc import Callable, Iterator
 
 ROOMS = (
-    *("ablation", "activations", "attribution", "checkup", "directions", "edits", "engine"),
-    *("erasure", "geometry", "harvest", "heads", "lens", "loading", "metrics", "model", "moments"),
+    *("ablation", "activations", "attribution", "baseline", "checkup", "directions", "edits"),
+    *(
+        "engine",
+        "erasure",
+        "geometry",
+        "harvest",
+        "heads",
+        "lens",
+        "loading",
+        "metrics",
+        "model",
+        "moments",
+    ),
     *("neurons", "nodes", "paths", "probes", "shards", "steering", "tap", "tasks", "tokens"),
     *("tracing", "training", "windows"),
 )

@@ -9,10 +9,10 @@ from sklearn.metrics import roc_auc_score
 
 from analyses import neurons
 from analyses._neurons.parts import Ranking, ranked, sets_against_random
-from analyses._task import measure_baseline
 from analyses.neurons import Config, run
 from interp.core.tokenizer import Tokenizer
 from interp.data.tasks import Pairs
+from interp.methods.baseline import measure_baseline
 from interp.methods.neurons import neuron_stats, promoted_tokens, top_activations
 from interp.zoo import planted
 from tests.truth.by_hand import SEEDS
