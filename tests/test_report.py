@@ -519,3 +519,36 @@ def test_a_page_with_a_table_of_its_own_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"'p\.html' and 'p\.html' cannot be two files"):
         report.page("p.html", "Part", "Which?")
     assert not (tmp_path / "r").exists()
+
+
+SCHEMA = {"effects": ("layer", "effect", "stderr?"), "wide": ("layer", ...)}
+
+
+def test_declared_tables_know_their_blanks():
+    report = Report("T", "Q?", tables=SCHEMA)
+    section = report.section("S")
+    frame = pd.DataFrame({"layer": [0, 1], "effect": [0.5, 1.0], "stderr": [np.nan, 0.1]})
+    section.table(frame, "Effects", name="effects")
+    section.table(frame[["layer", "effect"]], "Wide", name="wide")
+    with pytest.raises(ValueError, match="column 'effect' holds 2 values"):
+        Report("T", "Q?", tables=SCHEMA).section("S").table(
+            frame.assign(effect=np.nan), "Effects", name="effects"
+        )
+
+
+@pytest.mark.parametrize("change", ["reordered", "more", "fewer", "unknown"])
+def test_tables_that_are_not_as_declared_are_refused(change):
+    frame = pd.DataFrame({"layer": [0], "effect": [0.5], "stderr": [0.1]})
+    frames = {
+        "reordered": frame[["effect", "layer", "stderr"]],
+        "more": frame.assign(p=0.5),
+        "fewer": frame[["layer", "effect"]],
+        "unknown": frame,
+    }
+    report = Report("T", "Q?", tables=SCHEMA)
+    name = "others" if change == "unknown" else "effects"
+    with pytest.raises(ValueError, match="the report declares"):
+        report.section("S").table(frames[change], "Effects", name=name)
+    page = report.page("heads/L0.html", "Page", "Q?")
+    with pytest.raises(ValueError, match="the report declares"):
+        page.section("S").table(frames[change], "Effects", name=name)

@@ -23,7 +23,7 @@ from interp.core.files.untrusted import check_distinct, safe_path
 from interp.core.visible import one_line
 
 from .attention import Attention, check_patterns, encode, heads_table
-from .table import SHOWN_ROWS, Table, check_frame
+from .table import SHOWN_ROWS, Schema, Table, blank_columns, check_frame
 from .text import MAX_CELL, shorten, slug
 from .tokens import TokenText, check_tokens, tokens_table
 
@@ -99,9 +99,12 @@ def whole_words(phrases: Sequence[str]) -> re.Pattern[str]:
 class Section:
     """A heading, a paragraph, and what stands below them in the order in which it was added."""
 
-    def __init__(self, title: str, text: str, taken: set[str] | None) -> None:
+    def __init__(
+        self, title: str, text: str, taken: set[str] | None, schema: Schema | None = None
+    ) -> None:
         self.title = title
         self.text = text
+        self._schema = schema
         self.items: list[Exhibit | Note] = []
         self._taken = taken
 
@@ -112,19 +115,22 @@ class Section:
         *,
         name: str | None = None,
         formats: Mapping[str, str] | None = None,
-        missing: Sequence[str] = (),
+        missing: Sequence[str] | None = None,
         rows: int = SHOWN_ROWS,
     ) -> None:
         """Add a table: `rows` of it on the page, all of it in <name>.csv. Named levels of its index
         become columns.
 
         `formats` maps a column to a format spec ({"accuracy": ".0%"}). A numeric column with NaN or
-        an infinity raises ValueError unless `missing` names it.
+        an infinity raises ValueError unless `missing` names it; by default the report's `tables`
+        say which columns may be blank, and that this table has the columns that they name.
         """
         if any(level is not None for level in frame.index.names):
             frame = frame.reset_index()
-        check_frame(frame, missing)
         unique = self._unique(name, caption)
+        if missing is None:
+            missing = () if self._schema is None else blank_columns(self._schema, unique, frame)
+        check_frame(frame, missing)
         self.items.append(Table(frame.reset_index(drop=True), caption, unique, formats or {}, rows))
 
     def figure(self, figure: Figure, caption: str, *, name: str | None = None) -> None:
@@ -232,8 +238,10 @@ class Contents:
         *,
         analysis: str = "",
         provenance: Mapping[str, Any] | None = None,
+        tables: Schema | None = None,
     ) -> None:
         self.title = title
+        self.tables = tables
         self.question = question
         self.analysis = analysis
         self.opening: Section | None = None
@@ -269,7 +277,7 @@ class Contents:
                 f"the report has its answer already: {shorten(self.opening.text)!r}; more is a "
                 "finding"
             )
-        self.opening = Section("", Sentence(text, links=links), self._taken)
+        self.opening = Section("", Sentence(text, links=links), self._taken, self.tables)
         return self.opening
 
     def finding(
@@ -300,7 +308,7 @@ class Contents:
 
     def section(self, title: str, text: str = "") -> Section:
         """Open a section at the end of the report."""
-        self.sections.append(Section(title, text, self._taken))
+        self.sections.append(Section(title, text, self._taken, self.tables))
         return self.sections[-1]
 
     def page(self, path: str, title: str, question: str) -> Contents:
@@ -312,7 +320,7 @@ class Contents:
         """
         check_page(path)
         check_distinct([INDEX, *self.pages, path])
-        page = type(self)(title, question, analysis=self.analysis)
+        page = type(self)(title, question, analysis=self.analysis, tables=self.tables)
         page.home, page.root, page._taken = self, "../" * path.count("/"), None
         page.links = [("The whole report", f"{page.root}{INDEX}")]
         if self.pages:

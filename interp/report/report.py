@@ -30,7 +30,7 @@ from .contents import Contents, Picture, Section
 from .folder import KIND, MANIFEST, replacing, write_below
 from .markdown import markdown
 from .pages import page_files, page_html
-from .table import Table
+from .table import Schema, Table
 from .text import shorten
 from .tokens import TokenText
 
@@ -44,7 +44,11 @@ FACTS = (
 
 
 class Report(Contents):
-    """The answer to one question. Make it first: its clock starts then."""
+    """The answer to one question. Make it first: its clock starts then.
+
+    `tables` declares the tables that it may have and their columns (see `table.Schema`), those that
+    may be blank with a "?"; a table that is not as declared raises ValueError when it is added.
+    """
 
     def __init__(
         self,
@@ -53,8 +57,9 @@ class Report(Contents):
         *,
         analysis: str = "",
         provenance: Mapping[str, Any] | None = None,
+        tables: Schema | None = None,
     ) -> None:
-        super().__init__(title, question, analysis=analysis, provenance=provenance)
+        super().__init__(title, question, analysis=analysis, provenance=provenance, tables=tables)
         self._started = time.perf_counter()
 
     def write(self, directory: str | Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from pandas.api import types
 
 from .text import csv_cell, number, shorten
 
+Schema = Mapping[str, Sequence[str | EllipsisType]]
+"""The tables of a report by name, and the columns of each in their order: "stderr?" may be blank in
+some rows, and a last `...` stands for columns that follow from the data."""
 SHOWN_ROWS = 200
 """Rows of a table that the page shows; the CSV holds all."""
 
@@ -47,6 +51,19 @@ class Table:
                 frame[name] = [csv_cell(_text(value)) for value in frame[name]]
         frame.columns = [csv_cell(str(name)) for name in frame.columns]
         return frame.to_csv(index=False, lineterminator="\n").encode("utf-8")
+
+
+def blank_columns(schema: Schema, name: str, frame: pd.DataFrame) -> tuple[str, ...]:
+    """The columns of a table that may be blank, by the schema of its report. Raises ValueError on a
+    table that the schema does not name, and on one that has other columns than it names."""
+    if name not in schema:
+        raise ValueError(f"table {name!r}: the report declares {', '.join(schema)}")
+    declared = [column for column in schema[name] if not isinstance(column, EllipsisType)]
+    names = [column.removesuffix("?") for column in declared]
+    there = [str(column) for column in frame]
+    if there[: len(names)] != names or (len(there) > len(names) and ... not in schema[name]):
+        raise ValueError(f"table {name!r} has the columns {there}; the report declares {names}")
+    return tuple(column.removesuffix("?") for column in declared if column.endswith("?"))
 
 
 def check_frame(frame: pd.DataFrame, missing: Sequence[str]) -> None:
