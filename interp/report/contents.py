@@ -127,10 +127,10 @@ class Section:
         """
         if any(level is not None for level in frame.index.names):
             frame = frame.reset_index()
+        if missing is None and self._schema is not None:
+            missing = blank_columns(self._schema, slug(name or caption), frame)
+        check_frame(frame, missing or ())
         unique = self._unique(name, caption)
-        if missing is None:
-            missing = () if self._schema is None else blank_columns(self._schema, unique, frame)
-        check_frame(frame, missing)
         self.items.append(Table(frame.reset_index(drop=True), caption, unique, formats or {}, rows))
 
     def figure(self, figure: Figure, caption: str, *, name: str | None = None) -> None:
