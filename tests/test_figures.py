@@ -16,8 +16,8 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 from scipy.stats import spearmanr
 
-from interp.report.figures import bars, canvas, curves, heatmap, places, plane, scatter
-from interp.report.figures.canvas import DARK, DARK_SHADES, PAPER, SHADES, STEPS
+from interp.report.figures import bars, canvas, curves, heatmap, places, plane, scatter, wall
+from interp.report.figures.canvas import DARK, DARK_SHADES, GROUPS, PALE, PAPER, RULE, SHADES, STEPS
 from tests.test_report import HOSTILE
 
 WORDS = ["king", "x" * 1_000_000, " ", "中文👨", "$a_b$", *HOSTILE]
@@ -44,6 +44,18 @@ def named(n: int = len(WORDS)) -> pd.DataFrame:
     )  # fmt: skip
 
 
+def groups(names=(*WORDS[:9], "none")) -> pd.DataFrame:
+    cells = [(i // 5, i % 5, one) for i, one in enumerate(names)]
+    return pd.DataFrame(cells, columns=["layer", "head", "role"])
+
+
+def draw_wall(data=None, **options):
+    data = groups() if data is None else data
+    options = {"rows": "layer", "columns": "head", "group": "role", "quiet": "none",
+               "alt": "A picture."} | options  # fmt: skip
+    return wall(data, **options)
+
+
 def draw_all() -> dict:
     data, span = named(), {"low": "low", "high": "high", "alt": "A picture."}
     axes = {"x": "x", "y": "y", "x_axis": "share \x00", "y_axis": "nats"}
@@ -51,6 +63,8 @@ def draw_all() -> dict:
         "heatmap": draw_heatmap(names={"pos": WORDS}, titles={"pos": "position (token)"}),
         "tokens below": draw_heatmap(rows="layer", columns="pos", names={"pos": WORDS}),
         "shares": draw_heatmap(grid(np.eye(3)), diverging=False),
+        "ranks": draw_heatmap(grid([[1, 20, 3000], [2, 7, 1]]), ranks=True),
+        "wall": draw_wall(),
         "bars": bars(data, label="word", value="x", group="group", axis="share", **span),
         "places": places(data, label="word", value="x", axis="cosine", **span),
         "curves": curves(
@@ -71,7 +85,8 @@ def drawn():
         return draw_all()
 
 
-KINDS = ("heatmap", "tokens below", "shares", "bars", "places", "curves", "scatter", "plane")
+KINDS = ("heatmap", "tokens below", "shares", "ranks", "wall", "bars", "places", "curves",
+         "scatter", "plane")  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -123,6 +138,36 @@ def test_cells_stand_where_they_belong_and_zero_is_neutral():
     lopsided = draw_heatmap(grid([-0.5, 2.0]))  # both ends are equally far from zero
     assert SHADES[STEPS - STEPS // 4] in lopsided.svg.decode()
     assert leftmost(lopsided, SHADES[STEPS - STEPS // 4]) < leftmost(lopsided, SHADES[-1])
+
+
+def test_the_first_rank_is_darkest_and_the_last_palest():
+    figure = draw_heatmap(grid([1, 100, 10_000]), ranks=True)
+    order = [leftmost(figure, SHADES[i]) for i in (-1, STEPS + STEPS // 2, STEPS)]
+    assert order == sorted(order)
+    assert len(set(order)) == 3
+    same = draw_heatmap(grid([1, 1]), ranks=True)  # the darkest shade alone, but for the scale
+    assert leftmost(same, SHADES[-1]) < leftmost(same, SHADES[STEPS + 1])
+    with pytest.raises(ValueError, match="below 1, which are no ranks"):
+        draw_heatmap(grid([0.5, 3]), ranks=True)
+
+
+def test_a_group_has_its_colour_in_every_picture_and_none_is_grey():
+    order = ["first", "second", "third"]
+    both = draw_wall(groups(["none", "second", "third"]), order=order)
+    alone = draw_wall(groups(["third", "none"]), order=order)
+    for figure, there, absent in ((both, (1, 2), (0,)), (alone, (2,), (0, 1))):
+        body = figure.svg.decode().partition("</style>")[2]
+        assert f"fill: {RULE}" in body
+        for i in there:
+            assert f"fill: {GROUPS[i][0]}" in body, i
+        for i in absent:
+            assert f"fill: {GROUPS[i][0]}" not in body, i
+    assert len({paper for paper, _ in GROUPS}) == 10
+    draw_wall(groups([f"g{i}" for i in range(10)]), quiet=None)
+    with pytest.raises(ValueError, match="11 groups, and colours tell 10 apart"):
+        draw_wall(groups([f"g{i}" for i in range(11)]))
+    with pytest.raises(ValueError, match="layer 0, head 0 is there more than once"):
+        draw_wall(pd.concat([groups(), groups()]))
 
 
 def test_rows_run_down_and_a_missing_cell_stays_empty():
@@ -177,7 +222,7 @@ def test_shades_are_ordered_by_lightness_and_both_signs_differ_for_everyone(shad
 
 
 def test_no_colour_has_two_dark_ones():
-    assert len(DARK) == 9 + len(SHADES)
+    assert len(DARK) == 9 + len(PALE) + len(SHADES)
     assert len(set(SHADES)) == 2 * STEPS + 1
 
 

@@ -12,5 +12,6 @@ from .grids import heatmap
 from .lines import curves
 from .points import plane, scatter
 from .ranked import bars, places
+from .wall import wall
 
-__all__ = ["Figure", "bars", "curves", "heatmap", "places", "plane", "scatter"]
+__all__ = ["Figure", "bars", "curves", "heatmap", "places", "plane", "scatter", "wall"]

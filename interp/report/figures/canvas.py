@@ -27,6 +27,14 @@ PAPER, INK, QUIET, RULE = "#ffffff", "#1f2328", "#5a6270", "#d5d9df"
 BLUE, ORANGE, GREEN, PLUM, GREY = "#2f6db5", "#d9822b", "#1c8573", "#8b4a8f", "#7b828d"
 LINES = {BLUE: "-", ORANGE: "--", GREEN: "-.", PLUM: ":", GREY: (0, (6, 1.5, 1, 1.5, 1, 1.5))}
 """The colours of up to five groups, and what tells them apart without colour."""
+PALE = {
+    BLUE: "#a9c7ea",
+    ORANGE: "#f2cfa2",
+    GREEN: "#a5d8cd",
+    PLUM: "#dcb9de",
+    GREY: "#c3c8cf",
+}
+"""A pale sister of each colour, for a sixth to a tenth group."""
 STEPS = 24
 """Shades on either side of a map's middle."""
 
@@ -57,8 +65,15 @@ DARK = {
     GREEN: "#3aa48f",
     PLUM: "#b877bb",
     GREY: "#8d95a1",
+    PALE[BLUE]: "#26456b",
+    PALE[ORANGE]: "#633c17",
+    PALE[GREEN]: "#1d544a",
+    PALE[PLUM]: "#5b3a5d",
+    PALE[GREY]: "#4a515b",
     **dict(zip(SHADES, DARK_SHADES, strict=True)),
 }
+GROUPS = [*((colour, PAPER) for colour in LINES), *((pale, INK) for pale in PALE.values())]
+"""The colours of up to ten groups, each with that of words on it."""
 FONT = "DejaVu Sans"
 STYLE: Any = {
     "svg.hashsalt": "interp",

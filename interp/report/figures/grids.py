@@ -48,6 +48,7 @@ def heatmap(
     axis: str,
     alt: str,
     diverging: bool = True,
+    ranks: bool = False,
     limit: float | None = None,
     noise: float | None = None,
     names: Mapping[str, Sequence[str]] | None = None,
@@ -56,19 +57,24 @@ def heatmap(
     """A cell for each row of `data`; a place without one stays empty.
 
     Diverging: zero is neutral, blue above, orange below, both ends equally far. Else the shade
-    grows from zero, as shares ask for. `limit` is the value of the last shade, by default the
-    largest there is; what lies beyond has the last shade too. What lies no further from zero than
-    `noise`, as the control does, is grey, and so is that part of the scale. Numbers are in order,
-    other values as they come. `names` gives the integers of an axis their names
-    (`{"pos": tokens}`), `titles` the axes theirs. `axis` says above the picture what the shades
-    measure, with its unit.
+    grows from zero, as shares ask for. With `ranks` (1 or more, 1 is the top) the
+    first rank is darkest and shades fade with the logarithm of the rank. `limit` is the value of
+    the last shade, by default the largest there is; what lies beyond has the last shade too. What
+    lies no further from zero than `noise`, as the control does, is grey, and so is that part of
+    the scale. Numbers are in order, other values as they come. `names` gives the integers of an
+    axis their names (`{"pos": tokens}`), `titles` the axes theirs. `axis` says above the picture
+    what the shades measure, with its unit.
     """
     check(data, (value,), (rows, columns), once=True)
-    down, across = (_in_order(data[one]) for one in (rows, columns))
+    down, across = (in_order(data[one]) for one in (rows, columns))
     if len(down) * len(across) > MOST:
         raise ValueError(f"{len(down)} × {len(across)} cells are more than {MOST:,}; select some")
     grid = np.full((len(down), len(across)), np.nan)
     grid[down.get_indexer(data[rows]), across.get_indexer(data[columns])] = data[value]
+    if ranks:
+        if np.nanmin(grid) < 1:
+            raise ValueError(f"{value!r} has values below 1, which are no ranks")
+        grid, diverging = np.log10(grid), False
     if not diverging and np.nanmin(grid) < 0:
         raise ValueError(f"{value!r} has values below zero; draw it with diverging=True")
     largest = float(np.nanmax(np.abs(grid)))
@@ -88,7 +94,12 @@ def heatmap(
     with canvas(height, min(width, WIDTH)) as figure:
         axes, scale = figure.subplots(1, 2, width_ratios=[max(wide * len(across), 1.0), 0.13])
         quiet = None if noise is None else noise / limit
-        _cells(axes, grid / limit, quiet, gaps=len(across) <= 40 and len(down) <= 60)
+        _cells(
+            axes,
+            1 - grid / limit if ranks else grid / limit,
+            quiet,
+            gaps=len(across) <= 40 and len(down) <= 60,
+        )
         for one, turned in ((axes.yaxis, False), (axes.xaxis, columns in (names or {}))):
             labels, cell = (texts[1], wide) if one is axes.xaxis else (texts[0], tall)
             step = math.ceil(LINE * (1.6 if one is axes.xaxis and not turned else 1) / cell)
@@ -98,10 +109,13 @@ def heatmap(
         axes.set(xlabel=name(titles[columns], LONG), ylabel=name(titles[rows], LONG))
         figure.suptitle(title, x=0.01, ha="left", fontsize=9, color=INK)
         _scale(scale, limit, diverging, noise)
+        if ranks:
+            _as_ranks(scale, limit)
         return finish(figure, alt, data)
 
 
-def _in_order(values: pd.Series) -> pd.Index:
+def in_order(values: pd.Series) -> pd.Index:
+    """The distinct values along an axis: numbers in order, all else as it comes."""
     found = pd.Index(values.unique(), dtype=None if values.dtype != object else object)
     return found.sort_values() if pd.api.types.is_numeric_dtype(values) else found
 
@@ -160,3 +174,12 @@ def _scale(axes: Axes, limit: float, diverging: bool, noise: float | None) -> No
     axes.yaxis.tick_right()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
+
+
+def _as_ranks(axes: Axes, limit: float) -> None:
+    """The scale turned over, the first rank on top, marked at powers of ten."""
+    for patch, shade in zip(axes.patches, SHADES[STEPS:][::-1], strict=False):
+        patch.set_facecolor(shade)
+    powers = range(int(limit) + 1)
+    axes.set_yticks([*powers], [f"{10**power:,}" for power in powers])
+    axes.set_ylim(limit, 0)
