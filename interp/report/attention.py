@@ -11,6 +11,7 @@ import gzip
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,8 @@ class Attention:
     """The page that a layer's page belongs to."""
     heads: tuple[int, ...] = ()
     """Those whose patterns this page holds; none named: all."""
+    prompt: int = 1
+    """The prompt that is shown first, counted from 1."""
 
     @property
     def name(self) -> str:
@@ -113,6 +116,7 @@ class Attention:
             "labels": [token_text(str(one)) for one in rows["label"]] if "label" in rows else None,
             "pages": {str(layer): page for layer, page in self.pages.items()},
             "index": self.index,
+            "prompt": self.prompt,
             "prompts": [self._prompt(prompt, heads) for prompt in self.prompts],
         }
         return Markup(json_block(content))
@@ -137,16 +141,24 @@ class Attention:
             for layer in self.layers
         }
 
-    def one(self, layer: int, head: int, caption: str) -> Attention:
-        """The same of one head, for a page of its own."""
+    def one(self, layer: int, head: int, caption: str, prompt: int | None = None) -> Attention:
+        """The same of one head, for a page of its own, opened at a prompt."""
         table = self._table_of(layer)
-        own = table.frame[table.frame["head"] == head].reset_index(drop=True)
-        table = replace(table, frame=own, caption=caption)
-        return replace(self, layers=(layer,), heads=(head,), table=table)
+        of_head = table.frame[table.frame["head"] == head].reset_index(drop=True)
+        table = replace(table, frame=of_head, caption=caption)
+        first = self.prompt if prompt is None else check_prompt(prompt, len(self.prompts))
+        return replace(self, layers=(layer,), heads=(head,), table=table, prompt=first)
 
     def _table_of(self, layer: int) -> Table:
         frame = self.table.frame
         return replace(self.table, frame=frame[frame["layer"] == layer].reset_index(drop=True))
+
+
+def check_prompt(prompt: int, number: int) -> int:
+    """The prompt that a viewer shows first, counted from 1; raises ValueError on what is none."""
+    if isinstance(prompt, bool) or not isinstance(prompt, Integral) or not 1 <= prompt <= number:
+        raise ValueError(f"prompt={prompt!r}: expected one of 1 to {number}")
+    return int(prompt)
 
 
 def check_patterns(

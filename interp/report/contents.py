@@ -22,7 +22,7 @@ import pandas as pd
 from interp.core.files.untrusted import check_distinct, safe_path
 from interp.core.visible import one_line
 
-from .attention import Attention, check_patterns, encode, heads_table
+from .attention import Attention, check_patterns, check_prompt, encode, heads_table
 from .table import SHOWN_ROWS, Schema, Table, blank_columns, check_frame
 from .text import MAX_CELL, shorten, slug
 from .tokens import TokenText, check_tokens, tokens_table
@@ -147,25 +147,30 @@ class Section:
         caption: str,
         *,
         scores: pd.DataFrame | None = None,
+        prompt: int = 1,
         name: str | None = None,
     ) -> Attention:
         """Add the viewer of all heads: per prompt an array [layer head q_pos k_pos] and its tokens.
 
         `scores` has one row per `layer` and `head`; its numeric columns sort and filter the heads,
-        a text column `label` names them. Behind it stands a table of the heads (`heads_table`).
-        The page shows weights rounded to 1/255. Returns what `one_head` takes. Raises ValueError
-        on what are no patterns.
+        a text column `label` names them. `prompt`, from 1, is shown first. Behind it stands a table
+        of the heads (`heads_table`). The page shows weights rounded to 1/255. Returns what
+        `one_head` takes. Raises ValueError on what are no patterns.
         """
         arrays, words = check_patterns(patterns, tokens)
         frame = heads_table(arrays, scores)
+        prompt, layers = check_prompt(prompt, len(arrays)), tuple(range(len(arrays[0])))
         table = Table(frame, caption, self._unique(name, caption))
-        viewer = Attention(encode(arrays, words), table, tuple(range(len(arrays[0]))))
+        viewer = Attention(encode(arrays, words), table, layers, prompt=prompt)
         self.items.append(viewer)
         return viewer
 
-    def one_head(self, attention: Attention, layer: int, head: int, caption: str) -> None:
-        """Add one head of a viewer that stands in the report; for a page of its own."""
-        self.items.append(attention.one(layer, head, caption))
+    def one_head(
+        self, attention: Attention, layer: int, head: int, caption: str, prompt: int | None = None
+    ) -> None:
+        """Add one head of a viewer that stands in the report; for a page of its own. It opens at
+        `prompt`, from 1, by default where the viewer does."""
+        self.items.append(attention.one(layer, head, caption, prompt))
 
     def tokens(
         self,

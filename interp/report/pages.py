@@ -34,7 +34,7 @@ def page_html(contents: Contents) -> str:
     return page(
         "report.html.j2",
         ("report.css", "viewer.css"),
-        ("page.js", "graph.js", "viewer.js"),
+        ("page.js", "drawing.js", "viewer.js"),
         report=contents,
         screen=screen,
         title=shorten(one_line(contents.title)),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from interp.report import Report
 from interp.report import pages as pages_module
@@ -17,6 +19,7 @@ from tests.test_report import HOSTILE, figure
 pytestmark = pytest.mark.browser
 LAYERS, HEADS = 3, 4
 SIZES = (12, len(HOSTILE) + 3)
+WORDS = ["<s>", *(f"w{at}" for at in range(1, SIZES[0] - 1)), "end"]
 ATTACK = "<img src=x onerror=alert(1)>"
 PAINTED = "[...document.querySelectorAll('.tile canvas')].every(c => c.width > 1)"
 
@@ -24,6 +27,7 @@ PAINTED = "[...document.querySelectorAll('.tile canvas')].every(c => c.width > 1
 def report() -> Report:
     made = Report("All heads", "Where do they look?", analysis="test")
     made.finding("At something.")
+    made.finding("L0 H3 at the first.", at="#head-L0H3")
     section = made.section("Attention", "Of three layers.")
     layer, head = np.indices((LAYERS, HEADS)).reshape(2, -1)
     scores = pd.DataFrame({"layer": layer, "head": head, "depth": layer + head / 10})
@@ -164,8 +168,10 @@ def test_everything_by_keyboard(written, open_page):
     while not page.evaluate("document.activeElement.matches('.token')"):
         page.keyboard.press("Tab")
         names.append(page.evaluate("document.activeElement.innerText"))
-        assert len(names) < 8
-    assert names[:4] == ["Previous head", "Next head", "Link to this head", "Close"]
+        assert len(names) < 12
+    assert names[:5] == [
+        "Previous head", "Next head", "Pin beside", "Link to this head", "Close",
+    ]  # fmt: skip
     page.keyboard.press("Home")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
@@ -222,21 +228,126 @@ def test_a_link_opens_its_head_and_the_head_makes_its_link(written, open_page):
     assert page.locator("h4").inner_text() == "Layer 0, head 1"
 
 
-def test_the_graph_has_the_arrows_above_the_threshold(written, open_page):
+def test_the_lines_are_those_above_the_threshold(written, open_page):
     page = open_page(written, "#a=all&layer=1&head=0&prompt=1")
-    page.get_by_text("Who sends to whom").click()
-    level = page.locator(".graph input")
+    page.get_by_label("Show as").select_option("lines")
+    assert page.locator(".head .matrix").is_hidden()
+    level = page.get_by_role("slider")
     for least in (0.3, 0.05):
         level.fill(str(least))
         expected = int((np.rint(ARRAYS[0][1, 0] * 255) / 255 >= least).sum())
-        until(page, f"document.querySelectorAll('.graph svg > path').length == {expected}")
-        assert f"{expected} arrows" in page.locator(".graph output").inner_text()
+        until(page, f"document.querySelectorAll('.head .drawing path').length == {expected}")
+        assert f"{expected} lines" in page.locator(".head .controls output").inner_text()
     page.locator(".tokens .token").nth(3).click()
     codes = np.rint(ARRAYS[0][1, 0] * 255) / 255 >= 0.05
     touching = codes[3].sum() + codes[:, 3].sum() - codes[3, 3]
-    assert page.locator(".graph svg > path:not(.faint)").count() == touching
-    page.get_by_label("Prompt").select_option(index=1)  # not causal: some arrows go up
-    until(page, "document.querySelectorAll('.graph text').length == 14")
+    assert page.locator(".head .drawing path:not(.faint)").count() == touching
+    page.get_by_label("Prompt").select_option(index=1)
+    until(page, f"document.querySelectorAll('.head .scroll text').length == {2 * SIZES[1] + 2}")
+    # A line goes from the row of the query to that of the key.
+    starts = page.locator(".head .drawing path").first.get_attribute("d")
+    q, k = (float(re.findall(r"[\d.]+", starts)[at]) for at in (1, -1))
+    largest = np.rint(ARRAYS[1][1, 0] * 255).argmax()
+    assert ((q - 32) / 20, (k - 32) / 20) == divmod(largest, SIZES[1])
+
+
+def test_the_map_has_its_tokens_on_both_axes(written, open_page):
+    page = open_page(written, "#head-L1H0")
+    page.locator("h4").wait_for()
+    words = page.locator(".head .axes text:not(.title)").all_text_contents()
+    assert words == [word for i in range(SIZES[0]) for word in [WORDS[i]] * 2]
+    box = page.locator(".head .matrix").bounding_box()
+    places = page.evaluate(
+        "[...document.querySelectorAll('.head .axes text:not(.title)')].map(t => "
+        "[t.getBoundingClientRect().x, t.getBoundingClientRect().y,"
+        " t.getBoundingClientRect().width, t.getBoundingClientRect().height])"
+    )
+    cell = box["height"] / SIZES[0]
+    for i in range(SIZES[0]):
+        (x, y, width, height), (x2, y2, width2, height2) = places[2 * i : 2 * i + 2]
+        assert x + width <= box["x"] and y2 + height2 <= box["y"]
+        assert y + height / 2 == pytest.approx(box["y"] + (i + 0.5) * cell, abs=3)
+        assert x2 + width2 / 2 == pytest.approx(box["x"] + (i + 0.5) * cell, abs=3)
+
+
+def test_heads_stand_side_by_side(written, open_page):
+    page = open_page(written, "#head-L1H0")
+    page.locator("h4").wait_for()
+    pin = page.get_by_role("button", name="Pin beside")
+    assert page.locator(".pins").is_hidden()
+    pin.press("Enter")
+    assert pin.get_attribute("aria-pressed") == "true"
+    page.get_by_role("button", name="Next head").click()
+    until(page, "document.querySelector('h4').innerText === 'Layer 1, head 1'")
+    assert pin.get_attribute("aria-pressed") == "false"
+    pin.click()
+    names = page.locator(".pins figcaption span").all_inner_texts()
+    assert names == ["L1 H0 b", "L1 H1 a"]
+    for at, head in enumerate((0, 1)):
+        codes = np.rint(ARRAYS[0][1, head] * 255) / 255
+        until(page, f"document.querySelectorAll('.pins .matrix')[{at}].width === {SIZES[0]}")
+        shown = ink(page, f".pins figure:nth-child({at + 1}) .matrix")
+        assert shown == pytest.approx(np.sqrt(codes).mean(), abs=3e-3)
+    page.get_by_label("Prompt").select_option(index=1)  # those beside follow
+    until(page, f"document.querySelectorAll('.pins .matrix')[1].width === {SIZES[1]}")
+    page.get_by_label("Show as").select_option("lines")
+    until(page, "document.querySelectorAll('.pins .scroll:not([hidden]) path').length > 2")
+    page.get_by_role("button", name="Open L1 H0").press("Enter")
+    until(page, "document.querySelector('h4').innerText === 'Layer 1, head 0'")
+    page.get_by_role("button", name="Remove L1 H0").press("Enter")
+    assert page.evaluate("document.activeElement.ariaLabel") == "Open L1 H1"
+    assert page.locator(".pins figure").count() == 1
+    page.get_by_role("button", name="Close").click()
+    assert page.locator(".pins figure").is_visible()  # it outlives the open head
+    page.get_by_role("button", name="Remove L1 H1").click()
+    assert page.locator(".pins").is_hidden()
+
+
+@pytest.mark.parametrize("mode", ["map", "lines"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_picture_is_saved(written, open_page, tmp_path, mode, scheme):
+    page = open_page(written, "#head-L1H2-prompt2", color_scheme=scheme)
+    page.locator("h4").wait_for()
+    page.get_by_label("Show as").select_option(mode)
+    saved = {}
+    for kind in ("SVG", "PNG"):
+        with page.expect_download() as download:
+            page.get_by_role("button", name=f"Save as {kind}").press("Enter")
+        assert download.value.suggested_filename == f"all-L1H2-prompt2.{kind.lower()}"
+        saved[kind] = tmp_path / kind
+        download.value.save_as(saved[kind])
+    root = ElementTree.fromstring(saved["SVG"].read_bytes())
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    tags = [one.tag.rpartition("}")[2] for one in root.iter()]
+    assert not {"script", "image", "foreignObject", "a", "style"} & set(tags)
+    texts = ["".join(one.itertext()) for one in root.iter() if one.tag.endswith("text")]
+    assert texts[0].startswith("Layer 1, head 2")
+    assert texts.count("</script><sc…") == 2  # on both sides, as text
+    codes = np.rint(ARRAYS[1][1, 2] * 255)
+    shapes = "rect" if mode == "map" else "path"
+    expected = (codes > 0).sum() + 1 if mode == "map" else (codes / 255 >= 0.3).sum()
+    assert tags.count(shapes) == expected
+    with Image.open(saved["PNG"]) as image:
+        width, height = (3 * int(root.get(name)) for name in ("width", "height"))
+        assert image.size == (width, height)
+        corner = image.convert("RGB").getpixel((0, 0))
+        assert corner == ((255, 255, 255) if scheme == "light" else (21, 24, 28))
+        assert len(image.convert("RGB").getcolors(1 << 24)) > 10  # it was drawn
+
+
+def test_a_heads_name_opens_it(written, open_page):
+    page = open_page(written, "#head-L2H1-prompt2")
+    page.locator("h4").wait_for()
+    assert page.locator("h4").inner_text() == "Layer 2, head 1"
+    assert page.get_by_label("Prompt").input_value() == "1"
+    page.get_by_role("link", name="L0 H3 at the first").click()
+    until(page, "document.querySelector('h4').innerText === 'Layer 0, head 3'")
+    assert page.get_by_label("Prompt").input_value() == "0"
+    page.get_by_role("link", name="L0 H3 at the first").click()  # and again, from elsewhere
+    until(page, "document.querySelector('.head').getBoundingClientRect().top < innerHeight")
+    for wrong in ("#head-L9H0", "#head-L1", "#head-L1H1-prompt", "#head-LxHy"):
+        page.evaluate("address => { location.hash = address }", wrong)
+    assert page.locator("h4").inner_text() == "Layer 0, head 3"
 
 
 def test_tables_sort_and_filter(written, open_page):
@@ -283,8 +394,9 @@ def test_tokens_tell_their_value(written, open_page):
 def test_hostile_tokens_stay_text(written, open_page):
     page = open_page(written, "#a=all&layer=0&head=2&prompt=2")
     page.locator("h4").wait_for()
-    page.get_by_text("Who sends to whom").click()
-    page.locator(".graph input").fill("0.02")
+    page.get_by_label("Show as").select_option("lines")
+    page.get_by_role("slider").fill("0.02")
+    page.get_by_role("button", name="Pin beside").click()
     for at in range(SIZES[1]):
         page.locator(".tokens .token").nth(at).focus()
     assert page.locator("main img").count() == 1  # the figure
@@ -297,13 +409,18 @@ def test_hostile_tokens_stay_text(written, open_page):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 400])
-def test_axe_finds_nothing_and_nothing_sticks_out(written, open_page, violations, scheme, width):
+@pytest.mark.parametrize(("width", "mode"), [(1280, "map"), (400, "map"), (400, "lines")])
+def test_axe_finds_nothing_and_nothing_sticks_out(
+    written, open_page, violations, scheme, width, mode
+):
     page = open_page(written, "#a=all&layer=1&head=1&prompt=2", width=width, color_scheme=scheme)
     page.locator("h4").wait_for()
     page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     page.locator(".tokens .token").nth(3).click()
-    until(page, "document.querySelector('.graph path')")
+    page.get_by_role("button", name="Pin beside").click()
+    page.get_by_label("Show as").select_option(mode)
+    until(page, "document.querySelector('.pins .matrix').width > 1 || "
+                "document.querySelector('.pins path')")  # fmt: skip
     assert violations(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(21, 24, 28)"

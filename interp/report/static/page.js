@@ -1,5 +1,5 @@
 "use strict";
-// What moves on every page: tables that sort and filter, tokens that tell their value. graph.js and
+// What moves on every page: tables that sort and filter, tokens that tell their value. drawing.js and
 // viewer.js follow in the same script and build on this. Words reach the page as text nodes only,
 // and nothing is ever fetched.
 

@@ -1,8 +1,7 @@
-// The viewer of attention patterns: a wall of all heads, and one of them opened.
+// The viewer of attention patterns: a wall of all heads, one of them opened, others beside it.
 
 const MOST_PARTNERS = 5;
 const TILE_EDGE = 64; // cells of a small picture
-const ROOTS = Float32Array.from({ length: 256 }, (_, code) => Math.sqrt(code / 255));
 
 const choice = (label, options, act) => {
   const select = make("select", {}, ...options.map(([value, text]) => new Option(text, value)));
@@ -23,24 +22,6 @@ async function unpack(piece, size, causal) {
   return weights;
 }
 
-/** Queries downwards, keys to the right; where cells are joined, the largest weight shows. */
-function paint(canvas, weights, size, edge = size) {
-  const [red, green, blue] = getComputedStyle(canvas).color.match(/\d+/g).map(Number);
-  canvas.width = canvas.height = edge;
-  const context = canvas.getContext("2d"), image = context.createImageData(edge, edge);
-  for (let q = 0; q < size; q += 1) {
-    const row = Math.floor((q * edge) / size) * edge;
-    for (let k = 0; k < size; k += 1) {
-      const alpha = Math.round(255 * ROOTS[weights[q * size + k]]);
-      const at = 4 * (row + Math.floor((k * edge) / size));
-      if (alpha <= image.data[at + 3]) continue;
-      image.data[at] = red; image.data[at + 1] = green; image.data[at + 2] = blue;
-      image.data[at + 3] = alpha;
-    }
-  }
-  context.putImageData(image, 0, 0);
-}
-
 class Viewer {
   constructor(box) {
     this.data = JSON.parse(box.querySelector("script").textContent);
@@ -51,12 +32,15 @@ class Viewer {
       return { layer, head, row, column, at, name: `L${layer} H${head}`, label: labels?.[at] ?? "" };
     }));
     this.alone = this.heads.length === 1; // a page of one head: it is open, and stays so
-    this.prompt = 0; // which, from 0
+    this.prompt = this.data.prompt - 1; // which, from 0
     this.open = this.held = null; // the head that is shown, the token that is locked
-    this.graph = new Graph(this.data.name);
+    this.drawing = new Drawing();
+    this.pins = new Map(); // heads that stand side by side, and their drawings
     this.root = make("div", { className: "viewer" });
-    this.root.append(this.controls(), this.wall(), this.panel());
+    this.beside = make("div", { className: "pins", hidden: true });
+    this.root.append(this.controls(), this.wall(), this.panel(), this.beside);
     box.querySelector(".still").replaceWith(this.root);
+    this.chooser.value = this.prompt;
     this.arrange();
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.repaint());
   }
@@ -127,7 +111,7 @@ class Viewer {
       this.seen.unobserve(tile);
       this.seen.observe(tile);
     }
-    if (this.weights) paint(this.matrix, this.weights, this.text.size);
+    this.redraw();
   }
 
   /** Puts the heads that pass the filter in order. */
@@ -154,7 +138,7 @@ class Viewer {
 
   choose(prompt) {
     this.chooser.value = this.prompt = prompt;
-    this.held = null;
+    this.held = this.weights = null;
     this.arrange();
     if (this.open) this.show(this.open);
   }
@@ -165,34 +149,95 @@ class Viewer {
     const title = make("h4", { tabIndex: -1 });
     const back = button("Previous head", () => this.step(-1));
     const next = button("Next head", () => this.step(1));
+    const pin = button("Pin beside", () => this.pin(this.open));
     const link = make("a", {}, "Link to this head");
     const close = button("Close", () => this.close());
     const bar = make("div", { className: "bar" }, title);
-    if (!this.alone) bar.append(back, next, link, close);
+    if (!this.alone) bar.append(back, next, pin, link, close);
     const about = make("p", { className: "source" });
-    const matrix = make("canvas", { className: "matrix", role: "img" });
-    const [row, column] = [make("i"), make("i")]; // through the token that is looked at
-    const square = make("div", { className: "square" }, matrix, row, column);
     const tokens = make("div", { className: "tokens text", role: "group" });
     tokens.ariaLabel = "Tokens; left and right move, up and down change the head, Enter locks";
     const readout = make("p", { className: "readout", ariaLive: "polite" });
     const partners = make("div", { className: "partners" });
     const words = make("div", {}, tokens, readout, partners);
     const panel = make("section", { className: "head", hidden: true, ariaLabel: "One head" });
-    panel.append(bar, about, make("div", { className: "panes" }, square, words));
-    panel.append(this.graph.box);
-    Object.assign(this, { one: panel, title, link, about, matrix, row, column });
-    Object.assign(this, { tokens, readout, partners });
+    Object.assign(this, { one: panel, title, link, about, tokens, readout, partners, pinned: pin });
+    const panes = make("div", { className: "panes" }, this.drawing.node, words);
+    panel.append(bar, about, this.modes(), panes);
     this.stopToken = rove(tokens, ".token");
     for (const event of ["focusin", "pointerover"]) {
       tokens.addEventListener(event, ({ target }) => {
         if (target.matches(".token")) this.point(Number(target.dataset.at));
       });
     }
+    const { matrix } = this.drawing;
     matrix.addEventListener("pointermove", (event) => this.point(...this.cell(event)));
     matrix.addEventListener("click", (event) => this.lock(this.cell(event)[0]));
     panel.addEventListener("keydown", (event) => this.key(event, back, next));
     return panel;
+  }
+
+  /** How heads are drawn, and buttons that save the picture. */
+  modes() {
+    const kinds = [["map", "map"], ["lines", "lines"]];
+    const [chosen, mode] = choice("Show as", kinds, () => this.redraw());
+    const least = make("input", { type: "range", min: 0.02, max: 1, step: 0.01, value: 0.3 });
+    const bound = make("label", {}, "Weights of at least ", least), count = make("output");
+    least.addEventListener("input", () => this.redraw());
+    Object.assign(this, { mode, level: least, bound, lines: count });
+    const saves = ["SVG", "PNG"].map((kind) => button(`Save as ${kind}`, () => this.save(kind)));
+    const box = make("div", { className: "bar" }, ...saves);
+    return make("div", { className: "controls" }, chosen, bound, count, box);
+  }
+
+  save(kind) {
+    const { layer, head } = this.open, prompt = this.prompt + 1;
+    this.drawing.save(kind.toLowerCase(), `${this.data.name}-L${layer}H${head}-prompt${prompt}`);
+  }
+
+  /** Draws the open head and those beside it as they are asked for. */
+  redraw() {
+    const { text } = this, least = Number(this.level.value), mode = this.mode.value;
+    this.bound.hidden = mode === "map";
+    if (this.weights) {
+      const name = [this.title.textContent, this.drawn.label].filter(Boolean).join(", ");
+      this.drawing.show(name, text, this.weights, mode, least);
+      const level = least.toFixed(2);
+      this.lines.textContent = mode === "map" ? "" : `${level}: ${this.drawing.count}`;
+      this.drawing.point(this.at ?? 0, this.held);
+    }
+    this.beside.hidden = !this.pins.size;
+    for (const [head, drawing] of this.pins) {
+      this.piece(head).then((weights) => {
+        if (text !== this.text) return;
+        drawing.show(head.name, text, weights, mode, least);
+        drawing.point(Math.min(this.at ?? 0, text.size - 1), this.held);
+      });
+    }
+  }
+
+  /** Puts a head beside the others, or takes it away. */
+  pin(head) {
+    const drawing = this.pins.get(head);
+    if (drawing) {
+      drawing.node.parentElement.remove();
+      this.pins.delete(head);
+    } else {
+      const added = new Drawing();
+      const name = make("span", {}, [head.name, head.label].filter(Boolean).join(" "));
+      const open = button("Open", () => this.show(head, true));
+      const unpin = button("Remove", () => {
+        this.pin(head);
+        (this.beside.querySelector("button") ?? this.pinned).focus();
+      });
+      open.ariaLabel = `Open ${head.name}`;
+      unpin.ariaLabel = `Remove ${head.name}`;
+      const bar = make("figcaption", { className: "bar" }, name, open, unpin);
+      this.beside.append(make("figure", {}, bar, added.node));
+      this.pins.set(head, added);
+    }
+    this.pinned.ariaPressed = String(this.pins.has(this.open));
+    this.redraw();
   }
 
   key(event, back, next) {
@@ -218,20 +263,18 @@ class Viewer {
     head.tile.ariaCurrent = "true";
     const { text } = this, weights = await this.piece(head);
     if (this.open !== head || this.text !== text) return; // another was asked for meanwhile
-    this.weights = weights;
+    Object.assign(this, { weights, drawn: head });
     this.one.hidden = false;
     this.title.textContent = `Layer ${head.layer}, head ${head.head}`;
     const scores = Object.entries(this.data.scores);
     const told = scores.map(([name, values]) => `${name} ${values[head.at].toFixed(3)}`);
     this.about.textContent = [head.label, ...told].filter(Boolean).join(" · ");
-    paint(this.matrix, weights, text.size);
-    this.matrix.ariaLabel = `Pattern of ${this.title.textContent}: queries downwards, keys to the `
-      + "right; the tokens beside it tell the same";
+    this.pinned.ariaPressed = String(this.pins.has(head));
     if (this.written !== text) this.write(text);
     this.point(this.held ?? Math.min(this.at ?? Infinity, text.tokens.length - 1));
-    this.graph.show(text, weights);
+    this.redraw();
     this.link.href = this.address(head);
-    if (!this.alone) history.replaceState(null, "", this.link.href);
+    if (!this.alone) rename(this.link.hash);
     this.stop(this.order.includes(head) ? head.tile : this.order[0]?.tile);
     if (!enter) return;
     this.title.focus({ preventScroll: true });
@@ -244,7 +287,7 @@ class Viewer {
     this.one.hidden = true;
     this.open = this.held = this.weights = null;
     tile.removeAttribute("aria-current");
-    history.replaceState(null, "", location.href.split("#")[0]);
+    rename("");
     (tile.isConnected ? tile : this.sort).focus();
   }
 
@@ -289,8 +332,8 @@ class Viewer {
       mark.style.setProperty("--from", ROOTS[this.weights[i * size + at]]);
       mark.classList.toggle("at", i === at);
     });
-    for (const [line, side] of [[this.row, "top"], [this.column, "left"]]) {
-      line.style[side] = `${(100 * at) / size}%`;
+    for (const drawing of [this.drawing, ...this.pins.values()]) {
+      if (drawing.text === this.text) drawing.point(at, this.held);
     }
     const word = (i) => [quoted(tokens[i]), ` ${i}`];
     const value = (q, k) => this.weight(q, k).toFixed(3);
@@ -309,7 +352,6 @@ class Viewer {
       list("It attends to", to, (i) => value(at, i)),
       list("These attend to it", from, (i) => value(i, at)),
     );
-    this.graph.hold(this.held);
   }
 
   strongest(weight) {
@@ -322,27 +364,45 @@ class Viewer {
     return `#${new URLSearchParams(parts)}`;
   }
 
-  /** Opens the head that the address names, here or on its own page. */
-  follow(address) {
-    if (address.get("a") !== this.data.name || !address.has("head")) return;
-    const numbers = ["layer", "head", "prompt"].map((name) => Number(address.get(name)));
-    const [layer, head, prompt] = numbers;
+  /** Opens a head at a prompt, counted from 1, here or on its own page; tells whether it is here. */
+  follow(layer, head, prompt) {
     const found = this.heads.find((one) => one.layer === layer && one.head === head);
     if (this.data.pages[layer] && (this.apart || !found)) {
       location.replace(this.data.pages[layer] + location.hash);
-    } else if (found && found !== this.open) {
-      this.open = null;
-      this.choose(this.data.prompts[prompt - 1] ? prompt - 1 : 0);
+    } else if (found) {
+      const there = this.data.prompts[prompt - 1] ? prompt - 1 : this.data.prompt - 1;
+      if (there !== this.prompt) {
+        this.open = null;
+        this.choose(there);
+      }
       this.show(found, true);
     }
+    return Boolean(found);
   }
 }
 
+/** Gives the page an address without leaving it: whole, since a frame has the base of its owner. */
+function rename(hash) {
+  history.replaceState(null, "", location.href.split("#")[0] + hash);
+}
+
 const viewers = [...document.querySelectorAll(".attention")].map((box) => new Viewer(box));
-const follow = () => {
+
+/** Opens the head that the address names: "#head-L2H1-prompt3", in the first viewer that has it, or
+ *  "#a=viewer&layer=2&head=1&prompt=3". */
+function follow() {
+  const [, ...numbers] = /^#head-L(\d+)H(\d+)(?:-prompt(\d+))?$/.exec(location.hash) ?? [];
+  if (numbers.length) {
+    const [layer, head, prompt] = numbers.map(Number);
+    viewers.find((viewer) => viewer.follow(layer, head, prompt || viewer.data.prompt));
+    return;
+  }
   const address = new URLSearchParams(location.hash.slice(1));
-  for (const viewer of viewers) viewer.follow(address);
-};
+  for (const viewer of viewers) {
+    if (address.get("a") !== viewer.data.name || !address.has("head")) continue;
+    viewer.follow(...["layer", "head", "prompt"].map((name) => Number(address.get(name))));
+  }
+}
 addEventListener("hashchange", follow);
 follow();
 for (const viewer of viewers) if (viewer.alone && !viewer.open) viewer.show(viewer.heads[0]);
