@@ -149,20 +149,6 @@ def test_the_control_of_induction_is_as_far_away_and_repeats_nothing():
         assert row["offset_share"] == pytest.approx(max(by_offset), abs=1e-6)
 
 
-def test_what_the_end_looks_at_is_read_off_the_pattern():
-    model = random_model(small_config())
-    ids = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
-    at = {"name": torch.tensor([1, 2]), "end": torch.tensor([3, 2])}
-    frame = heads.role_attention(model, Tokens(ids, roles=at)).set_index(["layer", "head", "role"])
-    _, cache = model.run_with_cache(ids, "pattern")
-    for (layer, head, role), row in frame.iterrows():
-        shares = [float(cache["pattern", layer][b, head, at["end"][b], at[role][b]])
-                  for b in range(2)]  # fmt: skip
-        assert row["share"] == pytest.approx(np.mean(shares), abs=1e-6)
-    with pytest.raises(ValueError, match="query='last': these tokens have the roles name, end"):
-        heads.role_attention(model, Tokens(ids, roles=at), "last")
-
-
 def test_one_row_has_no_error_and_a_text_without_repetition_no_induction():
     model = random_model(small_config())
     frame = heads.attention_scores(model, [[1, 2, 3, 4]])

@@ -121,7 +121,10 @@ def test_scores_are_what_loops_over_the_pattern_count(causal, side, bos, monkeyp
 
 
 @pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:Degrees of freedom")
-@pytest.mark.parametrize("rows", [[[1, 2, 1, 2], [3, 4, 3, 4]], [[1, 2], [3, 4]], [[1, 1]]])
+@pytest.mark.parametrize(
+    "rows",
+    [[[1, 2, 1, 2], [3, 4, 3, 4]], [[1, 2, 3]], [[4, 5, 6], [7, 8, 7]], [[1, 2], [3, 4]], [[1, 1]]],
+)
 @pytest.mark.parametrize("causal", [True, False])
 def test_scores_of_few_and_short_rows(causal, rows):
     model = random_model(small_config(causal=causal, head="unembed" if causal else "none"))
@@ -201,3 +204,54 @@ def test_without_ids_there_is_no_equal_token():
     scores = heads.attention_scores(model, Tokens.of(vectors))
     assert scores[["duplicate_token", "induction", "same_distance"]].isna().all(axis=None)
     assert scores[["previous_token", "bos", "self", "local", "entropy"]].notna().all(axis=None)
+
+
+@pytest.mark.parametrize("query", ["end", "name"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_what_one_position_puts_on_the_named_ones(side, query, monkeypatch):
+    monkeypatch.setattr(looks, "ELEMENTS", 600)  # a batch in several chunks
+    model = random_model(small_config(n_layers=2))
+    tokens = Tokens.from_rows(ROWS, side=side)
+    places = torch.stack([row.nonzero()[torch.tensor([1, 2, -1]), 0] for row in tokens.real])
+    roles = dict(zip(("first", "name", "end"), places.T, strict=True))
+    tokens = model.accept(Tokens(tokens.ids, mask=tokens.mask, roles=roles))
+    assert sum(1 for _ in looks.chunks(model, tokens)) > 1
+    frame = heads.role_attention(model, tokens, query)
+    _, cache = model.run_with_cache(tokens, "pattern")
+    lines = [
+        (layer, head, role, np.mean([
+            float(cache["pattern", layer][b, head, roles[query][b], roles[role][b]])
+            for b in range(len(tokens))
+        ]))
+        for layer in range(2)
+        for head in range(4)
+        for role in roles
+    ]  # fmt: skip
+    expected = pd.DataFrame(lines, columns=["layer", "head", "role", "share"])
+    pd.testing.assert_frame_equal(frame, expected, check_dtype=False, atol=1e-12)
+    with pytest.raises(ValueError, match=r"query='last': .* the roles first, name, end"):
+        heads.role_attention(model, tokens, "last")
+
+
+@pytest.mark.parametrize(
+    ("elements", "sizes"), [(1, [1] * 8), (2 * 4 * 8 * 8 * 3, [3, 3, 2]), (10**9, [8])]
+)
+def test_rows_are_taken_as_their_patterns_fit(elements, sizes, monkeypatch):
+    """And nothing but patterns is kept of them."""
+    monkeypatch.setattr(looks, "ELEMENTS", elements)
+    model = random_model(small_config(n_layers=2))
+    kept, run = [], looks.finite_cache
+
+    def spied(model, tokens, names):
+        kept.append(run(model, tokens, names))
+        return kept[-1]
+
+    monkeypatch.setattr(looks, "finite_cache", spied)
+    for method in (heads.attention_scores, heads.role_attention):
+        kept.clear()
+        tokens = Tokens(torch.arange(64).view(8, 8) % 29, roles={"end": torch.full((8,), 7)})
+        method(model, tokens)
+        assert [len(cache["pattern", 0]) for cache in kept] == sizes
+        assert {name for cache in kept for name in cache} == {
+            "blocks.0.attn.hook_pattern", "blocks.1.attn.hook_pattern",
+        }  # fmt: skip

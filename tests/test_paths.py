@@ -7,6 +7,7 @@ import dataclasses
 from unittest import mock
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -269,6 +270,87 @@ def test_receivers_together_are_a_row_and_senders_in_their_order():
     every = path_patch(model, pairs, None, ("k", 1, 2), progress=False)
     assert set(every["from_layer"]) == {0} and len(every) == model.cfg.n_heads
     assert frame.attrs["forward_equivalents"] < frame.attrs["naive_equivalents"] + 4
+
+
+NAMED = ["row", "from_layer", "from_head", "to", "to_layer", "to_head", "metric", "direction",
+         "norms"]  # fmt: skip
+
+
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+def test_the_frame_of_means_is_that_of_the_examples(direction, held):
+    model, pairs = random_model(small_config()), made_pairs()
+    receivers = ["logits", [("q", 2, 0), ("k", 1, 1)], ("v", 2, 3)]
+    senders = [(1, 1), (0, 2), (0, 0)]
+    options = {"direction": direction, "freeze_norms": held, "progress": False}
+    long, means = (
+        path_patch(model, pairs, senders, receivers, reduce=reduce, **options)
+        for reduce in ("none", "mean")
+    )
+    assert list(long) == [*NAMED, "example", "value", "baseline", "effect"]
+    assert list(means) == [*NAMED, "value", "baseline", "effect", "stderr", "n"]
+    lines = [  # ordered by receiver, then sender; (1, 1) does not lie before ("k", 1, 1)
+        *((*sender, "logits", None, None) for sender in sorted(senders)),
+        *((*sender, *part) for sender in [(0, 0), (0, 2)] for part in receivers[1]),
+        *((*sender, "v", 2, 3) for sender in sorted(senders)),
+    ]
+    rows = [0, 1, 2, 3, 3, 4, 4, 5, 6, 7]
+    named = {"metric": "logit_diff", "direction": direction,
+             "norms": "held" if held else "recomputed"}  # fmt: skip
+    expected = pd.DataFrame(lines, columns=NAMED[1:6]).assign(**named)
+    expected.insert(0, "row", rows)
+    expected = expected.astype({"to_layer": "Int64", "to_head": "Int64"})
+    pd.testing.assert_frame_equal(means[NAMED], expected)
+    for example in range(2):
+        lines = long[example::2].reset_index(drop=True)
+        pd.testing.assert_frame_equal(lines[NAMED], expected)
+    assert (means["n"] == 2).all()
+    base = model(pairs.corrupted if direction == "denoise" else pairs.clean)[:, -1]
+    row = torch.arange(2)
+    baseline = (base[row, pairs.answer] - base[row, pairs.wrong]).numpy()
+    for i, line in enumerate(means.itertuples()):
+        own = long.iloc[2 * i : 2 * i + 2]
+        assert own["example"].tolist() == [0, 1]
+        assert np.allclose(own["baseline"], baseline)
+        assert np.allclose(own["value"] - own["baseline"], own["effect"])
+        assert line.baseline == pytest.approx(baseline.mean())
+        assert line.value == pytest.approx(own["value"].mean())
+        assert line.effect == pytest.approx(own["effect"].mean())
+        one, other = own["effect"]
+        assert line.stderr == pytest.approx(abs(one - other) / 2)  # √½ |a − b| / √2
+
+
+def test_paths_on_which_nothing_arrives_are_counted():
+    """Later heads read nothing that a silent sender would have written."""
+    model, pairs = random_model(small_config()), made_pairs()
+    model.blocks[0].attn.W_O[1] = 0
+    receivers = [("q", 2, 0), ("k", 1, 1)]
+    frame = path_patch(model, pairs, [(0, 0), (0, 1)], receivers, progress=False)
+    assert frame["effect"].eq(0).tolist() == [False, True, False, True]
+    assert frame.attrs["noop_paths"] == 2
+
+
+@pytest.mark.parametrize("receivers", ["logits", ("q", 2, 0), ["logits", ("k", 1, 0)]])
+def test_the_bar_is_full_at_the_end_and_there_only_if_wanted(receivers, monkeypatch):
+    bars = []
+
+    class Bar(paths.tqdm):
+        def __init__(self, *given, **options):
+            super().__init__(*given, **options)
+            bars.append(self)
+
+        def close(self):
+            self.ended = self.disable, self.n  # closing it disables it
+            super().close()
+
+    monkeypatch.setattr(paths, "tqdm", Bar)
+    model, pairs = random_model(small_config()), made_pairs()
+    for progress in (True, False):
+        path_patch(model, pairs, [(0, 0), (0, 1)], receivers, progress=progress)
+        (bar,) = bars
+        bars.clear()
+        assert bar.ended == ((False, 2) if progress else (True, 0))
+        assert not progress or bar.total == 2
 
 
 @pytest.mark.parametrize("together", [False, True])

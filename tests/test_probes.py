@@ -364,11 +364,6 @@ def test_in_parts_as_all_at_once(width, monkeypatch):
     assert parts.coef.shape == (3, 4, 5, 3, prepared.x.shape[2])
 
 
-def test_the_gram_matrix_is_whole_below_its_diagonal():
-    x = torch.randn(2, 30, 11, dtype=torch.float64)
-    assert torch.allclose(solver._gram(x).tril(), (x.mT @ x).tril())
-
-
 def test_a_class_that_a_labelling_never_shows_gets_no_probability():
     X, y = data(n=90, classes=3)
     y = np.where(y == 2, 0, y)
@@ -761,26 +756,3 @@ def test_the_interval_of_a_nearly_perfect_fit_stays_below_one():
     y = X[:, 0] + 1e-3 * np.random.default_rng(0).normal(size=90) ** 9
     row = probe_sweep(X[None], y, kind="ridge", C=1e4, n_shuffles=0, progress=False).iloc[0]
     assert row.low < row.r2 <= row.high <= 1
-
-
-@pytest.mark.parametrize("n_classes", [2, 3])
-def test_one_short_step_is_no_convergence(n_classes):
-    """Begun so near the optimum that its first step is short, a descent takes that step all the
-    same, and one more is short as well; it ends nearer than it began."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(1, 60, 5, generator=generator, dtype=torch.float64)
-    x[..., -1] = 1
-    y = torch.randint(n_classes, (1, 60), generator=generator)
-    given = solver.task(y, torch.ones(1, 1, 60, dtype=torch.float64), n_classes)
-    k = given.target.shape[1]
-    penalty = torch.ones(1, 5, dtype=torch.float64)
-    penalty[:, -1] = 0
-    inverse = solver.factor(x, penalty, 1.0, n_classes)
-    wide = penalty[:, None, None].expand(1, 1, 1, 5)
-    best = solver.solve(x, given, wide, 1.0, inverse, tol=1e-12).coef
-    assert best.shape == (1, 1, k, 5)
-    away = best * (1 + 1e-4 * torch.randn(best.shape, generator=generator, dtype=torch.float64))
-    ended = solver.solve(x, given, wide, 1.0, inverse, start=away, tol=1e-2)
-    assert bool(ended.converged.all())
-    assert int(ended.iterations.min()) == 1
-    assert (ended.coef - best).norm() < 0.8 * (away - best).norm()
