@@ -18,6 +18,7 @@ from interp.core.sites import stack_config
 from interp.core.tokens import Tokens
 from interp.loading import reference
 from interp.sweeps import rerun
+from interp.sweeps.naive import run as whole_run
 from interp.sweeps.nodes import counted_by, read_nodes
 from interp.sweeps.rerun import carry, memory, plan
 from interp.sweeps.rerun.rows import Lines, RowTap
@@ -261,7 +262,7 @@ class CountProducts(TorchFunctionMode):
         if func is torch.nn.functional.linear:
             x, weight = args[:2]
             self.total += x.numel() // x.shape[-1] * weight.numel()
-        if func is torch.Tensor.matmul:
+        if func is torch.Tensor.matmul and args[1].shape[-1] == 1:
             self.total += args[0].numel()  # columns of the unembedding, each times one vector
         return func(*args, **(kwargs or {}))
 
@@ -337,7 +338,7 @@ def count_products(model, site, tokens, other, metric):
             work.measure(rows)
         assert count.total == rerun.multiplies(model, tokens, rows, bound)
     with CountProducts() as count:
-        model(tokens)
+        whole_run(model, tokens, bound.reads)
     assert count.total == rerun.forward_multiplies(model, tokens, bound)
 
 
