@@ -347,3 +347,13 @@ def test_a_role_counted_from_the_end_reaches_the_token_it_names(model, side):
     for i, row in enumerate(rows):
         alone = [{"site": "hook_resid_post", "layer": 1, "pos": len(row) - 1}]
         assert np.isclose(found[i], interp.sweep(model, [row], alone, **options)["value"][0])
+
+
+@pytest.mark.parametrize("kind", ["tensor", "list", "numpy", "Tokens"])
+def test_nodes_count_positions_of_whatever_the_model_takes_as_tokens(model, kind):
+    ids = torch.tensor([[1, 2, 3, 4]])
+    given = {"tensor": ids, "list": ids.tolist(), "numpy": ids.numpy(), "Tokens": Tokens.of(ids)}
+
+    frame = interp.nodes(model, "resid_pre", by=("layer", "pos"), tokens=given[kind])
+    assert frame["pos"].tolist() == [0, 1, 2, 3] * model.cfg.n_layers
+    assert len(interp.nodes(model, "z", positions=[-1], tokens=given[kind])) == model.cfg.n_layers

@@ -85,18 +85,20 @@ def nodes(
     neurons: Indices | None = None,
     experts: Indices | None = None,
     positions: Indices | None = None,
-    tokens: Tokens | None = None,
+    tokens: Any = None,
 ) -> pd.DataFrame:
     """One node per combination of `by` (layer, pos, head, k_pos, neuron, expert) at a site.
 
     What `by` leaves out is edited together. `layers`, `heads`, `neurons`, `experts` and `positions`
     restrict, in `by` or not: by=("layer",), heads=[1, 3] is one node per layer, heads 1 and 3
     together. They are indices, which count from the end where negative; positions may be names of
-    roles as well, and are by default all those of `tokens`; they are those of k_pos where `by` has
-    that and no pos. Raises ValueError on a column that the site does not have, whether `by` or
-    a restriction names it, and on an index or a role outside the model and the tokens.
+    roles as well, and are by default all those of `tokens` (Tokens, or ids as the model takes
+    them); they are those of k_pos where `by` has that and no pos. Raises ValueError on a column
+    that the site does not have, whether `by` or a restriction names it, and on an index or a role
+    outside the model and the tokens.
     """
     table: SiteTable = model.sites
+    tokens = None if tokens is None else model.accept(tokens)
     found = [table[name] for name in table.select(site)]
     kinds = list(dict.fromkeys(one.local_name for one in found))
     if len(kinds) > 1:
