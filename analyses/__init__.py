@@ -24,6 +24,7 @@ import tyro
 
 import interp
 from interp.cli.console import guarded
+from interp.cli.options import check_options
 from interp.core.visible import one_line
 from interp.report import check_destination
 
@@ -55,6 +56,7 @@ def perform(module: ModuleType, arguments: Sequence[str], prog: str) -> int:
         module.Config, args=list(arguments), prog=prog, description=module.__doc__ or ""
     )
     check_destination(config.out)  # before the work, not after it
+    check_options(config)
     refuse_unable(module, config)
     model = interp.load(config.model, device=config.device, dtype=config.dtype)
     report = module.run(model, config)

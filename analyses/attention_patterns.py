@@ -20,6 +20,7 @@ from analyses._unknown import check_unknown
 from interp import heads, tasks
 from interp.core.finite import finite_cache
 from interp.core.tokens import Tokens
+from interp.data.prompt_file import BOTH, read_prompts
 from interp.loading.needs import Needs
 from interp.report import Report
 from interp.report.attention import MEASURES, heads_table
@@ -54,8 +55,10 @@ class Config:
 
     model: str = "tinyworld"
     """A bundled model, a local folder or a Hugging Face id."""
-    prompts: tuple[str, ...] = PROMPTS
-    """Texts to look at."""
+    prompt: tuple[str, ...] | None = None
+    """Texts to look at, each in quotes; by default, and without --prompts, three sentences."""
+    prompts: Path | None = None
+    """A UTF-8 file of texts, one per line, or a CSV file with the column clean or text."""
     max_tokens: int = 128
     """A longer prompt is cut to its first so many tokens."""
     bos: bool | None = None
@@ -80,8 +83,10 @@ class Config:
             raise ValueError(f"max_tokens={self.max_tokens}: expected at least 2")
         if self.repeated < 0 or self.repeated == 1:
             raise ValueError(f"repeated={self.repeated}: expected 0 (none) or at least 2")
-        if not self.prompts and not self.repeated:
+        if self.prompt == () and self.prompts is None and not self.repeated:
             raise ValueError("no prompts and repeated=0: there is nothing to look at")
+        if self.prompt is not None and self.prompts is not None:
+            raise ValueError(BOTH)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +111,7 @@ def run(model: Any, config: Config) -> Report:
             f"{model.name} reads {reader.cfg.inputs}, not text; section.attention() takes the "
             "patterns of its own inputs"
         )
-    if config.prompts and reader.tokenizer is None:
-        raise ValueError(f"{model.name} has no tokenizer for prompts; prompts=() needs none")
+    texts = _texts(reader, config)
     report = Report(
         f"Attention patterns in {model.name}",
         "Where does every head look: at the previous token, at the first, at itself, behind an "
@@ -115,9 +119,11 @@ def run(model: Any, config: Config) -> Report:
         analysis="attention_patterns",
         provenance=provenance(config, model),
     )
-    if config.prompts:
-        check_unknown(report, reader, config.prompts, "the prompts", allowed=config.allow_unknown)
-    readings = [_read_prompt(report, reader, text, config) for text in config.prompts]
+    if texts:
+        check_unknown(report, reader, texts, "the prompts", allowed=config.allow_unknown)
+    if texts is None:
+        report.skip("Prompts: this model has no tokenizer to read any; these are random tokens.")
+    readings = [_read_prompt(report, reader, text, config) for text in texts or ()]
     found = None
     if config.repeated:
         example, found = _induction(reader, config)
@@ -131,6 +137,18 @@ def run(model: Any, config: Config) -> Report:
     _doubts(report, model)
     _show(report, readings, scores)
     return report
+
+
+def _texts(model: Any, config: Config) -> tuple[str, ...] | None:
+    """The texts to look at; None where none are named and the model could not read them."""
+    asked = config.prompt or config.prompts is not None
+    if model.tokenizer is None and (asked or not config.repeated):
+        raise ValueError(f"{model.name} has no tokenizer, so it cannot read prompts")
+    if config.prompts is not None:
+        return read_prompts(config.prompts)
+    if config.prompt is not None:
+        return config.prompt
+    return PROMPTS if model.tokenizer is not None else None
 
 
 def _read_prompt(report: Report, model: Any, text: str, config: Config) -> Reading:

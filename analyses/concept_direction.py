@@ -92,9 +92,9 @@ class Config(TaskConfig):
     data: Path | None = None
     """Your own concept: a CSV or JSON-lines file of texts with two labels; the direction leads from
     the label that is first by name to the other, and is read at the last token."""
-    text: str = "text"
+    text_column: str = "text"
     """The column of --data that holds the texts."""
-    label: str = "label"
+    label_column: str = "label"
     """The column of --data that holds the labels."""
     method: Method = "means"
     """The direction that is ablated, added and erased in all layers; the chosen layer has all."""
@@ -143,7 +143,9 @@ def run(model: Any, config: Config) -> Report:
     )
     if config.data is not None and config.task is None and config.prompts is None:
         check_logits(model)
-        own = of_labelled(model, config.data, config.text, config.label, bos=config.bos)
+        own = of_labelled(
+            model, config.data, config.text_column, config.label_column, bos=config.bos
+        )
         _check_words(report, model, own, config)
         report.skip(
             "The task: none was given with --data (--task or --prompts), so that effects are "
@@ -169,7 +171,7 @@ def _asked(model: Any, pairs: Pairs, config: Config) -> tuple[Concept, Ask]:
     concept, ask = of_pairs(model, pairs)
     if config.data is None:
         return concept, ask
-    own = of_labelled(model, config.data, config.text, config.label, bos=config.bos)
+    own = of_labelled(model, config.data, config.text_column, config.label_column, bos=config.bos)
     if concept.classes == ("corrupted", "clean"):
         ones = torch.ones(len(pairs), dtype=torch.long)
         return own, asked(pairs, ("wrong answer", "answer"), ones, own=False)

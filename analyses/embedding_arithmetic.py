@@ -86,7 +86,7 @@ class Config:
     """Which table of vectors: what the model reads (W_E) or what it predicts with (W_U)."""
     k: int = 5
     """Answers and neighbours to list."""
-    direction: str = "gender"
+    category: str = "gender"
     """Category of the list whose pairs make a direction and are drawn in the plane."""
     placed: tuple[str, ...] = PLACED
     """Words to place along that direction; those that are not one token are counted and named."""
@@ -138,10 +138,10 @@ def run(model: Any, config: Config) -> Report:
         )
     _one_question(report, table, config)
     _many_questions(report, table, questions, config)
-    pairs = pairs_of(questions, config.direction)
+    pairs = pairs_of(questions, config.category)
     answer = config.followed or str(table.analogy(*config.words, k=1)["token"].iloc[0])
     plane_section(report, table, pairs, config.words, answer, config.seed)
-    direction_section(report, table, config.direction, pairs, config.placed, config.seed)
+    direction_section(report, table, config.category, pairs, config.placed, config.seed)
     _neighbours(report, table, config)
     _skipped(report, skipped, len(asked))
     _doubts(report, table)

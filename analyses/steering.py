@@ -8,6 +8,7 @@ random directions of equal norm; and how unlikely the unsteered model finds them
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from analyses._unknown import check_unknown
 from interp.core.indices import index
 from interp.core.tokens import Tokens
 from interp.data.activations import vectors_at
+from interp.data.prompt_file import BOTH, read_prompts
 from interp.loading.needs import Needs
 from interp.methods.directions import Direction, promoted_tokens
 from interp.report import Report
@@ -65,16 +67,19 @@ class Config:
 
     model: str = "tinyworld"
     """A bundled model, a local folder or a Hugging Face id."""
-    prompts: tuple[str, ...] = PROMPTS
-    """Texts to continue."""
+    prompt: tuple[str, ...] = PROMPTS
+    """Texts to continue, each in quotes; not used where --prompts is given."""
+    prompts: Path | None = None
+    """A UTF-8 file of texts to continue, one per line, or a CSV file with the column clean or
+    text."""
     direction: Path | None = None
     """A saved direction (Direction.save); by default one is found."""
     data: Path | None = None
     """Texts with two labels, as a CSV or JSON-lines file: the direction leads from the label that
     is first by name to the other."""
-    text: str = "text"
+    text_column: str = "text"
     """The column of --data that holds the texts."""
-    label: str = "label"
+    label_column: str = "label"
     """The column of --data that holds the labels."""
     positive: str = ""
     """Words, separated by commas: counted, and, unless --direction or --data is given, what the
@@ -125,10 +130,12 @@ class Config:
         for name in ("n", "new_tokens", "samples", "n_random"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
-        if not self.prompts or not all(prompt.strip() for prompt in self.prompts):
-            raise ValueError("prompts: expected texts to continue, and none empty")
-        if self.samples * len(self.prompts) < 2:
-            raise ValueError("one continuation has no interval: raise samples, or add a prompt")
+        if not self.prompt or not all(prompt.strip() for prompt in self.prompt):
+            raise ValueError("prompt: expected texts to continue, and none empty")
+        if self.prompts is not None and self.prompt != PROMPTS:
+            raise ValueError(BOTH)
+        if self.prompts is None:
+            self.check_samples(self.prompt)
         factors = self.factors
         if not factors or 0 in factors or len(set(factors)) < len(factors):
             raise ValueError(f"factors={factors}: expected one or more, each once, and no 0")
@@ -146,6 +153,20 @@ class Config:
         ):
             raise ValueError("a direction between words needs both --positive and --negative")
 
+    def check_samples(self, texts: Sequence[str]) -> None:
+        """Raises ValueError where so many prompts give one continuation."""
+        if self.samples * len(texts) < 2:
+            raise ValueError("one continuation has no interval: raise samples, or add a prompt")
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts to continue."""
+        if self.prompts is None:
+            return self.prompt
+        texts = read_prompts(self.prompts)
+        self.check_samples(texts)
+        return texts
+
     def words(self, side: str) -> list[str]:
         """The words of a side."""
         return [word.strip() for word in getattr(self, side).split(",") if word.strip()]
@@ -161,7 +182,7 @@ def run(model: Any, config: Config) -> Report:
         analysis="steering",
         provenance=provenance(config, model),
     )
-    check_unknown(report, model, config.prompts, "the prompts", allowed=config.allow_unknown)
+    check_unknown(report, model, config.texts, "the prompts", allowed=config.allow_unknown)
     named = {side: _ids(report, model, config.words(side)) for side in ("positive", "negative")}
     direction, told = _direction(report, model, config)
     words = _counted(report, model, direction, named, config)
@@ -209,7 +230,9 @@ def _direction(report: Report, model: Any, config: Config) -> tuple[Direction, s
 
 def _concept(model: Any, config: Config) -> Concept:
     if config.data is not None:
-        return of_labelled(model, config.data, config.text, config.label, bos=config.bos)
+        return of_labelled(
+            model, config.data, config.text_column, config.label_column, bos=config.bos
+        )
     if config.words("positive"):
         both = (config.words(side) for side in ("negative", "positive"))
         return of_words(model, *both, bos=config.bos)
@@ -274,7 +297,7 @@ def examine(
     prompts = _prompts(model, config)
     frame = compared(model, direction, prompts, words, plan)
     short = summary(frame)
-    beside, greedy = side_by_side(model, direction, prompts, config.prompts, plan)
+    beside, greedy = side_by_side(model, direction, prompts, config.texts, plan)
     say_findings(report, model, short, words, direction, told, plan.n_random)
     show(report, model, short, frame, beside, greedy, words)
     _certainty(report, frame, plan, direction, config)
@@ -282,7 +305,7 @@ def examine(
 
 
 def _prompts(model: Any, config: Config) -> Tokens:
-    tokens = model.to_tokens(list(config.prompts), bos=config.bos)
+    tokens = model.to_tokens(list(config.texts), bos=config.bos)
     if tokens.shape[1] + config.new_tokens > model.cfg.n_ctx:
         raise ValueError(
             f"a prompt of {tokens.shape[1]} tokens and new_tokens={config.new_tokens} pass the "
@@ -296,7 +319,7 @@ def _certainty(
 ) -> None:
     n = int(frame["n"].iloc[0])
     report.sure(
-        f"Each factor: {n} sampled continuations ({len(config.prompts)} prompts, {plan.samples} "
+        f"Each factor: {n} sampled continuations ({len(config.texts)} prompts, {plan.samples} "
         f"each, temperature {plan.temperature:g}, seed {plan.seed}) of {plan.new_tokens} tokens. "
         f"One step is {plan.step:.3g} along the direction, at {direction.site}."
     )

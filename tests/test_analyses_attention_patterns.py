@@ -46,7 +46,7 @@ def test_planted_heads_are_found_and_no_others(tmp_path):
     known = planted.BUILDERS["induction"]()
     (previous,) = known.truth.roles["previous_token"]
     (inductive,) = known.truth.roles["induction"]
-    report = run(known.model, Config(prompts=()))
+    report = run(known.model, Config(prompt=()))
     frame = heads(report.write(tmp_path / "r").parent)
     assert frame.loc[inductive, "induction"] > 0.95
     assert frame.loc[inductive, "same_distance"] < 0.2
@@ -60,14 +60,14 @@ def test_planted_heads_are_found_and_no_others(tmp_path):
 
 def test_a_model_in_which_nothing_is_planted_has_no_induction(tmp_path):
     control = planted.random_control(planted.BUILDERS["induction"]())
-    report = run(control.model, Config(prompts=()))
+    report = run(control.model, Config(prompt=()))
     assert heads(report.write(tmp_path / "r").parent)["induction"].max() < HALF
     assert "no head puts more than half" in report.findings[0]
 
 
 def test_the_numbers_are_those_of_the_model(tmp_path, model):
     text = "When Mary went to the store"
-    folder = run(model, Config(prompts=(text,), repeated=0)).write(tmp_path / "r").parent
+    folder = run(model, Config(prompt=(text,), repeated=0)).write(tmp_path / "r").parent
     tokens = model.to_tokens(text)
     logits, cache = model.run_with_cache(tokens)
     pattern = cache["pattern", 0][0].double().numpy()
@@ -87,7 +87,7 @@ def test_the_numbers_are_those_of_the_model(tmp_path, model):
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path, model):
     def written(name, seed):
-        report = run(model, Config(prompts=("the king",), seed=seed, repeated=4))
+        report = run(model, Config(prompt=("the king",), seed=seed, repeated=4))
         folder = report.write(tmp_path / name).parent
         return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "manifest.json"}
 
@@ -105,7 +105,7 @@ def test_hostile_words_are_read_and_shown(tmp_path):
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = Tokenizer(backend.to_str(), {"unk_token": "[UNK]"}, "hostile")
     hostile = model_of(tokenizer)
-    folder = run(hostile, Config(prompts=(" ".join(HOSTILE),), repeated=4)).write(tmp_path / "r")
+    folder = run(hostile, Config(prompt=(" ".join(HOSTILE),), repeated=4)).write(tmp_path / "r")
     raw = folder.read_text("utf-8")
     assert re.findall(r"<script[^>]*>", raw) == ['<script type="application/json">', "<script>"]
     assert "<img/" not in raw
@@ -114,18 +114,18 @@ def test_hostile_words_are_read_and_shown(tmp_path):
 
 
 def test_a_long_prompt_is_cut_and_that_is_said(tmp_path, model):
-    report = run(model, Config(prompts=("the king " * 40,), max_tokens=7, repeated=0))
+    report = run(model, Config(prompt=("the king " * 40,), max_tokens=7, repeated=0))
     assert len(report.skipped) == 1
     assert "first 7 of its 80 tokens" in report.skipped[0]
     folder = report.write(tmp_path / "r").parent
     assert len(content(folder)["prompts"][0]["tokens"]) == 7
-    narrow = run(model, Config(prompts=("the king " * 40,), repeated=0))
+    narrow = run(model, Config(prompt=("the king " * 40,), repeated=0))
     assert f"first {model.cfg.n_ctx} of" in narrow.skipped[0]
 
 
 def test_a_model_that_attends_both_ways(tmp_path):
     both = model_of(masked(), causal=False)
-    folder = run(both, Config(prompts=("the king",), repeated=4)).write(tmp_path / "r").parent
+    folder = run(both, Config(prompt=("the king",), repeated=4)).write(tmp_path / "r").parent
     assert not any(prompt["causal"] for prompt in content(folder)["prompts"])
     assert content(folder)["prompts"][0]["tokens"][0] == "[CLS]"
     assert not (folder / "loss.csv").exists()
@@ -142,7 +142,7 @@ def test_of_two_stacks_the_encoder_is_shown(tmp_path):
         decoder_start_token_id=1,
     )  # fmt: skip
     model = HookedTransformer(cfg, tokenizer=tokenizer)
-    report = run(model, Config(prompts=("the king",), repeated=4))
+    report = run(model, Config(prompt=("the king",), repeated=4))
     assert "the encoder's heads" in report.doubts[-1]
     assert len(heads(report.write(tmp_path / "r").parent)) == 2 * cfg.n_heads
 
@@ -153,7 +153,7 @@ def test_of_two_stacks_the_encoder_is_shown(tmp_path):
         ({"max_tokens": 1}, "max_tokens=1"),
         ({"repeated": 1}, "repeated=1"),
         ({"repeated": -1}, "repeated=-1"),
-        ({"repeated": 0, "prompts": ()}, "nothing to look at"),
+        ({"repeated": 0, "prompt": ()}, "nothing to look at"),
     ],
 )
 def test_bad_configs_are_errors(options, message):
@@ -163,9 +163,17 @@ def test_bad_configs_are_errors(options, message):
 
 def test_what_cannot_be_read_is_an_error(model):
     with pytest.raises(ValueError, match=r"“king” is 1 token; .*two or more"):
-        run(model, Config(prompts=("king",), repeated=0))
+        run(model, Config(prompt=("king",), repeated=0))
     with pytest.raises(ValueError, match="empty prompt"):
-        run(model, Config(prompts=("",), repeated=0))
+        run(model, Config(prompt=("",), repeated=0))
     bare = planted.BUILDERS["induction"]().model
-    with pytest.raises(ValueError, match="no tokenizer for prompts; prompts=\\(\\)"):
-        run(bare, Config())
+    for options in ({"prompt": ("the king",)}, {"repeated": 0}):
+        with pytest.raises(ValueError, match="no tokenizer, so it cannot read prompts"):
+            run(bare, Config(**options))
+
+
+def test_without_a_tokenizer_random_tokens_are_read():
+    bare = planted.BUILDERS["induction"]().model
+    report = run(bare, Config())
+    assert any("no tokenizer" in text for text in report.skipped)
+    assert report.findings == run(bare, Config(prompt=())).findings

@@ -195,7 +195,7 @@ def offsets(folder, report):
 
 
 def test_the_plane_and_the_direction_find_the_planted_offset(tmp_path, own_list):
-    config = Config(analogies=own_list, direction="shift", placed=("woman", "noise1", "zorblax"))
+    config = Config(analogies=own_list, category="shift", placed=("woman", "noise1", "zorblax"))
     folder, told = offsets(tmp_path, run(planted_model(), config))
     pairs = pd.read_csv(folder / "pairs.csv")
     assert len(pairs) == PAIRS
@@ -215,7 +215,7 @@ def test_the_plane_and_the_direction_find_the_planted_offset(tmp_path, own_list)
 
 
 def test_without_pairs_the_direction_is_skipped_and_said_to_be(tmp_path, own_list):
-    report = run(planted_model(), Config(analogies=own_list, direction="absent"))
+    report = run(planted_model(), Config(analogies=own_list, category="absent"))
     assert any("The absent direction: the list has 0 pairs" in one for one in report.skipped)
     report = run(planted_model(), Config(a="w0", b="w0", c="w1", analogies=own_list))
     assert any("not four tokens" in one for one in report.skipped)

@@ -201,7 +201,9 @@ def test_differences_of_accuracies_stay_within_a_hundred_points(tmp_path):
     """Ten texts: where the best place knows all that a rival mostly misses, a normal interval
     passes 100 points, and where both are right it has no width."""
     model = models_by_kind()["whole words"]
-    read = read_texts(model, Config(data=written(tmp_path, marked(10)), text="text", label="label"))
+    read = read_texts(
+        model, Config(data=written(tmp_path, marked(10)), text_column="text", label_column="label")
+    )
     measured = examine(Report("T", "Q?"), model, read, Config(shuffles=19, n=10, folds=2))
     right = np.zeros((2, 10), dtype=bool)
     right[0], right[1, :1] = True, True
@@ -352,7 +354,7 @@ def test_words_of_several_tokens_and_second_places(tmp_path):
 def test_numbers_are_a_regression(tmp_path):
     model = model_of(whole_words())
     data = written(tmp_path, marked(60))
-    own = Config(data=data, label="size", sites=("resid_post",), **FAST)
+    own = Config(data=data, label_column="size", sites=("resid_post",), **FAST)
     report = run(model, own)
     table = frame_of(report, "by-layer")
     assert {"spearman", "mae"} <= set(table) and "bits" not in table
@@ -362,14 +364,14 @@ def test_numbers_are_a_regression(tmp_path):
     assert wrong["error"].abs().is_monotonic_decreasing
     assert frame_of(report, "examples")["label"].dtype == float
     few = [{**row, "size": i % 4} for i, row in enumerate(marked(60))]
-    config = Config(data=written(tmp_path, few), label="size", **FAST)
+    config = Config(data=written(tmp_path, few), label_column="size", **FAST)
     assert not read_texts(model, config).regression
 
 
 def test_groups_stay_together_and_are_told_apart(tmp_path):
     model = model_of(whole_words())
     rows = [{**row, "who": f"author {i // 4}"} for i, row in enumerate(marked())]
-    config = Config(data=written(tmp_path, rows), group="who", sites=("resid_post",), **FAST)
+    config = Config(data=written(tmp_path, rows), group_column="who", sites=("resid_post",), **FAST)
     report = run(model, config)
     folds = frame_of(report, "examples").groupby("group")["fold"].nunique()
     assert (folds == 1).all() and len(folds) == 10
@@ -380,7 +382,9 @@ def test_groups_stay_together_and_are_told_apart(tmp_path):
 def test_the_files_own_split(tmp_path):
     model = model_of(whole_words())
     rows = [{**row, "is_test": i >= 28} for i, row in enumerate(marked())]
-    config = Config(data=written(tmp_path, rows), split="is_test", sites=("resid_post",), **FAST)
+    config = Config(
+        data=written(tmp_path, rows), split_column="is_test", sites=("resid_post",), **FAST
+    )
     report = run(model, config)
     assert len(frame_of(report, "examples")) == 12
     assert any("learned from 28 and asked about 12" in one for one in report.certainty)
@@ -459,7 +463,7 @@ def test_options_that_cannot_be_are_named(options, message):
 def test_a_text_on_both_sides_is_refused(tmp_path):
     rows = [{**row, "who": i} for i, row in enumerate(marked())]
     rows += [{**row, "who": i + 100, "label": "t"} for i, row in enumerate(marked()) if i % 2 == 0]
-    config = Config(data=written(tmp_path, rows), group="who", **FAST)
+    config = Config(data=written(tmp_path, rows), group_column="who", **FAST)
     with pytest.raises(ValueError, match="stands on both sides"):
         run(model_of(whole_words()), config)
 
@@ -515,9 +519,9 @@ def test_minilm_knows_where_places_lie(shared_data, tmp_path):
     some = places.sample(600, random_state=0)
     rows = some.rename(columns={some.columns[some.columns.str.contains("name|asciiname")][0]: "at"})
     data = written(tmp_path, rows[["at", "latitude", "is_test"]])
-    config = Config(data=data, text="at", label="latitude", split="is_test", n=500,
-                    position="mean", sites=("resid_post",), layers=(2, 5), C=(0.001, 0.01),
-                    shuffles=39)  # fmt: skip
+    columns = {"text_column": "at", "label_column": "latitude", "split_column": "is_test"}
+    config = Config(data=data, **columns, n=500, position="mean", sites=("resid_post",),
+                    layers=(2, 5), C=(0.001, 0.01), shuffles=39)  # fmt: skip
     report = run(interp.load("minilm", device="cpu"), config)
     best = frame_of(report, "by-layer").query("source == 'model'")
     assert best["score"].max() > 0.1 and best["p_adjusted"].min() < 0.05

@@ -31,7 +31,7 @@ def test_a_planted_axis_turns_men_into_women_and_random_ones_do_not():
     model, pairs = known.model, RELATIONS["gender"]
     men, women = (torch.tensor([model.to_single_token(pair[i]) for pair in pairs]) for i in (0, 1))
     own = word_direction(interp.embedding(model), pairs, site="blocks.0.hook_resid_post")
-    config = Config(prompts=("man", "king"), factors=(-4.0, 4.0), step=1.0, new_tokens=3,
+    config = Config(prompt=("man", "king"), factors=(-4.0, 4.0), step=1.0, new_tokens=3,
                     samples=8, n_random=19)  # fmt: skip
     report = Report("t", "q?")
     short = examine(report, model, own, Words(women, men), "planted", config).set_index("factor")
@@ -55,7 +55,7 @@ def test_a_direction_that_nothing_reads_changes_nothing():
         torch.tensor([model.to_single_token(p[i]) for p in RELATIONS["capital"]]) for i in (0, 1)
     ]
     report = Report("t", "q?")
-    config = Config(prompts=("man",), factors=(0.5,), step=1.0, new_tokens=2, samples=16,
+    config = Config(prompt=("man",), factors=(0.5,), step=1.0, new_tokens=2, samples=16,
                     n_random=19)  # fmt: skip
     short = examine(report, model, own, Words(*ids), "planted", config)
     assert short["p"].iloc[-1] > 0.05
@@ -91,7 +91,7 @@ def test_what_is_added_and_what_it_costs_is_what_a_hook_and_a_forward_say():
 
 def test_tinyworld_says_she_when_steered_and_random_directions_do_not():
     model = interp.load("tinyworld")
-    config = Config(prompts=("Everyone in town likes Mary because",
+    config = Config(prompt=("Everyone in town likes Mary because",
                              "Everyone in town likes Peter because"),
                     factors=(-3.0, 3.0), samples=8, n_random=5, new_tokens=6, n=48)  # fmt: skip
     report = run(model, config)
@@ -107,7 +107,7 @@ def test_tinyworld_says_she_when_steered_and_random_directions_do_not():
 
 def test_words_and_a_saved_direction_are_used(tmp_path):
     model = model_of(whole_words())
-    small = {"prompts": ("We saw Mary",), "samples": 2, "n_random": 1, "new_tokens": 2,
+    small = {"prompt": ("We saw Mary",), "samples": 2, "n_random": 1, "new_tokens": 2,
              "factors": (2.0,)}  # fmt: skip
     report = run(model, Config(positive="she, Mary,zebu", negative="he,John,gnu",
                                allow_unknown=True, **small))  # fmt: skip
@@ -126,11 +126,11 @@ def test_words_and_a_saved_direction_are_used(tmp_path):
 def test_what_it_refuses():
     for changes, why in (
         ({"factors": (0.0,)}, "no 0"),
-        ({"prompts": ()}, "texts to continue"),
+        ({"prompt": ()}, "texts to continue"),
         ({"positive": "she"}, "both --positive and --negative"),
         ({"temperature": 0.0}, "temperature above 0"),
         ({"step": -1.0}, "above 0"),
-        ({"samples": 1, "prompts": ("a",)}, "no interval"),
+        ({"samples": 1, "prompt": ("a",)}, "no interval"),
     ):
         with pytest.raises(ValueError, match=why):
             Config(**changes)

@@ -38,7 +38,7 @@ def python(*arguments: str, **options) -> subprocess.CompletedProcess:
 
 def test_help_needs_no_torch():
     code = (
-        "import sys\nfrom interp.cli import main\n"
+        "import sys\nfrom interp.cli.main import main\n"
         "try: main(['--help'])\nexcept SystemExit as e: assert e.code == 0\n"
         "heavy = {'torch', 'pandas', 'matplotlib'} & set(sys.modules); assert not heavy, heavy"
     )

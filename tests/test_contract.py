@@ -52,7 +52,7 @@ SETTINGS = SMALL | {
     # The words of the default texts are no part of the small model's vocabulary.
     "embedding-geometry": (
         *SMALL["embedding-geometry"],
-        *("--data", str(ROOT / "tests" / "senses.csv"), "--group", "cue"),
+        *("--data", str(ROOT / "tests" / "senses.csv"), "--group-column", "cue"),
     ),
 }
 """Options of an analysis for this battery, as on the command line."""

@@ -51,7 +51,7 @@ def room(name: str) -> str:
     """The room of a module; what every command line shares lies below the analyses."""
     if name.startswith("analyses"):
         return "analyses"
-    if name == "interp.cli.console":
+    if name in ("interp.cli.console", "interp.cli.options"):
         return "console"
     return name.split(".")[1]
 

@@ -73,7 +73,7 @@ def test_a_report_says_what_it_was_computed_in(tmp_path, monkeypatch, capsys):
          "dtype."),
     ):  # fmt: skip
         out = tmp_path / dtype
-        words = ["--prompts", "king queen man", "--out", str(out), "--model", str(tmp_path / "m")]
+        words = ["--prompt", "king queen man", "--out", str(out), "--model", str(tmp_path / "m")]
         assert analyses.perform(module, [*words, "--device", "cpu", *options], "test") == 0
         manifest = json.loads((out / "manifest.json").read_text())
         assert manifest["dtype"] == dtype and manifest["precision"] == sentence

@@ -29,13 +29,13 @@ class Config:
     data: Path | None = None
     """Your own texts, a CSV or JSON-lines file with a text, a word of it and its sense there per
     row. By default sentences of the language of tinyworld, whose senses are known."""
-    text: str = "text"
+    text_column: str = "text"
     """Column of --data with the text."""
-    label: str = "sense"
+    label_column: str = "sense"
     """Column of --data with the sense."""
-    word: str = "word"
+    word_column: str = "word"
     """Column of --data with the word; “bank#2” is its second occurrence in the text."""
-    group: str | None = None
+    group_column: str | None = None
     """Column of --data that says which texts belong together (the same cue, the same source): they
     are left out together when one of them is judged. By default each text is by itself."""
     compare: str | None = None

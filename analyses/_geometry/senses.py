@@ -37,9 +37,13 @@ def users_senses(config: Config) -> dict[str, pd.DataFrame]:
     """The rows of --data: text word sense, and group where the config names one."""
     assert config.data is not None
     found = read_labelled(
-        config.data, text=config.text, label=config.label, group=config.group, more=(config.word,)
+        config.data,
+        text=config.text_column,
+        label=config.label_column,
+        group=config.group_column,
+        more=(config.word_column,),
     )
-    found = found.rename(columns={config.word: "named", "label": "sense"})
+    found = found.rename(columns={config.word_column: "named", "label": "sense"})
     return {OWN: found.assign(word=found["named"].map(bare_word).str.lower())}
 
 

@@ -18,15 +18,15 @@ class Config:
     the number of a subject, the gender of a name. Not used where --data is given."""
     data: Path | None = None
     """Your own texts: a CSV, TSV or JSON-lines file with a text and a label in each row."""
-    text: str = "text"
+    text_column: str = "text"
     """Column of --data with the text."""
-    label: str = "label"
+    label_column: str = "label"
     """Column of --data with the label: a class, or a number."""
-    group: str | None = None
+    group_column: str | None = None
     """Column of --data that says which texts belong together (the same author, film, source): no
     probe is asked about a group that it has learned from. By default texts are by themselves, and
     rows with the same text belong together."""
-    split: str | None = None
+    split_column: str | None = None
     """Column of --data that says which rows are train and which are test (or 0 and 1); by default
     every row is held out once."""
     task: Literal["auto", "classification", "regression"] = "auto"
@@ -77,7 +77,10 @@ class Config:
                 raise ValueError(f"{name}=(): expected one at least; leave it out for the default")
         if not all(0 < one < float("inf") for one in self.C or ()):
             raise ValueError(f"C={self.C}: expected positive numbers")
-        if self.data is None and (self.split or self.group or self.task == "regression"):
+        if self.data is None and (
+            self.split_column or self.group_column or self.task == "regression"
+        ):
             raise ValueError(
-                "split, group and task=regression are for your own texts: give them with data"
+                "split_column, group_column and task=regression are for your own texts: give them "
+                "with data"
             )

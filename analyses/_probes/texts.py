@@ -67,7 +67,7 @@ def read_texts(model: Any, config: Config) -> Read:
     """The examples of a config. Raises ValueError, naming the line, on a label or a word that does
     not fit, and on a model that reads no texts."""
     frame, left_out = _rows(config)
-    what = config.label if config.data is not None else config.bundled
+    what = config.label_column if config.data is not None else config.bundled
     frame = _typed(frame, what, config.task)
     key = [name for name in ("text", "word", "label") if name in frame]
     whole, frame = len(frame), frame.drop_duplicates(key, ignore_index=True)
@@ -86,19 +86,23 @@ def _rows(config: Config) -> tuple[pd.DataFrame, list[str]]:
     if config.data is None:
         return _bundled(config), []
     more = ["word"] if config.position == "word" else []
-    more += [config.split] if config.split else []
+    more += [config.split_column] if config.split_column else []
     frame = read_labelled(
-        config.data, text=config.text, label=config.label, group=config.group, more=more
+        config.data,
+        text=config.text_column,
+        label=config.label_column,
+        group=config.group_column,
+        more=more,
     )
-    if config.split:
-        sides = frame[config.split].str.lower().map(SIDES)
+    if config.split_column:
+        sides = frame[config.split_column].str.lower().map(SIDES)
         if sides.isna().any():
             row = frame[sides.isna()].iloc[0]
             raise ValueError(
-                f"{config.data}, line {row['line']}: {config.split} is {row[config.split]!r}; "
-                "expected train or test (or 0 and 1, false and true)"
+                f"{config.data}, line {row['line']}: {config.split_column} is "
+                f"{row[config.split_column]!r}; expected train or test (or 0 and 1, false and true)"
             )
-        frame = frame.drop(columns=config.split).assign(side=sides)
+        frame = frame.drop(columns=config.split_column).assign(side=sides)
     return frame, []
 
 

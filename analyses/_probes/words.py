@@ -289,7 +289,8 @@ def doubts(report: Report, measured: Measured, config: Config) -> None:
     if "group" not in measured.read.frame:
         report.doubt(
             "Texts are taken as independent. Where they have sources, authors or templates in "
-            "common, name them with --group: intervals and p-values are too narrow otherwise."
+            "common, name them with --group-column: intervals and p-values are too narrow "
+            "otherwise."
         )
     elif measured.shuffled == "examples":
         report.doubt(

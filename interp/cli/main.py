@@ -16,6 +16,7 @@ from interp import report
 from interp.core.files.writing import write_file
 
 from .console import guarded, write_text
+from .options import check_text
 
 EXAMPLES = """examples:
   interp run embedding-arithmetic --model minilm
@@ -226,6 +227,7 @@ def _models(parsed: argparse.Namespace) -> int:
 
 
 def _generate(parsed: argparse.Namespace) -> int:
+    check_text(parsed.prompt or "", "PROMPT")
     model = interp.load(parsed.model, parsed.device)
     names = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
     prompt = parsed.prompt
