@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,9 +21,11 @@ from interp.core.finite import finite_cache
 from interp.core.tokens import Tokens
 from interp.data.prompt_file import BOTH, read_prompts
 from interp.loading.needs import Needs
+from interp.model import HookedTransformer
 from interp.report import Report
 from interp.report.attention import MEASURES, heads_table
 from interp.report.provenance import provenance
+from interp.report.spine import listed, part_name, percent
 
 PROMPTS = (
     "When Mary and John went to the store, John gave a book to Mary.",
@@ -37,6 +38,19 @@ KINDS = {
     "itself": "itself",
     "induction": "induction",
 }
+PLACES = {
+    "induction": "behind an earlier occurrence of the same token (induction)",
+    "previous_token": "on the previous token",
+    "first_token": "on the first token",
+    "itself": "on the token itself",
+}
+MEASURED = ("previous_token", "first_token", "itself")
+"""Places at which every prompt can be looked at."""
+LOOKS_AT = {
+    "previous_token": "at the previous token",
+    "first_token": "at the first token",
+    "itself": "at the token itself",
+}
 INDUCTION = ("induction", "induction_stderr", "same_distance")
 NEEDS = Needs(text=True)
 TABLES = {
@@ -45,6 +59,8 @@ TABLES = {
 }
 HALF = 0.5
 """What a head must put on one place to be named after it."""
+CLOSE = 0.3
+"""What a head that looks everywhere alike may put on one place before the answer says so."""
 ROWS = 20
 """Random rows of the induction score."""
 
@@ -100,7 +116,7 @@ class Reading:
     """Nats per token, none at the first; empty where the model predicts no next token."""
 
 
-def run(model: Any, config: Config) -> Report:
+def run(model: HookedTransformer, config: Config) -> Report:
     """The report. Of an encoder–decoder the patterns are the encoder's.
 
     Raises ValueError where the model reads no text, or has no tokenizer for the prompts.
@@ -118,6 +134,7 @@ def run(model: Any, config: Config) -> Report:
         "earlier occurrence?",
         analysis="attention_patterns",
         provenance=provenance(config, model),
+        tables=TABLES,
     )
     if texts:
         check_unknown(report, reader, texts, "the prompts", allowed=config.allow_unknown)
@@ -128,18 +145,20 @@ def run(model: Any, config: Config) -> Report:
     if config.repeated:
         example, found = _induction(reader, config)
         readings.append(example)
-    frame = heads_table([one.pattern for one in readings])
+    frame = heads_table([reading.pattern for reading in readings])
     scores = frame[["layer", "head"]].assign(label=_labels(frame, found))
     if found is not None:
         scores = scores.join(found)
-    _findings(report, frame, found, readings, reader)
+    shares = frame if found is None else frame.join(found)
+    even = [_even(len(reading.tokens), reader.cfg.causal) for reading in readings]
+    _say(report, shares, heads_table(even).iloc[0], readings, scores)
     _certainty(report, frame, found, readings, config)
     _doubts(report, model)
-    _show(report, readings, scores)
+    _surprise(report, readings)
     return report
 
 
-def _texts(model: Any, config: Config) -> tuple[str, ...] | None:
+def _texts(model: HookedTransformer, config: Config) -> tuple[str, ...] | None:
     """The texts to look at; None where none are named and the model could not read them."""
     asked = config.prompt or config.prompts is not None
     if model.tokenizer is None and (asked or not config.repeated):
@@ -151,7 +170,7 @@ def _texts(model: Any, config: Config) -> tuple[str, ...] | None:
     return PROMPTS if model.tokenizer is not None else None
 
 
-def _read_prompt(report: Report, model: Any, text: str, config: Config) -> Reading:
+def _read_prompt(report: Report, model: HookedTransformer, text: str, config: Config) -> Reading:
     tokens = model.to_tokens(text, bos=config.bos)
     length, most = tokens.shape[1], min(config.max_tokens, model.cfg.n_ctx)
     if length < 2:
@@ -163,7 +182,7 @@ def _read_prompt(report: Report, model: Any, text: str, config: Config) -> Readi
 
 
 @torch.no_grad()
-def _read(model: Any, tokens: Tokens) -> Reading:
+def _read(model: HookedTransformer, tokens: Tokens) -> Reading:
     """One row, by itself, so that nothing is padded."""
     predicts = model.cfg.head == "unembed" and model.cfg.causal
     names = ["pattern", *(["hook_logits"] if predicts else [])]
@@ -179,7 +198,7 @@ def _read(model: Any, tokens: Tokens) -> Reading:
     return Reading(list(strings), torch.stack(layers).float().cpu().numpy(), loss)
 
 
-def _induction(model: Any, config: Config) -> tuple[Reading, pd.DataFrame]:
+def _induction(model: HookedTransformer, config: Config) -> tuple[Reading, pd.DataFrame]:
     """An example of random tokens said twice, and per head, over `ROWS` rows: induction (attention
     behind the earlier occurrence), its standard error, and the control at the same distance where
     nothing is repeated."""
@@ -193,47 +212,115 @@ def _labels(frame: pd.DataFrame, found: pd.DataFrame | None) -> list[str]:
     shares = frame if found is None else frame.join(found)
     names = [name for name in KINDS if name in shares]
     most = shares[names].max(axis=1)
-    best = shares[names].idxmax(axis=1).map(KINDS)
-    return best.where(most > HALF, "mixed").tolist()
+    largest = shares[names].idxmax(axis=1).map(KINDS)
+    return largest.where(most > HALF, "mixed").tolist()
 
 
-def _findings(
+def _say(
     report: Report,
-    frame: pd.DataFrame,
-    found: pd.DataFrame | None,
+    shares: pd.DataFrame,
+    even: pd.Series,
     readings: list[Reading],
-    model: Any,
+    scores: pd.DataFrame,
 ) -> None:
-    if found is not None:
-        top = int(found["induction"].idxmax())
-        report.finding(
-            "Behind the earlier occurrence, where random tokens are said twice (induction): "
-            f"{_most(frame.join(found), 'induction')}. {_head(frame.iloc[top])} puts "
-            f"{found['same_distance'][top]:.2f} at the same distance where nothing is repeated."
+    """The answer with the viewer below it, and what was found; `even` is a head that looks
+    everywhere alike."""
+    report.answer(_answer(shares, even)).attention(
+        [reading.pattern for reading in readings],
+        [reading.tokens for reading in readings],
+        "Attention of every head: queries downwards, keys to the right",
+        scores=scores,
+        name="attention",
+    )
+    if "induction" in shares:
+        _closest_to_induction(report, shares, prompt=len(readings))
+    for name in ("previous_token", "first_token", "itself"):
+        _closest(report, shares, name, float(even[name]))
+    for name in (name for name in PLACES if name in shares):
+        control = (
+            _at_the_same_distance(shares)
+            if name == "induction"
+            else f"A head that looks everywhere alike puts {even[name]:.2f} there."
         )
-    even = heads_table([_even(len(one.tokens), model.cfg.causal) for one in readings]).iloc[0]
-    where = {
-        "previous_token": "the previous token",
-        "first_token": "the first token",
-        "itself": "the token itself",
-    }
-    for name, place in where.items():
+        report.finding(f"In all, {PLACES[name]}: {_most(shares, name)}. {control}", at="attention")
+
+
+def _answer(shares: pd.DataFrame, even: pd.Series) -> str:
+    """How many heads put more than half of their attention on each place, the most first."""
+    names = [name for name in PLACES if name in shares]
+    counts = {name: int((shares[name] > HALF).sum()) for name in names}
+    held = sorted((name for name in names if counts[name]), key=lambda name: -counts[name])
+    if not held:
+        places = " or ".join(PLACES[name] for name in names)
+        return f"No head puts more than half of its attention {places}."
+    first, *others = held
+    counted = [f"{counts[name]} {PLACES[name]}" for name in others]
+    heads_put = "1 puts" if counts[first] == 1 else f"{counts[first]} put"
+    whose = "its" if counts[first] == 1 else "their"
+    start = f"{heads_put} more than half of {whose} attention {PLACES[first]}"
+    chance = max(float(even[name]) for name in MEASURED)
+    short = (
+        f"; on prompts as short as these, looking everywhere alike gives up to {percent(chance)}"
+        if chance > CLOSE
+        else ""
+    )
+    return f"Of {len(shares)} heads, {listed([start, *counted])}{short}."
+
+
+def _closest_to_induction(report: Report, shares: pd.DataFrame, prompt: int) -> None:
+    """The head that looks most behind an earlier occurrence, opened at the repetition."""
+    row = shares.loc[shares["induction"].idxmax()]
+    name, there = part_name(row), percent(row["induction"])
+    control = percent(row["same_distance"])
+    clear = row["induction"] > max(HALF, 2 * row["same_distance"])
+    report.finding(
+        f"{name} looks most behind an earlier occurrence of the same token: {there} of its "
+        f"attention, {control} where nothing is repeated."
+        if clear
+        else f"No head clearly looks behind an earlier occurrence: {name} comes closest, with "
+        f"{there} there and {control} where nothing is repeated.",
+        at="attention",
+        links={name: f"{_in_the_viewer(row)}-prompt{prompt}"},
+    )
+
+
+def _closest(report: Report, shares: pd.DataFrame, place: str, even: float) -> None:
+    """The head that looks most at a place, beside one that looks everywhere alike."""
+    row = shares.loc[shares[place].idxmax()]
+    if row[place] <= even:
         report.finding(
-            f"On {place}: {_most(frame, name)}. A head that looks everywhere alike puts "
-            f"{even[name]:.2f} there."
+            f"No head looks {LOOKS_AT[place]} more than one that looks everywhere alike "
+            f"({percent(even)}).",
+            at="attention",
         )
+        return
+    name = part_name(row)
+    report.finding(
+        f"{name} looks most {LOOKS_AT[place]}: {percent(row[place])} of its attention; a head "
+        f"that looks everywhere alike puts {percent(even)} there.",
+        at="attention",
+        links={name: _in_the_viewer(row)},
+    )
 
 
-def _most(frame: pd.DataFrame, name: str) -> str:
-    best = frame.nlargest(3, name)
-    named = ", ".join(f"{_head(row)} ({row[name]:.2f})" for _, row in best.iterrows())
-    count = int((frame[name] > HALF).sum())
-    number = "no head puts" if not count else f"{count} of {len(frame)} heads put"
-    return f"{number} more than half of {'its' if not count else 'their'} attention; most {named}"
+def _in_the_viewer(row: pd.Series) -> str:
+    return f"#head-L{int(row['layer'])}H{int(row['head'])}"
 
 
-def _head(row: Any) -> str:
-    return f"L{int(row['layer'])} H{int(row['head'])}"
+def _at_the_same_distance(shares: pd.DataFrame) -> str:
+    row = shares.loc[shares["induction"].idxmax()]
+    return (
+        f"{part_name(row)} puts {row['same_distance']:.2f} at the same distance where nothing is "
+        "repeated."
+    )
+
+
+def _most(shares: pd.DataFrame, name: str) -> str:
+    largest = shares.nlargest(3, name)
+    named = ", ".join(f"{part_name(row)} ({row[name]:.2f})" for _, row in largest.iterrows())
+    count = int((shares[name] > HALF).sum())
+    who = "no head puts" if not count else f"{count} of {len(shares)} heads put"
+    return f"{who} more than half of {'its' if not count else 'their'} attention; most {named}"
 
 
 def _even(n: int, causal: bool) -> np.ndarray:
@@ -248,8 +335,8 @@ def _certainty(
     readings: list[Reading],
     config: Config,
 ) -> None:
-    sizes = [len(one.tokens) for one in readings]
-    first = sorted({one.tokens[0] for one in readings})
+    sizes = [len(reading.tokens) for reading in readings]
+    first = sorted({reading.tokens[0] for reading in readings})
     report.sure(
         f"Shares are averages over {len(readings)} prompts of {min(sizes)} to {max(sizes)} tokens"
         f"{', the repeated one among them' if found is not None else ''}. They begin with "
@@ -258,13 +345,13 @@ def _certainty(
     if found is not None:
         top = int(found["induction"].idxmax())
         report.sure(
-            f"Induction of {_head(frame.iloc[top])}: {found['induction'][top]:.2f} ± "
+            f"Induction of {part_name(frame.iloc[top])}: {found['induction'][top]:.2f} ± "
             f"{found['induction_stderr'][top]:.2f} (standard error over {ROWS} random rows, seed "
             f"{config.seed})."
         )
 
 
-def _doubts(report: Report, model: Any) -> None:
+def _doubts(report: Report, model: HookedTransformer) -> None:
     report.doubt(
         "A weight says where a head reads, not that what it reads changes anything: the value may "
         "be small, or not be used. Ablation and patching measure that."
@@ -284,24 +371,15 @@ def _doubts(report: Report, model: Any) -> None:
         )
 
 
-def _show(report: Report, readings: list[Reading], scores: pd.DataFrame) -> None:
-    section = report.section(
-        "All heads",
-        "Each picture is one head on one prompt: queries downwards, keys to the right. Open one to "
-        "see what each token attends to, and who attends to it.",
-    )
-    section.attention(
-        [one.pattern for one in readings],
-        [one.tokens for one in readings],
-        "Attention of every head",
-        scores=scores,
-        name="attention",
-    )
-    told = [one for one in readings if one.loss]
-    if told:
+def _surprise(report: Report, readings: list[Reading]) -> None:
+    measured = [reading for reading in readings if reading.loss]
+    if measured:
         text = "The loss of each token given those before it: what the model did not see coming."
         report.section("What surprised the model", text).tokens(
-            [one.tokens for one in told], [one.loss for one in told], "Loss per token", name="loss"
+            [reading.tokens for reading in measured],
+            [reading.loss for reading in measured],
+            "Loss per token",
+            name="loss",
         )
 
 

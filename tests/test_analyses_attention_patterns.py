@@ -13,9 +13,17 @@ import tokenizers
 import torch
 from tokenizers import models, pre_tokenizers
 
-from analyses.attention_patterns import HALF, Config, run
+from analyses.attention_patterns import (
+    HALF,
+    Config,
+    _answer,
+    _closest,
+    _closest_to_induction,
+    run,
+)
 from interp.core.tokenizer import Tokenizer
 from interp.model import HookedTransformer
+from interp.report import Report
 from interp.zoo import planted
 from tests.strategies import small_config
 from tests.vocabularies import masked, model_of, whole_words
@@ -54,15 +62,76 @@ def test_planted_heads_are_found_and_no_others(tmp_path):
     assert frame.loc[inductive, "label"] == "induction"
     assert frame.loc[previous, "label"] == "previous token"
     assert frame.drop([inductive, previous])["induction"].max() < HALF
-    assert f"most L{inductive[0]} H{inductive[1]}" in report.findings[0]
-    assert f"most L{previous[0]} H{previous[1]}" in report.findings[1]
+    assert report.findings[0].startswith(f"L{inductive[0]} H{inductive[1]} looks most behind")
+    assert report.findings[1].startswith(f"L{previous[0]} H{previous[1]} looks most at the prev")
+    assert "1 puts more than half of its attention behind an earlier" in report.headline
+    at_the_repetition = f"#head-L{inductive[0]}H{inductive[1]}-prompt1"
+    assert [*report.findings[0].links.values()] == [at_the_repetition]
 
 
 def test_a_model_in_which_nothing_is_planted_has_no_induction(tmp_path):
     control = planted.random_control(planted.BUILDERS["induction"]())
     report = run(control.model, Config(prompt=()))
     assert heads(report.write(tmp_path / "r").parent)["induction"].max() < HALF
-    assert "no head puts more than half" in report.findings[0]
+    assert report.findings[0].startswith("No head clearly looks behind an earlier occurrence")
+    assert report.headline.startswith("No head puts more than half of its attention")
+    assert any("no head puts more than half" in finding for finding in report.findings[3:])
+
+
+def shares_of(**columns) -> pd.DataFrame:
+    n = len(next(iter(columns.values())))
+    return pd.DataFrame({"layer": 0, "head": range(n), **columns})
+
+
+EVEN = pd.Series({"previous_token": 0.1, "first_token": 0.1, "itself": 0.1})
+PLAIN = {"previous_token": [0.9, 0.2], "first_token": [0.05, 0.8], "itself": [0.1, 0.7]}
+
+
+@pytest.mark.parametrize(
+    ("columns", "even", "said"),
+    [
+        (PLAIN, EVEN, "Of 2 heads, 1 puts more than half of its attention on the previous token, "
+         "1 on the first token and 1 on the token itself."),
+        (PLAIN | {"itself": [0.9, 0.7]}, EVEN, "Of 2 heads, 2 put more than half of their "
+         "attention on the token itself, 1 on the previous token and 1 on the first token."),
+        (PLAIN | {"previous_token": [0.5, 0.2], "first_token": [0, 0], "itself": [0, 0]}, EVEN,
+         "No head puts more than half of its attention on the previous token or on the first "
+         "token or on the token itself."),
+        (PLAIN, EVEN + 0.4, "; on prompts as short as these, looking everywhere alike gives up to "
+         "50\u00a0%."),
+    ],
+)  # fmt: skip
+def test_the_answer_is_true_of_every_outcome(columns, even, said):
+    assert _answer(shares_of(**columns), even).endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("induction", "same_distance", "said"),
+    [
+        (0.9, 0.1, "L0 H0 looks most behind an earlier occurrence"),
+        (0.9, 0.8, "No head clearly looks behind an earlier occurrence"),
+        (0.4, 0.0, "No head clearly looks behind an earlier occurrence"),
+    ],
+)
+def test_a_head_that_looks_as_far_back_in_any_case_is_no_induction_head(
+    induction, same_distance, said
+):
+    report, shares = Report("T", "Q?"), shares_of(**PLAIN)
+    shares = shares.assign(induction=[induction, 0.0], same_distance=[same_distance, 0.0])
+    _closest_to_induction(report, shares, prompt=4)
+    _closest(report, shares, "first_token", 0.9)
+    assert report.findings[0].startswith(said)
+    assert report.findings[1].startswith("No head looks at the first token more than")
+    assert all(len(finding.split()) <= 25 for finding in report.findings)
+
+
+def test_the_first_screen_is_the_answer_the_viewer_and_three_short_findings(model):
+    report = run(model, Config(prompt=("the king went", "to the store"), repeated=4))
+    screen = report.first_screen()
+    assert [item.name for item in screen.items] == ["attention"]
+    assert len(screen.findings) == 3
+    assert all(len(finding.split()) <= 25 and finding.at for finding in screen.findings)
+    assert report.findings[0].links.popitem()[1].endswith("-prompt3")
 
 
 def test_the_numbers_are_those_of_the_model(tmp_path, model):
