@@ -18,10 +18,10 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from tqdm import tqdm
 
 from interp.core import chance
 from interp.core.finite import finite_cache
+from interp.core.progress import counting
 from interp.core.sites import Site, SiteFilter
 from interp.core.tokens import Tokens
 from interp.core.visible import logger
@@ -133,9 +133,7 @@ def _run(
     names = [site.name for site in sites]
     place = Place(*sink.shards[-1].after) if sink.shards else Place()
     with ExitStack() as stack:
-        bar = stack.enter_context(
-            tqdm(desc="harvest", total=windows.size, disable=not progress, leave=False)
-        )
+        bar = stack.enter_context(counting(windows.size, "harvest", progress))
         writer = stack.enter_context(_in_background())
         bar.update(place.offset)
         waiting: deque[Future] = deque()

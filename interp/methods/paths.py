@@ -17,10 +17,10 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from interp.core.finite import finite_cache
 from interp.core.indices import check_once, index, pair
+from interp.core.progress import counting
 from interp.core.tap import ActivationCache, Hook, Tap
 from interp.core.tokens import Tokens
 from interp.sweeps import edits, engine, metrics
@@ -92,7 +92,7 @@ def path_patch(
     heads = _senders(model, senders, chosen)
     _check_differs(paths, heads)
     found: dict[tuple[Head, int], Tensor] = {}
-    with tqdm(desc="paths", total=len(heads), disable=not progress, leave=False) as bar:
+    with counting(len(heads), "paths", progress) as bar:
         for number in (i for i, one in enumerate(chosen) if one == LOGITS):
             for head, values in _to_logits(paths, heads):
                 found[head, number] = values

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from interp.core.finite import NotFinite, check_model, traced
 from interp.core.memory import free_bytes
+from interp.core.progress import counting
 from interp.core.tap import ActivationCache
 from interp.core.tokens import Tokens
 
@@ -91,7 +92,7 @@ def sweep(
         made_of = manifest(model, tokens, job.nodes, edit, metric, job.engine, job.baseline)
         log = Journal(journal, made_of, [one.rows for one in job.passes])
     title = f"{edit.name} × {metric.name}"
-    with log or nullcontext(), tqdm(desc=title, disable=not progress, leave=False) as bar:
+    with log or nullcontext(), counting(None, title, progress) as bar:
         try:
             values, changed = _run(job, log, bar)
         except NotFinite as error:

@@ -26,6 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from interp.core.files.writing import locked, write_file
+from interp.core.progress import shows_progress
 from interp.loading import save
 from interp.loading.fingerprint import digest, machine_facts
 from interp.model import HookedTransformer
@@ -83,7 +84,10 @@ def train(
             with (
                 Interrupts() as stopped,
                 tqdm(
-                    total=config.steps, initial=run.step, disable=not progress, unit="step"
+                    total=config.steps,
+                    initial=run.step,
+                    disable=not (progress and shows_progress()),
+                    unit="step",
                 ) as bar,
             ):
                 run.go(stopped, bar)

@@ -16,10 +16,10 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from interp.core import chance
 from interp.core.indices import Indices
+from interp.core.progress import counted
 from interp.core.tokens import Tokens
 from interp.loading import weights_hash
 
@@ -161,7 +161,7 @@ def _descend(
     parameters = [one.requires_grad_() for start in starts.values() for one in (start.W, start.c)]
     optimiser = torch.optim.Adam(parameters, lr=lr)
     batches = _batches(tokens, positions, seed)
-    for step in tqdm(range(steps), desc="tuned lens", disable=not progress, leave=False):
+    for step in counted(range(steps), "tuned lens", progress):
         for group in optimiser.param_groups:
             group["lr"] = lr * (1 + math.cos(math.pi * step / steps)) / 2
         optimiser.zero_grad()

@@ -11,9 +11,9 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
 from interp.core.indices import Indices, reusable
+from interp.core.progress import counting
 
 from . import controls, fitting, places, scores, splits
 from .estimator import check_kind, checked_penalties, class_weights
@@ -233,7 +233,7 @@ def _tables(
     """A frame per batch and C, indexed by place."""
     named, tables = places.frame(found), []
     chance: dict[int, list[float]] = {}
-    with tqdm(total=len(found), desc="probes", disable=not progress, leave=False) as bar:
+    with counting(len(found), "probes", progress) as bar:
         for index, x in _batches(plan, found):
             try:
                 by_C = predict(plan, x)
