@@ -13,6 +13,7 @@ from torch import Tensor
 from interp.core.finite import finite_cache
 from interp.core.sites import Site, SiteName
 from interp.core.tokens import Tokens
+from interp.model import HookedTransformer
 from interp.sweeps.metrics import Where, one_position
 from interp.sweeps.nodes import as_frame
 
@@ -23,7 +24,7 @@ BATCH = 64
 
 @torch.no_grad()
 def vectors_at(
-    model: Any, tokens: Any, site: SiteName, pos: Where | Literal["all"] = None
+    model: HookedTransformer, tokens: Any, site: SiteName, pos: Where | Literal["all"] = None
 ) -> Float[Tensor, "n d"]:
     """The activations at one site, on the CPU: one row per example, at `pos` (default: the last
     real token), or with "all" one per real token, in order of example. Runs `BATCH` at a time.
@@ -45,7 +46,7 @@ def vectors_at(
     return torch.cat(parts)
 
 
-def vector_site(model: Any, site: SiteName) -> Site:
+def vector_site(model: HookedTransformer, site: SiteName) -> Site:
     """The site of a name, if it holds one vector per position; raises ValueError otherwise."""
     found = model.sites[site]
     if len(found.axes) != 3 or found.axes[:2] != ("batch", "pos") or found.axes[2] == "one":
@@ -57,7 +58,7 @@ def vector_site(model: Any, site: SiteName) -> Site:
 
 
 def node_at(
-    model: Any, tokens: Any, site: SiteName, pos: Where | Literal["all"]
+    model: HookedTransformer, tokens: Any, site: SiteName, pos: Where | Literal["all"]
 ) -> tuple[Tokens, pd.DataFrame]:
     """The node of a sweep that edits a site where `vectors_at` reads it, and the tokens that know
     the position."""

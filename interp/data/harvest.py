@@ -27,6 +27,7 @@ from interp.core.tokens import Tokens
 from interp.core.visible import logger
 from interp.loading import DTYPES, weights_hash
 from interp.loading.fingerprint import SIZE, digest, machine_facts
+from interp.model import HookedTransformer
 from interp.sweeps.metrics import one_position
 from interp.sweeps.nodes import stable_hash
 
@@ -41,7 +42,7 @@ log = logger(__name__)
 
 @torch.no_grad()
 def harvest(
-    model: Any,
+    model: HookedTransformer,
     source: Any,
     sites: SiteFilter,
     folder: str | os.PathLike,
@@ -121,7 +122,7 @@ Pick = Callable[[Batch], Picked]
 
 
 def _run(
-    model: Any,
+    model: HookedTransformer,
     windows: Windows,
     sites: Sequence[Site],
     pick: Pick,
@@ -147,7 +148,9 @@ def _run(
             one.result()
 
 
-def _piece(model: Any, batch: Batch, names: Sequence[str], pick: Pick, stop: int | None) -> Piece:
+def _piece(
+    model: HookedTransformer, batch: Batch, names: Sequence[str], pick: Pick, stop: int | None
+) -> Piece:
     tokens = model.accept(batch.tokens)
     cache = finite_cache(model, tokens, names, stop_at_layer=stop)
     row, pos, role = pick(batch)
@@ -210,7 +213,7 @@ def _roles(positions: str | Sequence[str]) -> list[str]:
     return list(positions)
 
 
-def _sites(model: Any, sites: SiteFilter) -> list[Site]:
+def _sites(model: HookedTransformer, sites: SiteFilter) -> list[Site]:
     """The sites in forward order. Raises ValueError where one has no row per position."""
     if getattr(model, "encoder", None) is not None:
         raise ValueError("an encoder–decoder reads two texts: harvest model.encoder")
@@ -229,7 +232,7 @@ def _sites(model: Any, sites: SiteFilter) -> list[Site]:
     return chosen
 
 
-def _stop(model: Any, sites: Sequence[Site]) -> int | None:
+def _stop(model: HookedTransformer, sites: Sequence[Site]) -> int | None:
     """Behind which layer nothing is needed; None: all is."""
     names = model.sites.names
     last = max(names.index(site.name) for site in sites)
@@ -238,7 +241,7 @@ def _stop(model: Any, sites: Sequence[Site]) -> int | None:
     return None if outside_the_blocks or model.opaque else max(layers, default=0) + 1
 
 
-def _model_facts(model: Any) -> dict[str, Any]:
+def _model_facts(model: HookedTransformer) -> dict[str, Any]:
     """All of the model and machine that a number depends on."""
     return {
         **machine_facts(model.device, model.dtype),

@@ -24,6 +24,7 @@ from interp.core.indices import is_several, whole_numbers
 from interp.core.tokens import Tokens
 from interp.core.unknown import warn_of_unknown
 from interp.loading.fingerprint import SIZE, digest
+from interp.model import HookedTransformer
 
 LONGEST = 1 << 20
 """Bytes of a line that are held at once; a longer one is cut at a space."""
@@ -66,7 +67,7 @@ class Windows:
 
     def __init__(
         self,
-        model: Any,
+        model: HookedTransformer,
         source: Any,
         *,
         width: int | None = None,
@@ -203,7 +204,7 @@ class Windows:
         return found.st_size, found.st_mtime_ns
 
 
-def _read(model: Any, source: Any) -> Path | Tokens | list:
+def _read(model: HookedTransformer, source: Any) -> Path | Tokens | list:
     """A source in the form in which it is read, checked as far as that costs nothing."""
     if isinstance(source, os.PathLike):
         source = Path(source)

@@ -18,6 +18,7 @@ from torch import Tensor
 from interp.core.finite import finite, finite_cache
 from interp.core.indices import Indices, indices
 from interp.core.precision import to_numpy, wide
+from interp.model import HookedTransformer
 from interp.sweeps.metrics import Where, answer_ids, one_position
 
 Part = tuple[str, int, int | None, int | None, Tensor]
@@ -28,7 +29,7 @@ NONE = -1
 
 @torch.no_grad()
 def logit_attribution(
-    model: Any,
+    model: HookedTransformer,
     tokens: Any,
     answer: Tensor,
     wrong: Tensor | None = None,
@@ -82,7 +83,7 @@ def logit_attribution(
     )
 
 
-def _check(model: Any, by: str) -> None:
+def _check(model: HookedTransformer, by: str) -> None:
     cfg = model.cfg
     if by not in ("component", "head", "neuron"):
         raise ValueError(f"by={by!r}: expected 'component', 'head' or 'neuron'")
@@ -102,7 +103,7 @@ def _check(model: Any, by: str) -> None:
         raise ValueError("by='neuron' needs an MLP without experts; use by='component'")
 
 
-def _cached(model: Any, tokens: Any, by: str, own: list[int]) -> Any:
+def _cached(model: HookedTransformer, tokens: Any, by: str, own: list[int]) -> Any:
     names = [model.blocks[0].hook_resid_pre, model.blocks[-1].hook_resid_post]
     names += [block.hook_attn_out for block in model.blocks]
     names += [b.hook_cross_attn_out for b in model.blocks if b.cross_attn is not None]
@@ -118,7 +119,11 @@ def _cached(model: Any, tokens: Any, by: str, own: list[int]) -> Any:
 
 
 def _direction(
-    model: Any, here: Callable[[Any], Tensor], tokens: Any, answer: Tensor, wrong: Tensor | None
+    model: HookedTransformer,
+    here: Callable[[Any], Tensor],
+    tokens: Any,
+    answer: Tensor,
+    wrong: Tensor | None,
 ) -> tuple[Float[Tensor, "batch d_model"], Tensor, Tensor]:
     """What a vector of the residual stream is multiplied by, the constant, and the whole."""
     ids = answer_ids(answer, tokens, model)
@@ -143,7 +148,11 @@ def _direction(
 
 
 def _parts(
-    model: Any, here: Callable[[Any], Tensor], direction: Tensor, by: str, own: list[int]
+    model: HookedTransformer,
+    here: Callable[[Any], Tensor],
+    direction: Tensor,
+    by: str,
+    own: list[int],
 ) -> Iterator[Part]:
     start = here(model.blocks[0].hook_resid_pre)
     embedded = start

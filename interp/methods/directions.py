@@ -28,6 +28,7 @@ from interp.core.sites import SiteName, stack_config
 from interp.core.vectors import numbers
 from interp.data.activations import vector_site
 from interp.loading.stored import check_tensors, write_tensors
+from interp.model import HookedTransformer
 
 from . import axes
 
@@ -79,7 +80,7 @@ class Direction:
         wide = self.vector.double()
         return wide / wide.norm()
 
-    def check(self, model: Any, site: SiteName | None = None) -> str:
+    def check(self, model: HookedTransformer, site: SiteName | None = None) -> str:
         """The full name of the site at which it is used, by default its own.
 
         Raises ValueError where the activations there are of another width.
@@ -215,7 +216,7 @@ def cosines(directions: Mapping[str, Direction]) -> pd.DataFrame:
 
 
 @torch.no_grad()
-def promoted_tokens(model: Any, direction: Direction, k: int = 10) -> pd.DataFrame:
+def promoted_tokens(model: HookedTransformer, direction: Direction, k: int = 10) -> pd.DataFrame:
     """The tokens that the direction itself raises and lowers most when it reaches the unembedding:
     side rank id token logit z.
 
@@ -255,7 +256,7 @@ def promoted_tokens(model: Any, direction: Direction, k: int = 10) -> pd.DataFra
     return pd.concat(frames, ignore_index=True)
 
 
-def _names(model: Any, ids: list[int]) -> list[str]:
+def _names(model: HookedTransformer, ids: list[int]) -> list[str]:
     if model.tokenizer is None:
         return [str(i) for i in ids]
     return model.tokenizer.str_tokens(ids)

@@ -29,6 +29,7 @@ from interp.core.tap import Hook
 from interp.core.tokens import Tokens
 from interp.data.activations import node_at, vector_site, vectors_at
 from interp.data.moments import Moments
+from interp.model import HookedTransformer
 from interp.sweeps.edits import Edit, Replace, each
 from interp.sweeps.engine import sweep
 from interp.sweeps.metrics import Metric, Where
@@ -88,7 +89,7 @@ class Eraser:
         """The edit of a sweep. Raises ValueError, when bound, at another site than its own."""
         return Edit(f"erase({self.method}, rank {self.rank})", "ablate", self._bind)
 
-    def _bind(self, model: Any, tokens: Tokens, sites: Iterable[str]) -> Replace:
+    def _bind(self, model: HookedTransformer, tokens: Tokens, sites: Iterable[str]) -> Replace:
         for name in sites:
             self._check(name)
         return lambda x, rows: self(x)
@@ -189,7 +190,7 @@ def _erasing(
 
 
 def amnesic_check(
-    model: Any,
+    model: HookedTransformer,
     tokens: Any,
     labels: Int[Tensor, " n"],
     site: SiteName,

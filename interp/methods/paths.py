@@ -23,6 +23,7 @@ from interp.core.indices import check_once, index, pair
 from interp.core.progress import counting
 from interp.core.tap import ActivationCache, Hook, Tap
 from interp.core.tokens import Tokens
+from interp.model import HookedTransformer
 from interp.sweeps import edits, engine, metrics
 from interp.sweeps.metrics import Bound, Metric
 
@@ -52,7 +53,7 @@ receive together."""
 
 @torch.no_grad()
 def path_patch(
-    model: Any,
+    model: HookedTransformer,
     pairs: Pairs,
     senders: Iterable[Head] | None = None,
     receivers: Receivers = LOGITS,
@@ -109,7 +110,7 @@ def path_patch(
 class _Paths:
     """Both runs, and what is measured."""
 
-    model: Any
+    model: HookedTransformer
     tokens: Tokens
     """Of the base run."""
     base: ActivationCache
@@ -145,7 +146,9 @@ class _Paths:
         return torch.tensor(frame["effect"].to_numpy()).view(len(nodes), n)
 
 
-def _paths(model: Any, pairs: Pairs, direction: str, metric: Metric | None, held: bool) -> _Paths:
+def _paths(
+    model: HookedTransformer, pairs: Pairs, direction: str, metric: Metric | None, held: bool
+) -> _Paths:
     runs = [model.accept(pairs.corrupted), model.accept(pairs.clean)]
     if direction == "noise":
         runs.reverse()
@@ -170,7 +173,7 @@ def _paths(model: Any, pairs: Pairs, direction: str, metric: Metric | None, held
 def _with_scale(metric: Metric, scale: Float[Tensor, "batch pos one"]) -> Metric:
     """The metric, with the last norm dividing by this scale."""
 
-    def bind(model: Any, tokens: Tokens, base: Any) -> Bound:
+    def bind(model: HookedTransformer, tokens: Tokens, base: Any) -> Bound:
         bound = metric.bind(model, tokens, base)
         if bound.reads != "logits":
             return bound
@@ -189,7 +192,7 @@ def _with_scale(metric: Metric, scale: Float[Tensor, "batch pos one"]) -> Metric
     return replace(metric, bind=bind)
 
 
-def _logits(model: Any, read: Tensor, bound: Bound, examples: Tensor) -> Tensor:
+def _logits(model: HookedTransformer, read: Tensor, bound: Bound, examples: Tensor) -> Tensor:
     """Those logits, or log-probabilities, of what the unembedding reads that a metric reads."""
     if bound.ids is None:
         return model.unembed(read, model.embed.W_E)
@@ -248,7 +251,7 @@ def _to_heads(
         yield number, found[line]
 
 
-def _site(model: Any, part: Receiver) -> str:
+def _site(model: HookedTransformer, part: Receiver) -> str:
     return f"{model.blocks[part.layer].name}.attn.hook_{part.kind}"
 
 
@@ -257,7 +260,7 @@ def _follows(receiver: Any, sender: Head) -> bool:
     return receiver == LOGITS or all(part.layer > sender[0] for part in receiver)
 
 
-def _check_options(model: Any, direction: str, reduce: str) -> None:
+def _check_options(model: HookedTransformer, direction: str, reduce: str) -> None:
     if direction not in ("denoise", "noise"):
         raise ValueError(f"direction={direction!r}: expected 'denoise' or 'noise'")
     if reduce not in ("mean", "none"):
@@ -274,7 +277,7 @@ def _check_options(model: Any, direction: str, reduce: str) -> None:
         )
 
 
-def _check_held(model: Any, chosen: Sequence[Any], held: bool) -> None:
+def _check_held(model: HookedTransformer, chosen: Sequence[Any], held: bool) -> None:
     if held and LOGITS in chosen and model.cfg.head == "mlm":
         raise ValueError(
             "freeze_norms=True: the transform of a masked-LM head has a norm and a nonlinearity of "
@@ -282,7 +285,7 @@ def _check_held(model: Any, chosen: Sequence[Any], held: bool) -> None:
         )
 
 
-def _receivers(model: Any, given: Receivers) -> list[Any]:
+def _receivers(model: HookedTransformer, given: Receivers) -> list[Any]:
     """LOGITS, or lists of receivers that are patched together."""
     many = [given] if isinstance(given, str) or _is_triple(given) else list(given)
     if not many:
@@ -293,7 +296,7 @@ def _receivers(model: Any, given: Receivers) -> list[Any]:
     ]  # fmt: skip
 
 
-def _together(model: Any, one: Any) -> list[Receiver]:
+def _together(model: HookedTransformer, one: Any) -> list[Receiver]:
     receivers = [_receiver(model, part) for part in _parts(one)]
     check_once(receivers, "receivers")
     return receivers
@@ -310,7 +313,7 @@ def _is_triple(one: Any) -> bool:
     return isinstance(one, tuple) and len(one) == 3 and isinstance(one[0], str)
 
 
-def _receiver(model: Any, part: Any) -> Receiver:
+def _receiver(model: HookedTransformer, part: Any) -> Receiver:
     if not _is_triple(part) or part[0] not in KINDS:
         raise ValueError(
             f"receiver {part!r}: expected 'logits' or (kind, layer, head) with the kind "
@@ -323,7 +326,9 @@ def _receiver(model: Any, part: Any) -> Receiver:
     return Receiver(part[0], layer, index(part[2], heads, f"{what} of receiver {part}"))
 
 
-def _senders(model: Any, given: Iterable[Head] | None, chosen: Sequence[Any]) -> list[Head]:
+def _senders(
+    model: HookedTransformer, given: Iterable[Head] | None, chosen: Sequence[Any]
+) -> list[Head]:
     cfg = model.cfg
     if given is None:
         every = [(layer, head) for layer in range(cfg.n_layers) for head in range(cfg.n_heads)]

@@ -26,6 +26,7 @@ from interp.core.sites import Site
 from interp.core.tap import ActivationCache
 from interp.core.tokens import Tokens
 from interp.core.vectors import Numbers, StandIn, number
+from interp.model import HookedTransformer
 
 from .nodes import Node, counted_by, stable_hash
 
@@ -175,7 +176,7 @@ def each(by_row: Mapping[int, Edit], name: str = "each") -> Edit:
 
 
 def edited_positions(
-    nodes: Iterable[Node], model: Any, tokens: Tokens
+    nodes: Iterable[Node], model: HookedTransformer, tokens: Tokens
 ) -> dict[str, Bool[Tensor, "batch pos"]]:
     """Of every site that nodes edit, the positions of each example that one of them touches."""
     chosen: dict[str, set[tuple[int | None, str | None]]] = {}
@@ -193,7 +194,7 @@ def edited_positions(
     return found
 
 
-def _bound(model: Any, tokens: Tokens, sites: Sites, *, replace: Replace) -> Replace:
+def _bound(model: HookedTransformer, tokens: Tokens, sites: Sites, *, replace: Replace) -> Replace:
     """An edit that reads nothing."""
     return replace
 
@@ -229,11 +230,11 @@ def _noised(x: Tensor, rows: Rows, *, sigma: float, seed: int) -> Tensor:
     return x + sigma * drawn.to(x)
 
 
-def _bind_set(model: Any, tokens: Tokens, sites: Sites, *, value: StandIn) -> Replace:
+def _bind_set(model: HookedTransformer, tokens: Tokens, sites: Sites, *, value: StandIn) -> Replace:
     return lambda x, rows: _at(value, x, rows, len(tokens)).expand_as(x)
 
 
-def _bind_add(model: Any, tokens: Tokens, sites: Sites, *, value: StandIn) -> Replace:
+def _bind_add(model: HookedTransformer, tokens: Tokens, sites: Sites, *, value: StandIn) -> Replace:
     return lambda x, rows: x + _at(value, x, rows, len(tokens))
 
 
@@ -245,7 +246,7 @@ def _at(value: StandIn, x: Tensor, rows: Rows, batch: int) -> Tensor:
 
 
 def _bind_patch(
-    model: Any, tokens: Tokens, sites: Sites, *, source: ActivationCache | Tokens
+    model: HookedTransformer, tokens: Tokens, sites: Sites, *, source: ActivationCache | Tokens
 ) -> Replace:
     other = _accepted(model, source)
     for theirs, ours in ((other, tokens), (other.source, tokens.source)):
@@ -260,7 +261,12 @@ def _bind_patch(
 
 
 def _bind_mean(
-    model: Any, tokens: Tokens, sites: Sites, *, reference: ActivationCache | Tokens, per: str
+    model: HookedTransformer,
+    tokens: Tokens,
+    sites: Sites,
+    *,
+    reference: ActivationCache | Tokens,
+    per: str,
 ) -> Replace:
     read, other = _read(model, reference, sites), _accepted(model, reference)
     if per == "pos":
@@ -272,7 +278,12 @@ def _bind_mean(
 
 
 def _bind_resample(
-    model: Any, tokens: Tokens, sites: Sites, *, reference: ActivationCache | Tokens, seed: int
+    model: HookedTransformer,
+    tokens: Tokens,
+    sites: Sites,
+    *,
+    reference: ActivationCache | Tokens,
+    seed: int,
 ) -> Replace:
     read, other = _read(model, reference, sites), _accepted(model, reference)
     _check_lengths(model, tokens, other, sites, "resampling needs equal length")
@@ -288,7 +299,9 @@ def _bind_resample(
     return replace
 
 
-def _bind_each(model: Any, tokens: Tokens, sites: Sites, *, by_row: Mapping[int, Edit]) -> Replace:
+def _bind_each(
+    model: HookedTransformer, tokens: Tokens, sites: Sites, *, by_row: Mapping[int, Edit]
+) -> Replace:
     names = sites if isinstance(sites, Mapping) else list(sites)
     bound = {row: edit.bind(model, tokens, names) for row, edit in by_row.items()}
 
@@ -307,7 +320,9 @@ def _bind_each(model: Any, tokens: Tokens, sites: Sites, *, by_row: Mapping[int,
     return replace
 
 
-def _check_lengths(model: Any, tokens: Tokens, other: Tokens, sites: Sites, why: str) -> None:
+def _check_lengths(
+    model: HookedTransformer, tokens: Tokens, other: Tokens, sites: Sites, why: str
+) -> None:
     """Raises ValueError where a site counts other positions in a reference than in this run."""
     for name in sites:
         theirs, ours = (counted_by(model.sites[name], run).shape[1] for run in (other, tokens))
@@ -318,7 +333,7 @@ def _check_lengths(model: Any, tokens: Tokens, other: Tokens, sites: Sites, why:
 
 
 def _check_real(
-    model: Any,
+    model: HookedTransformer,
     tokens: Tokens,
     other: Tokens,
     sites: Sites,
@@ -350,13 +365,15 @@ def _tokens(source: ActivationCache | Tokens) -> Tokens:
     return source.tokens if isinstance(source, ActivationCache) else source
 
 
-def _accepted(model: Any, source: ActivationCache | Tokens) -> Tokens:
+def _accepted(model: HookedTransformer, source: ActivationCache | Tokens) -> Tokens:
     """The tokens of a run to read from, as the model takes them: an encoder–decoder, with a
     source."""
     return source.tokens if isinstance(source, ActivationCache) else model.accept(source)
 
 
-def _read(model: Any, source: ActivationCache | Tokens, sites: Sites) -> dict[str, Tensor]:
+def _read(
+    model: HookedTransformer, source: ActivationCache | Tokens, sites: Sites
+) -> dict[str, Tensor]:
     """The sites of a reference run, from its cache or by running it."""
     names = list(sites)
     if not isinstance(source, ActivationCache):

@@ -190,7 +190,12 @@ class Job(NamedTuple):
 
 
 def _prepared(
-    model: Any, tokens: Tokens, frame: pd.DataFrame, edit: Edit, metric: Metric, engine: str | None
+    model: HookedTransformer,
+    tokens: Tokens,
+    frame: pd.DataFrame,
+    edit: Edit,
+    metric: Metric,
+    engine: str | None,
 ) -> Job:
     check_model(model, tokens)
     chosen = read_nodes(frame, model, tokens)
@@ -219,7 +224,11 @@ def _prepared(
 
 
 def _engine(
-    model: Any, tokens: Tokens, nodes: Sequence[Node], metric: Metric, asked: str | None
+    model: HookedTransformer,
+    tokens: Tokens,
+    nodes: Sequence[Node],
+    metric: Metric,
+    asked: str | None,
 ) -> tuple[str, str | None, int]:
     """Which engine, why not the usual one, and the lines per pass of a rerun."""
     if asked not in (None, "rerun", "naive"):
@@ -243,7 +252,7 @@ def _engine(
 
 
 def _naive(
-    model: Any, tokens: Tokens, nodes: Sequence[Node], replace: Replace, bound: Bound
+    model: HookedTransformer, tokens: Tokens, nodes: Sequence[Node], replace: Replace, bound: Bound
 ) -> list[Pass]:
     work = naive.Naive(model, tokens, replace, bound)
 
@@ -301,7 +310,7 @@ def _cost(job: Job) -> dict[str, Any]:
     return spent if job.why is None else spent | {"why": job.why}
 
 
-def _base(model: Any, tokens: Tokens, kept: rerun.Base | None) -> Callable[..., Any]:
+def _base(model: HookedTransformer, tokens: Tokens, kept: rerun.Base | None) -> Callable[..., Any]:
     """The unedited run's output, computed once per kind and only when asked for."""
     outputs: dict[str, Any] = {} if kept is None else {"residual": kept.residual}
 
@@ -315,7 +324,7 @@ def _base(model: Any, tokens: Tokens, kept: rerun.Base | None) -> Callable[..., 
     return output
 
 
-def _check_reached(model: Any, chosen: Sequence[Node], bound: Bound) -> None:
+def _check_reached(model: HookedTransformer, chosen: Sequence[Node], bound: Bound) -> None:
     """A model without logits has none to read, and a metric of the residual stream does not see
     what lies behind the last block."""
     if bound.reads == "logits" and model.cfg.head == "none":
@@ -392,7 +401,13 @@ NODE_OPTIONS = ("layers", "heads", "neurons", "experts", "positions")
 
 
 def _sweep_by(
-    model: Any, tokens: Any, site: str, by: Sequence[str], edit: Edit, metric: Metric, options: dict
+    model: HookedTransformer,
+    tokens: Any,
+    site: str,
+    by: Sequence[str],
+    edit: Edit,
+    metric: Metric,
+    options: dict,
 ) -> pd.DataFrame:
     tokens = model.accept(tokens)
     picked = {name: options.pop(name) for name in NODE_OPTIONS if name in options}

@@ -30,6 +30,7 @@ from interp.core.files.writing import sync_folder
 from interp.core.tokens import Tokens
 from interp.loading import weights_hash
 from interp.loading.fingerprint import SIZE, digest, machine_facts
+from interp.model import HookedTransformer
 
 from .edits import Edit
 from .metrics import Metric
@@ -210,7 +211,7 @@ def unbroken() -> Iterator[None]:
 
 
 def manifest(
-    model: Any,
+    model: HookedTransformer,
     tokens: Tokens,
     nodes: Sequence[Node],
     edit: Edit,

@@ -23,6 +23,7 @@ from interp.core.precision import wide
 from interp.core.sites import SiteFilter
 from interp.core.tokens import Tokens
 from interp.core.vectors import Numbers, numbers, vector
+from interp.model import HookedTransformer
 
 Where = Indices | str | None
 """A position for all rows, a role, one position per row, or None: the last real token. Negative
@@ -215,7 +216,13 @@ def _check_finite(x: Tensor, where: Sequence[str]) -> None:
 
 
 def _bind_logit_diff(
-    model: Any, tokens: Tokens, base: Base, *, answer: Tensor, wrong: Tensor, pos: Where
+    model: HookedTransformer,
+    tokens: Tokens,
+    base: Base,
+    *,
+    answer: Tensor,
+    wrong: Tensor,
+    pos: Where,
 ) -> Bound:
     right, other = answer_ids(answer, tokens, model), answer_ids(wrong, tokens, model)
     n = right.shape[1]
@@ -228,7 +235,7 @@ def _bind_logit_diff(
 
 
 def _bind_set(
-    model: Any,
+    model: HookedTransformer,
     tokens: Tokens,
     base: Base,
     *,
@@ -254,7 +261,7 @@ def _sum(log_probs: Float[Tensor, "rows k"]) -> Float[Tensor, " rows"]:
 
 
 def _bind_all(
-    model: Any,
+    model: HookedTransformer,
     tokens: Tokens,
     base: Base,
     *,
@@ -280,7 +287,7 @@ def _is_top(logits: Float[Tensor, "rows d_vocab"], ids: Int[Tensor, "rows k"]) -
 
 
 def _bind_divergence(
-    model: Any,
+    model: HookedTransformer,
     tokens: Tokens,
     base: Base,
     *,
@@ -315,7 +322,7 @@ def _js(p: Tensor, q: Tensor) -> Tensor:
     return ((p.exp() * (p - middle)).sum(-1) + (q.exp() * (q - middle)).sum(-1)) / 2
 
 
-def _bind_loss(model: Any, tokens: Tokens, base: Base) -> Bound:
+def _bind_loss(model: HookedTransformer, tokens: Tokens, base: Base) -> Bound:
     if tokens.ids is None:
         raise ValueError("loss needs token ids to predict; these tokens are vectors")
     real = tokens.real
@@ -332,7 +339,12 @@ def _bind_loss(model: Any, tokens: Tokens, base: Base) -> Bound:
 
 
 def _bind_cosine(
-    model: Any, tokens: Tokens, base: Base, *, direction: Float[Tensor, " d"], pos: Where
+    model: HookedTransformer,
+    tokens: Tokens,
+    base: Base,
+    *,
+    direction: Float[Tensor, " d"],
+    pos: Where,
 ) -> Bound:
     if len(direction) != model.cfg.d_model:
         raise ValueError(f"the direction has {len(direction)} of {model.cfg.d_model} entries")
@@ -344,7 +356,7 @@ def _bind_cosine(
 
 
 def _bind_pooled_cosine(
-    model: Any, tokens: Tokens, base: Base, *, target: Float[Tensor, "..."] | None
+    model: HookedTransformer, tokens: Tokens, base: Base, *, target: Float[Tensor, "..."] | None
 ) -> Bound:
     weights = tokens.real.to(model.dtype)[..., None]
 
@@ -364,13 +376,19 @@ def _bind_pooled_cosine(
 
 
 def _bind_function(
-    model: Any, tokens: Tokens, base: Base, *, fn: Callable, second: Second, of: Reads
+    model: HookedTransformer, tokens: Tokens, base: Base, *, fn: Callable, second: Second, of: Reads
 ) -> Bound:
     return Bound(partial(_called, fn, second), reads=of)
 
 
 def _bind_cache_function(
-    model: Any, tokens: Tokens, base: Base, *, fn: Callable, second: Second, sites: SiteFilter
+    model: HookedTransformer,
+    tokens: Tokens,
+    base: Base,
+    *,
+    fn: Callable,
+    second: Second,
+    sites: SiteFilter,
 ) -> Bound:
     names = tuple(model.sites.select(sites))
     return Bound(partial(_called, fn, second), reads="cache", sites=names)
@@ -403,7 +421,7 @@ def single_answer(answer: Indices) -> bool:
     return bool((sets == sets[:1]).all())
 
 
-def answer_ids(answer: Indices, tokens: Tokens, model: Any) -> Int[Tensor, "batch k"]:
+def answer_ids(answer: Indices, tokens: Tokens, model: HookedTransformer) -> Int[Tensor, "batch k"]:
     """The ids of every row [batch] or [batch k], checked against the vocabulary."""
     ids = id_tensor(answer, model.cfg.d_vocab, "answer ids").to(tokens.device)
     ids = ids[:, None] if ids.ndim == 1 else ids

@@ -13,6 +13,7 @@ from torch import Tensor
 from interp.core.finite import check_edit
 from interp.core.tap import SILENT, ActivationCache, Hook, Tap
 from interp.core.tokens import Tokens
+from interp.model import HookedTransformer
 
 from . import metrics
 from .edits import Replace, Rows
@@ -25,7 +26,9 @@ NO_LOGITS = "head='none': this model has no logits; use a metric of the residual
 class Naive:
     """Runs nodes one by one."""
 
-    def __init__(self, model: Any, tokens: Tokens, replace: Replace, bound: Bound) -> None:
+    def __init__(
+        self, model: HookedTransformer, tokens: Tokens, replace: Replace, bound: Bound
+    ) -> None:
         self.model, self.tokens = model, tokens
         self.replace, self.bound = replace, bound
 
@@ -57,7 +60,11 @@ class Naive:
 
 
 def run(
-    model: Any, tokens: Tokens, reads: Reads, sites: tuple[str, ...] = (), hooks: list | None = None
+    model: HookedTransformer,
+    tokens: Tokens,
+    reads: Reads,
+    sites: tuple[str, ...] = (),
+    hooks: list | None = None,
 ) -> Any:
     """One forward, the model's own hooks first: its logits, last residual stream, or a cache."""
     if reads == "logits" and model.cfg.head == "none":

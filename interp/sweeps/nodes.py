@@ -24,6 +24,7 @@ from interp.core.files import Row, parse_json_text, read_csv, read_text, unguard
 from interp.core.indices import Indices, check_once, index, indices, listed, reusable, whole_number
 from interp.core.sites import Site, SiteTable, stack_config
 from interp.core.tokens import Tokens
+from interp.model import HookedTransformer
 
 COLUMNS = ("row", "site", "layer", "pos", "role", "head", "k_pos", "neuron", "expert")
 NUMBERS = ("row", "layer", "pos", "head", "k_pos", "neuron", "expert")
@@ -76,7 +77,7 @@ class Node(NamedTuple):
 
 
 def nodes(
-    model: Any,
+    model: HookedTransformer,
     site: str,
     by: str | Sequence[str] = ("layer",),
     *,
@@ -211,7 +212,7 @@ def _csv_node(row: Row) -> dict[str, object]:
     return node
 
 
-def read_nodes(frame: pd.DataFrame, model: Any, tokens: Tokens) -> list[Node]:
+def read_nodes(frame: pd.DataFrame, model: HookedTransformer, tokens: Tokens) -> list[Node]:
     """The nodes of a frame, checked against the model and the tokens, in order of first `row`."""
     frame = as_frame(frame)
     parts: dict[int, list[Part]] = {}
@@ -387,7 +388,7 @@ def _size(column: str, site: Site, cfg: Any) -> int:
     return cfg.n_kv_heads if "kv_head" in site.axes else cfg.n_heads
 
 
-def _part(site: Site, values: dict[str, Any], model: Any, tokens: Tokens) -> Part:
+def _part(site: Site, values: dict[str, Any], model: HookedTransformer, tokens: Tokens) -> Part:
     """What a line of a frame names of a site, counted from the start. Raises ValueError on what is
     not there."""
     named: dict[str, int | None] = {}

@@ -9,10 +9,10 @@ Every fault is named with the file and the line, and nothing is left out in sile
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from interp.core.files import Row, read_csv
 from interp.core.occurrence import word_span
+from interp.model import HookedTransformer
 
 from .pairs import Pairs
 from .prompts import Draft, Prompt, Reader, as_pairs
@@ -21,7 +21,9 @@ COLUMNS = ("clean", "corrupted", "answer", "wrong")
 ROLE = "role:"
 
 
-def from_csv(path: str | Path, model: Any, *, bos: bool | None = None, space: bool = True) -> Pairs:
+def from_csv(
+    path: str | Path, model: HookedTransformer, *, bos: bool | None = None, space: bool = True
+) -> Pairs:
     """Pairs from a file with the columns clean, corrupted, answer and wrong.
 
     The answer is the one token that follows the prompt behind a space (space=False: without one).

@@ -23,6 +23,7 @@ import torch
 
 from interp.core.tokenizer import Tokenizer
 from interp.core.unknown import unknown_tokens
+from interp.model import HookedTransformer
 
 from .pairs import SKIPPED, Pairs
 
@@ -74,7 +75,7 @@ class Reader:
     was trained; every other model at the prompt's last token.
     """
 
-    def __init__(self, model: Any, task: str, bos: bool | None = None) -> None:
+    def __init__(self, model: HookedTransformer, task: str, bos: bool | None = None) -> None:
         if model.tokenizer is None:
             raise ValueError(f"{task}: the model has no tokenizer, and this task is made of words")
         self.model, self.task, self.bos = model, task, bos
@@ -221,7 +222,7 @@ class Reader:
 
 
 def start(
-    model: Any, task: str, n: int, seed: int, bos: bool | None
+    model: HookedTransformer, task: str, n: int, seed: int, bos: bool | None
 ) -> tuple[Reader, np.random.Generator, dict[str, Any]]:
     """What every task of sentences begins with: its reader, its random numbers, the word lists."""
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
@@ -235,7 +236,7 @@ def words() -> dict[str, Any]:
     return json.loads((Path(__file__).parent / "words.json").read_text("utf-8"))
 
 
-def mask_token(model: Any) -> str | None:
+def mask_token(model: HookedTransformer) -> str | None:
     """The blank that a model is asked at: the mask token of one that attends both ways."""
     tokenizer = model.tokenizer
     causal = getattr(getattr(model, "cfg", None), "causal", True)

@@ -7,7 +7,7 @@ vocabulary serves, and a model without a tokenizer too.
 from __future__ import annotations
 
 import itertools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ import torch
 
 from interp.core.tokenizer import Tokenizer
 from interp.core.tokens import Tokens
+from interp.model import HookedTransformer
 
 from .pairs import Pairs
 from .prompts import TRIES, mask_token
@@ -24,7 +25,12 @@ PER_LENGTH = 100
 
 
 def induction(
-    model: Any, n: int = 100, seed: int = 0, *, bos: bool | None = None, length: int = 10
+    model: HookedTransformer,
+    n: int = 100,
+    seed: int = 0,
+    *,
+    bos: bool | None = None,
+    length: int = 10,
 ) -> Pairs:
     """A span of random tokens and its repetition up to the last but one → the span's last.
 
@@ -68,7 +74,11 @@ class Frame(NamedTuple):
 
 
 def _pairs(
-    model: Any, bodies: list[tuple[int, ...]], second: np.ndarray, frame: Frame, spans: np.ndarray
+    model: HookedTransformer,
+    bodies: list[tuple[int, ...]],
+    second: np.ndarray,
+    frame: Frame,
+    spans: np.ndarray,
 ) -> Pairs:
     clean = torch.tensor([[*frame.lead, *body[:-1], *frame.tail] for body in bodies])
     rows, at = torch.arange(len(bodies)), torch.as_tensor(second)
@@ -92,7 +102,7 @@ def _pairs(
     )
 
 
-def _tokens(model: Any, ids: torch.Tensor, roles: dict[str, torch.Tensor]) -> Tokens:
+def _tokens(model: HookedTransformer, ids: torch.Tensor, roles: dict[str, torch.Tensor]) -> Tokens:
     tokenizer: Tokenizer | None = model.tokenizer
     if tokenizer is None:
         return Tokens(ids, roles=dict(roles), bos=False)
@@ -104,7 +114,7 @@ def _tokens(model: Any, ids: torch.Tensor, roles: dict[str, torch.Tensor]) -> To
     )
 
 
-def _frame(model: Any, bos: bool | None) -> Frame:
+def _frame(model: HookedTransformer, bos: bool | None) -> Frame:
     tokenizer: Tokenizer | None = model.tokenizer
     if tokenizer is None:
         if bos:
@@ -117,7 +127,9 @@ def _frame(model: Any, bos: bool | None) -> Frame:
     return Frame(whole[:lead], [*blank, *whole[lead + len(bare) :]], bool(blank))
 
 
-def _ordinary(model: Any, rng: np.random.Generator, need: int, most: int) -> list[int]:
+def _ordinary(
+    model: HookedTransformer, rng: np.random.Generator, need: int, most: int
+) -> list[int]:
     """Up to `most` ids that stand for readable text by themselves, in random order."""
     tokenizer: Tokenizer | None = model.tokenizer
     size = getattr(getattr(model, "cfg", None), "d_vocab", None)

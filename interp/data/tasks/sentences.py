@@ -6,16 +6,18 @@ Sentences and words are this project's own (`words.json`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+
+from interp.model import HookedTransformer
 
 from .pairs import Pairs
 from .prompts import Draft, as_named, assemble, circle, crossed, fill, start
 
 
 def indirect_object(
-    model: Any,
+    model: HookedTransformer,
     n: int = 100,
     seed: int = 0,
     *,
@@ -70,7 +72,9 @@ def indirect_object(
     return assemble(reader, n, draw, roles, changed=["s2"])
 
 
-def capitals(model: Any, n: int = 100, seed: int = 0, *, bos: bool | None = None) -> Pairs:
+def capitals(
+    model: HookedTransformer, n: int = 100, seed: int = 0, *, bos: bool | None = None
+) -> Pairs:
     """A fact: "The capital of France is the city of" → " Paris"; corrupted: another country.
 
     `wrong` is the capital of the corrupted prompt's country. Roles subject end.
@@ -97,7 +101,9 @@ def capitals(model: Any, n: int = 100, seed: int = 0, *, bos: bool | None = None
     return assemble(reader, n, draw, as_named, changed=["subject"])
 
 
-def agreement(model: Any, n: int = 100, seed: int = 0, *, bos: bool | None = None) -> Pairs:
+def agreement(
+    model: HookedTransformer, n: int = 100, seed: int = 0, *, bos: bool | None = None
+) -> Pairs:
     """A verb: "The keys near the cabinet still" → " are"; corrupted: the subject's number.
 
     The answer is a form of be or have, past or present. The distractor's number agrees in half of
@@ -134,7 +140,9 @@ def agreement(model: Any, n: int = 100, seed: int = 0, *, bos: bool | None = Non
     return assemble(reader, n, draw, as_named, changed=["subject"])
 
 
-def gendered_pronoun(model: Any, n: int = 100, seed: int = 0, *, bos: bool | None = None) -> Pairs:
+def gendered_pronoun(
+    model: HookedTransformer, n: int = 100, seed: int = 0, *, bos: bool | None = None
+) -> Pairs:
     """He or she: "Everyone in town likes Mary because" → " she"; corrupted: the other gender.
 
     The genders are those that English usage mostly gives the names (Mathwin et al. 2023). Roles

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from interp.model import HookedTransformer
 
 from .pairs import Pairs
 from .prompts import Draft, Reader, assemble, circle, crossed, fill, start
@@ -26,7 +28,12 @@ MANY = 10
 
 
 def greater_than(
-    model: Any, n: int = 100, seed: int = 0, *, bos: bool | None = None, k: int | None = None
+    model: HookedTransformer,
+    n: int = 100,
+    seed: int = 0,
+    *,
+    bos: bool | None = None,
+    k: int | None = None,
 ) -> Pairs:
     """A later year: "The war lasted from the year 1732 to the year 17" → "33" or "34" or ….
 
