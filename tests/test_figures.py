@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import io
+import os
 import re
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib
@@ -12,12 +18,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
 from scipy.stats import spearmanr
 
+from interp.report import Report
 from interp.report.figures import bars, canvas, curves, heatmap, places, plane, scatter, wall
 from interp.report.figures.canvas import DARK, DARK_SHADES, GROUPS, PALE, PAPER, RULE, SHADES, STEPS
+from interp.report.index import entries
 from tests.test_report import HOSTILE
 
 WORDS = ["king", "x" * 1_000_000, " ", "中文👨", "$a_b$", *HOSTILE]
@@ -104,8 +112,8 @@ def test_hostile_names_leave_a_picture_that_opens(drawn, kind):
     root = ElementTree.fromstring(drawn[kind].svg)
     assert not [one for one in root.iter() if one.tag.rpartition("}")[2] in ("script", "image")]
     assert not re.search(rb"\b(href|src)=\"(?!#)", drawn[kind].svg.replace(b"xlink:", b""))
-    assert Image.open(io.BytesIO(drawn[kind].png)).size[0] > 400
-    assert drawn[kind].width <= 700
+    assert drawn[kind].width in (round(88 / 25.4 * 96), round(180 / 25.4 * 96))
+    assert Image.open(io.BytesIO(drawn[kind].png)).size[0] > 600
     assert drawn[kind].alt.startswith("A picture.")
 
 
@@ -282,3 +290,167 @@ def test_names_are_short_and_drawn_in_signs_that_there_are():
     assert canvas.name("中👨\u2028") == "\\u4e2d\\U0001f468\\u2028"
     assert canvas.name("šה") == "šה"
     assert PAPER == "#ffffff"
+
+
+# For a paper -----------------------------------------------------------------------------------
+
+
+def letters(svg: bytes) -> list[tuple[float, str]]:
+    """The size in points and the words of every text of an SVG, whose unit is a point."""
+    texts = []
+    for text in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text"):
+        size = re.search(r"font-size: ([\d.]+)px", text.get("style", ""))
+        texts.append((float(size[1]), "".join(text.itertext())))
+    return texts
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_letters_are_text_of_seven_points_in_the_width_of_a_column(drawn, kind):
+    root = ElementTree.fromstring(drawn[kind].svg)
+    width = float(root.get("width").removesuffix("pt")) * 25.4 / 72
+    assert round(width, 1) in (88, 180)
+    texts = letters(drawn[kind].svg)
+    assert min(size for size, _ in texts) >= 7
+    words = " ".join(word for _, word in texts)
+    assert len(words) > 10 and ("king" in words or kind not in ("bars", "places", "plane"))
+    image = Image.open(io.BytesIO(drawn[kind].print_png))
+    assert image.size[0] == pytest.approx(width / 25.4 * 300, abs=1)
+    assert image.info["dpi"][0] == pytest.approx(300, abs=0.1)
+    pdf = drawn[kind].pdf
+    box = re.search(rb"/MediaBox \[ 0 0 ([\d.]+) ([\d.]+) \]", pdf)
+    assert float(box[1]) * 25.4 / 72 == pytest.approx(width, abs=0.1)
+    assert b"/FontFile2" in pdf and b"/CreationDate" not in pdf and b"/Type3" not in pdf
+
+
+AGAIN = """
+import hashlib, sys
+from tests.test_figures import draw_all
+for kind, figure in draw_all().items():
+    if kind not in ("heatmap", "curves", "wall"):
+        continue
+    files = (figure.svg, figure.png, figure.pdf, figure.print_png)
+    print(kind, *(hashlib.sha256(file).hexdigest() for file in files))
+"""
+
+
+def test_same_numbers_same_bytes_in_another_process(drawn):
+    """Whose hashes of words differ."""
+    done = subprocess.run(
+        [sys.executable, "-c", AGAIN], capture_output=True, text=True, check=True,
+        env=os.environ | {"PYTHONHASHSEED": "12345"},
+        cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    for line in done.stdout.splitlines():
+        kind, *hashes = line.rsplit(" ", 4)
+        figure = drawn[kind]
+        files = (figure.svg, figure.png, figure.pdf, figure.print_png)
+        assert hashes == [hashlib.sha256(file).hexdigest() for file in files], kind
+    assert len(done.stdout.splitlines()) == 3
+
+
+@pytest.mark.parametrize("form", ["page", "paper"])
+def test_a_report_writes_its_figures_for_a_page_or_for_a_paper(tmp_path, drawn, form):
+    report = Report("t", "q")
+    report.answer("Yes.").figure(drawn["heatmap"], "A map", name="map")
+    report.section("More").figure(drawn["curves"], "Curves", name="curves")
+    report.section("Table").table(pd.DataFrame({"n": [1]}), "Table")
+    path = report.write(tmp_path / "r", figures=form)
+    files = {p.relative_to(tmp_path / "r").as_posix() for p in tmp_path.rglob("*") if p.is_file()}
+    if form == "page":
+        assert path == tmp_path / "r" / "index.html"
+        assert not any(name.endswith(".pdf") for name in files)
+        return
+    assert path == tmp_path / "r" / "figures"
+    names = {f"figures/{one}.{kind}" for one in ("map", "curves") for kind in ("svg", "pdf", "png")}
+    assert files == names | {"manifest.json"}
+    assert (path / "map.pdf").read_bytes().startswith(b"%PDF")
+    assert Image.open(path / "map.png").info["dpi"][0] == pytest.approx(300, abs=0.1)
+    assert entries(tmp_path) == []  # no page to list
+    report.write(tmp_path / "r")  # and a report may take its place
+    assert len(entries(tmp_path)) == 1 and not entries(tmp_path)[0].broken
+
+
+def test_what_cannot_be_written_for_a_paper_is_refused(tmp_path):
+    report = Report("t", "q")
+    with pytest.raises(ValueError, match="no figure to print"):
+        report.write(tmp_path / "r", figures="paper")
+    for wrong in ("Paper", "pdf", None, True):
+        with pytest.raises(ValueError, match=r"figures=.*expected 'page' or 'paper'"):
+            inspect.unwrap(Report.write)(report, tmp_path / "r", figures=wrong)
+    assert not (tmp_path / "r").exists()
+
+
+# What a map says -------------------------------------------------------------------------------
+
+
+def panels(values: dict) -> pd.DataFrame:
+    return pd.concat([grid(value).assign(part=part) for part, value in values.items()])
+
+
+def test_sibling_maps_have_one_size_and_one_scale():
+    data = panels({"state": [[4.0, 1.0]], "MLP": [[1.0, 0.0]], "attention": [[2.0, 0.5]]})
+    figure = draw_heatmap(data, panel="part", alt=None)
+    maps = figure.drawn.axes[:3]
+    assert [one.get_title(loc="left") for one in maps] == ["state", "MLP", "attention"]
+    sizes = {tuple(one.get_position().size.round(6)) for one in maps}
+    assert len(sizes) == 1
+    assert len({one.get_position().y0 for one in maps}) == 1
+    alone = draw_heatmap(data[data.part == "attention"], limit=4.0)
+    shades = [{to_hex(patch.get_facecolor()) for patch in axes.patches} for axes in maps]
+    assert shades[2] == {to_hex(patch.get_facecolor()) for patch in alone.drawn.axes[0].patches}
+    assert SHADES[-1] in shades[0] and SHADES[-1] not in shades[1] | shades[2]
+    assert "4 at part state, pos 0, layer 0" in figure.alt
+    with pytest.raises(ValueError, match="'part' has 7 values; 6 maps fit"):
+        draw_heatmap(panels({f"p{i}": [[1.0]] for i in range(7)}), panel="part")
+
+
+@pytest.mark.parametrize(
+    ("values", "noise", "below"),
+    [([0.0, 1.0], None, False), ([-0.1, 1.0], None, True), ([-0.1, 1.0], 0.2, False),
+     ([-0.3, 1.0], 0.2, True), ([0.5, 0.9], None, False), ([-1.0, -0.5], None, True)],
+)  # fmt: skip
+def test_a_scale_has_a_negative_side_where_values_do(values, noise, below):
+    scale = draw_heatmap(grid(values), noise=noise).drawn.axes[1]
+    assert (scale.get_ylim()[0] < 0) == below
+    shades = {to_hex(patch.get_facecolor()) for patch in scale.patches}
+    assert (SHADES[0] in shades) == below
+
+
+def test_what_lies_within_the_noise_is_grey():
+    axes = draw_heatmap(grid([-0.3, -0.2, 0.1, 0.21]), noise=0.2).drawn.axes[0]
+    grey = [patch for patch in axes.patches if to_hex(patch.get_facecolor()) == RULE]
+    (patch,) = grey
+    assert patch.get_path().vertices[:, 0].min() == 0.5  # the second cell
+    assert patch.get_path().vertices[:, 0].max() == 2.5
+    data = named(4)
+    for figure in (
+        bars(data, label="word", value="x", group="group", axis="a", low="low", high="high",
+             noise=0.25),
+        curves(data, x="x", value="y", low="low", high="high", x_axis="x", axis="y", noise=0.25),
+    ):  # fmt: skip
+        bands = [one for one in figure.drawn.axes[0].patches if to_hex(one.get_facecolor()) == RULE]
+        assert len(bands) == 1
+
+
+def test_without_words_a_picture_tells_its_numbers():
+    data = named(6).assign(y=lambda frame: frame["x"] ** 3)
+    span = {"low": "low", "high": "high"}
+    axes = {"x": "x", "y": "y", "x_axis": "share", "y_axis": "nats"}
+    top, bottom = f"{data['x'].max():.3g}", f"{data['x'].min():.3g}".replace("-", "−")
+    for figure in (
+        draw_heatmap(grid([0.9, -0.6, 0.01]), alt=None, noise=0.05, names={"pos": ["</b>\u2028"]}),
+        bars(data, label="word", value="x", group="group", axis="share", **span),
+        places(data, label="word", value="x", axis="cosine", **span),
+        curves(data, x="y", value="x", x_axis="layer", axis="share", **span),
+        scatter(data, **axes),
+        plane(data, label="word", **axes),
+    ):
+        assert top in figure.alt and bottom in figure.alt
+        assert not {"\u2028", "\n"} & set(figure.alt)
+        assert not re.search(r"\b(nan|None)\b", figure.alt)
+    assert "1 lie within the noise of ±0.05" in draw_heatmap(
+        grid([0.9, -0.6, 0.01]), alt=None, noise=0.05
+    ).alt  # fmt: skip
+    said = draw_heatmap(grid([[3, 1, 40]]), alt=None, ranks=True).alt
+    assert "First: 1 at pos 0, layer 1; 3 at" in said
+    assert "none 1" in draw_wall(alt=None).alt

@@ -79,10 +79,10 @@ def write_index(folder: str | Path) -> Path:
 
 def entries(folder: Path) -> list[Entry]:
     """The reports in a folder and below: the newest first, the broken ones last."""
-    found = [_entry(folder, one) for one in _report_folders(folder)]
-    found.sort(key=lambda entry: entry.folder)
-    found.sort(key=lambda entry: entry.created, reverse=True)
-    return sorted(found, key=lambda entry: bool(entry.broken))
+    listed = [_entry(folder, one) for one in _report_folders(folder)]
+    reports = sorted(filter(None, listed), key=lambda entry: entry.folder)
+    reports.sort(key=lambda entry: entry.created, reverse=True)
+    return sorted(reports, key=lambda entry: bool(entry.broken))
 
 
 def _html(listed: list[Entry]) -> str:
@@ -98,10 +98,13 @@ def _report_folders(folder: Path) -> Iterator[Path]:
             yield Path(where)
 
 
-def _entry(home: Path, folder: Path) -> Entry:
+def _entry(home: Path, folder: Path) -> Entry | None:
+    """A report as the list shows it; None of figures for a paper, which have no page."""
     place = folder.relative_to(home).as_posix()
     try:
         manifest = _read(folder / MANIFEST)
+        if manifest.get("figures") == "paper":
+            return None
         texts = {key: _text(manifest, key) for key in ("title", "question", "answer", "created")}
         findings = manifest.get("findings")
         warnings = manifest.get("warnings", [])

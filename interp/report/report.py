@@ -20,7 +20,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from interp.core.files.untrusted import check_distinct
 from interp.core.visible import one_line
@@ -62,17 +62,23 @@ class Report(Contents):
         super().__init__(title, question, analysis=analysis, provenance=provenance, tables=tables)
         self._started = time.perf_counter()
 
-    def write(self, directory: str | Path) -> Path:
+    def write(self, directory: str | Path, figures: Literal["page", "paper"] = "page") -> Path:
         """Write the directory, all or nothing, and return the path of its index.html.
 
+        With figures="paper" it holds the figures alone, for print, as figures/*.svg, *.pdf, and
+        *.png in 300 dots per inch; the path is that of their folder.
+
         An older report there is replaced once the new one is whole. Raises FileExistsError where
-        something else lies (`check_destination`).
+        something else lies (`check_destination`), and ValueError where a sentence leads to what is
+        not there, or a paper's figures are asked for and there are none.
         """
-        files = self._files()
+        if figures not in ("page", "paper"):
+            raise ValueError(f"figures={figures!r}: expected 'page' or 'paper'")
+        files = self._files() if figures == "page" else self._print_files()
         with replacing(directory) as new:
             for name, data in files.items():
                 write_below(new, name, data)
-        return Path(directory) / "index.html"
+        return Path(directory) / ("index.html" if figures == "page" else "figures")
 
     def show(self) -> None:
         """Show the page in a notebook, in a frame of its own; needs IPython."""
@@ -139,8 +145,18 @@ class Report(Contents):
                 files[f"{item.table.name}.csv"] = item.table.csv()
         self._check_pages(files)
         check_distinct([*files, MANIFEST])
-        manifest = json.dumps(self.manifest([*files]), indent=2, allow_nan=False)
-        return files | {MANIFEST: manifest.encode("ascii") + b"\n"}
+        return files | {MANIFEST: _json(self.manifest([*files]))}
+
+    def _print_files(self) -> dict[str, bytes]:
+        pictures = [item for item in self.exhibits() if isinstance(item, Picture)]
+        if not pictures:
+            raise ValueError("the report has no figure to print; figures='page' writes the report")
+        files = {}
+        for item in pictures:
+            files[f"figures/{item.name}.svg"] = item.figure.svg
+            files[f"figures/{item.name}.pdf"] = item.figure.pdf
+            files[f"figures/{item.name}.png"] = item.figure.print_png
+        return files | {MANIFEST: _json(self.manifest([*files]) | {"figures": "paper"})}
 
     def _check_pages(self, files: Mapping[str, bytes]) -> None:
         """Raise ValueError where a page of the report shows what has no file."""
@@ -154,3 +170,7 @@ class Report(Contents):
                         f"{path}: {item.name!r} is not in the report itself; a page shows parts of "
                         "its tables, under their names, and no figures"
                     )
+
+
+def _json(manifest: dict[str, Any]) -> bytes:
+    return json.dumps(manifest, indent=2, allow_nan=False).encode("ascii") + b"\n"

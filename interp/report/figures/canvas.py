@@ -1,4 +1,7 @@
-"""What all figures share: colours and their dark counterparts, type, checks, the finished files.
+"""What all figures share: widths, colours and their dark counterparts, type, checks, the files.
+
+A figure is 88 or 180 mm wide, as the columns of a journal are, with letters of 7 points or more; a
+page shows it in the same size.
 
 Blue and orange survive every common colour blindness; lightness alone orders the shades of a map.
 """
@@ -10,7 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -77,10 +80,14 @@ GROUPS = [*((colour, PAPER) for colour in LINES), *((pale, INK) for pale in PALE
 FONT = "DejaVu Sans"
 STYLE: Any = {
     "svg.hashsalt": "interp",
-    "svg.fonttype": "path",
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
     "font.family": "sans-serif",
     "font.sans-serif": [FONT],
-    "font.size": 9,
+    "font.size": 8,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "legend.fontsize": 8,
     "text.color": INK,
     "text.parse_math": False,
     "axes.labelcolor": INK,
@@ -94,8 +101,13 @@ STYLE: Any = {
     "axes.spines.right": False,
     "axes.unicode_minus": True,
 }
-WIDTH = 5.8
-"""Inches, at 96 pixels each on a page."""
+NARROW, WIDTH = 88 / 25.4, 180 / 25.4
+"""Inches of one column and of two, at 96 pixels each on a page."""
+PAGE_DPI, PRINT_DPI = 200, 300
+TITLE = 8.5
+"""Points of what stands above a figure."""
+LETTER = 0.066
+"""Inches of an average letter on an axis."""
 LABEL = 24
 """Characters of a name on an axis."""
 LONG = 120
@@ -115,22 +127,44 @@ class Figure:
     width: int
     height: int
     """Pixels on a page."""
+    drawn: Canvas
+
+    @cached_property
+    def pdf(self) -> bytes:
+        """The picture for print, with its letters as text."""
+        facts = {"CreationDate": None, "Creator": "interp", "Producer": "matplotlib"}
+        return _rendered(self.drawn, "pdf", metadata=facts)
+
+    @cached_property
+    def print_png(self) -> bytes:
+        """The picture in 300 dots per inch."""
+        return _rendered(self.drawn, "png", dpi=PRINT_DPI, metadata={"Software": "interp"})
 
 
 @contextmanager
 def canvas(height: float, width: float = WIDTH) -> Iterator[Canvas]:
-    """An empty figure of so many inches, in our style while it is drawn."""
+    """An empty figure of so many inches, in our style while it is drawn; it is as wide as the
+    column that holds `width`."""
+    column = NARROW if width <= NARROW else WIDTH
     with style.context(["default", STYLE]):  # the user's theme, too, stays out of our figures
-        yield Canvas(figsize=(width, height), layout="constrained")
+        yield Canvas(figsize=(column, height), layout="constrained")
 
 
 def finish(drawn: Canvas, alt: str, data: pd.DataFrame) -> Figure:
     """The files of a figure; same drawing, same bytes."""
-    svg, png = io.BytesIO(), io.BytesIO()
-    drawn.savefig(svg, format="svg", metadata={"Date": None, "Creator": "interp"})
-    drawn.savefig(png, format="png", dpi=200, metadata={"Software": "interp"})
+    drawn.draw_without_rendering()
+    drawn.set_layout_engine("none")  # it is laid out: no file does that again
+    svg = _rendered(drawn, "svg", metadata={"Date": None, "Creator": "interp"})
+    png = _rendered(drawn, "png", dpi=PAGE_DPI, metadata={"Software": "interp"})
     width, height = (round(96 * inches) for inches in drawn.get_size_inches())
-    return Figure(_adaptive(svg.getvalue().decode()), png.getvalue(), alt, data, width, height)
+    return Figure(_adaptive(svg.decode()), png, alt, data, width, height, drawn)
+
+
+def _rendered(drawn: Canvas, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    with style.context(["default", STYLE]):
+        drawn.savefig(file, format=kind, **options)
+    return file.getvalue()
 
 
 def check(

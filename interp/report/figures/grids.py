@@ -5,20 +5,25 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 
 from .canvas import (
     INK,
+    LETTER,
     LONG,
+    NARROW,
     PAPER,
     RULE,
     SHADES,
     STEPS,
+    TITLE,
     WIDTH,
     Figure,
     canvas,
@@ -26,12 +31,15 @@ from .canvas import (
     finish,
     name,
 )
+from .described import map_words
 
-TALL, WIDE = 0.22, 0.4
-"""Inches of a cell where there is room."""
+TALL, WIDE, MIN_WIDE = 0.22, 0.4, 0.16
+"""Inches of a cell where there is room, and the least in one column where two would give more."""
+PANELS = 6
+"""Maps side by side."""
 HEIGHT = 10.0
 """Inches that all rows may take together."""
-LINE = 0.145
+LINE = 0.13
 """Inches that a line of type needs."""
 GREY_LEVEL = 2 * STEPS + 1
 """Of cells, in place of a shade: what lies within the noise."""
@@ -46,8 +54,9 @@ def heatmap(
     columns: str,
     value: str,
     axis: str,
-    alt: str,
-    diverging: bool = True,
+    alt: str | None = None,
+    panel: str | None = None,
+    diverging: bool | None = None,
     ranks: bool = False,
     limit: float | None = None,
     noise: float | None = None,
@@ -57,61 +66,143 @@ def heatmap(
     """A cell for each row of `data`; a place without one stays empty.
 
     Diverging: zero is neutral, blue above, orange below, both ends equally far. Else the shade
-    grows from zero, as shares ask for. With `ranks` (1 or more, 1 is the top) the
-    first rank is darkest and shades fade with the logarithm of the rank. `limit` is the value of
-    the last shade, by default the largest there is; what lies beyond has the last shade too. What
-    lies no further from zero than `noise`, as the control does, is grey, and so is that part of
-    the scale. Numbers are in order, other values as they come. `names` gives the integers of an
+    grows from zero, as shares ask for. By default a map is diverging where values lie below zero,
+    further than `noise`. With `ranks` (1 or more, 1 is the top) the first rank is darkest and
+    shades fade with the logarithm of the rank. `limit` is the value of the last shade, by default
+    the largest there is; what lies beyond has the last shade too. What lies no further from zero
+    than `noise`, as the control does, is grey, and so is that part of the scale.
+
+    `panel` is a column whose values (at most six) get a map each, side by side, of one size and
+    one scale. Numbers are in order, other values as they come. `names` gives the integers of an
     axis their names (`{"pos": tokens}`), `titles` the axes theirs. `axis` says above the picture
     what the shades measure, with its unit.
     """
-    check(data, (value,), (rows, columns), once=True)
+    keys = (rows, columns) if panel is None else (panel, rows, columns)
+    check(data, (value,), keys, once=True)
+    shades = _shades_of(data[value], ranks, diverging, limit, noise)
     down, across = (in_order(data[one]) for one in (rows, columns))
+    grids = {
+        label: _grid(of_panel, rows, columns, value, down, across)
+        for label, of_panel in ([("", data)] if panel is None else data.groupby(panel, sort=False))
+    }
+    if len(grids) > PANELS:
+        raise ValueError(f"{panel!r} has {len(grids)} values; {PANELS} maps fit side by side")
     if len(down) * len(across) > MOST:
         raise ValueError(f"{len(down)} × {len(across)} cells are more than {MOST:,}; select some")
-    grid = np.full((len(down), len(across)), np.nan)
-    grid[down.get_indexer(data[rows]), across.get_indexer(data[columns])] = data[value]
-    if ranks:
-        if np.nanmin(grid) < 1:
-            raise ValueError(f"{value!r} has values below 1, which are no ranks")
-        grid, diverging = np.log10(grid), False
-    if not diverging and np.nanmin(grid) < 0:
-        raise ValueError(f"{value!r} has values below zero; draw it with diverging=True")
-    largest = float(np.nanmax(np.abs(grid)))
-    limit = limit or largest or 1.0
+    texts = [_texts(one, key, names) for one, key in ((down, rows), (across, columns))]
+    turned = columns in (names or {})
+    layout = _layout(texts, turned, len(grids), axis + (", clipped" if shades.clipped else ""))
+    with canvas(layout.height, layout.width) as figure:
+        *maps, scale, spare = figure.subplots(
+            1, len(grids) + 2, width_ratios=[*[layout.map] * len(grids), 0.13, layout.spare]
+        )
+        spare.set_axis_off()
+        gaps = len(across) <= 40 and len(down) <= 60
+        titles = {rows: rows, columns: columns, **(titles or {})}
+        for axes, (label, grid) in zip(maps, grids.items(), strict=True):
+            _cells(axes, shades.levels(grid), gaps)
+            _mark(axes.yaxis, texts[0] if axes is maps[0] else [], LINE / layout.tall, False)
+            _mark(axes.xaxis, texts[1], LINE * (1 if turned else 1.6) / layout.wide, turned)
+            axes.set_xlabel(name(titles[columns], LONG))
+            if panel is not None:
+                axes.set_title(name(label, 40), fontsize=8, color=INK, loc="left")
+        maps[0].set_ylabel(name(titles[rows], LONG))
+        figure.suptitle(layout.title, x=0.01, ha="left", fontsize=TITLE, color=INK)
+        _scale(scale, shades)
+        words = alt or map_words(data, keys, value, axis, noise, names or {}, ranks)
+        return finish(figure, words, data)
+
+
+class Shades(NamedTuple):
+    """How values become shades."""
+
+    limit: float
+    """The value, or logarithm of a rank, of the last shade."""
+    diverging: bool
+    ranks: bool
+    noise: float | None
+    clipped: bool
+
+    def levels(self, grid: np.ndarray) -> np.ndarray:
+        """The shade of each cell; −1 where there is none."""
+        share = 1 - np.log10(grid) / self.limit if self.ranks else grid / self.limit
+        level, there = np.full(share.shape, -1), ~np.isnan(share)
+        lowest = -1 if self.diverging else 0
+        level[there] = np.rint(share[there].clip(lowest, 1) * STEPS) + STEPS
+        if self.noise is not None:
+            level[there & (np.abs(grid) <= self.noise)] = GREY_LEVEL
+        return level
+
+
+def _shades_of(
+    values: pd.Series,
+    ranks: bool,
+    diverging: bool | None,
+    limit: float | None,
+    noise: float | None,
+) -> Shades:
+    """Raises ValueError on a noise that is no size, on ranks below 1, and on values below zero
+    where there is to be one side only."""
+    numbers = values.to_numpy(float)
     if noise is not None and not 0 <= noise < math.inf:
         raise ValueError(f"noise={noise}: expected a size, 0 or more")
-    limit = max(limit, noise or 0.0)
+    if ranks:
+        if numbers.min() < 1:
+            raise ValueError(f"{values.name!r} has values below 1, which are no ranks")
+        numbers, diverging = np.log10(numbers), False
+    negative = bool(numbers.min() < -(noise or 0.0))
+    if diverging is False and negative:
+        raise ValueError(f"{values.name!r} has values below zero; draw it with diverging=True")
+    largest = float(np.abs(numbers).max())
+    last = max(limit or largest or 1.0, noise or 0.0)
+    return Shades(last, negative if diverging is None else diverging, ranks, noise, largest > last)
+
+
+class Layout(NamedTuple):
+    """Sizes of a map, in inches."""
+
+    width: float
+    height: float
+    map: float
+    wide: float
+    tall: float
+    spare: float
+    """What is left of the column beside the maps."""
+    title: str
+
+
+def _layout(texts: list[list[str]], turned: bool, panels: int, title: str) -> Layout:
+    """The narrow column where the maps fit into it, else the wide one."""
+    down, across = texts
     tall = min(TALL, HEIGHT / len(down))
-    texts = [_texts(one, key, names) for one, key in ((down, rows), (across, columns))]
-    room = 1.6 + 0.075 * max(map(len, texts[0]))
-    wide = max(min(WIDE, (WIDTH - room) / len(across)), 0.004)
+    room = 0.45 + LETTER * max(map(len, down)) + 0.75
+    for column in (NARROW, WIDTH):
+        wide = min(WIDE, (column - room) / len(across) / panels - 0.1 / len(across))
+        if wide >= min(WIDE, MIN_WIDE):
+            break
+    wide = max(wide, 0.004)
+    size = max(wide * len(across), 0.6)
+    words = textwrap.fill(name(title, LONG), int(column / 0.075))
     # Names below the columns are turned, and need the height of the longest.
-    below = 0.55 + 0.075 * max(map(len, texts[1])) * (columns in (names or {}))
-    title = textwrap.fill(name(axis, LONG) + (", clipped" if largest > limit else ""), 78)
-    height = max(tall * len(down), 0.9) + below + 0.15 + LINE * (1 + title.count("\n"))
-    width = max(room + wide * len(across), 2.6, 0.3 + 0.075 * len(title.split("\n")[0]))
-    with canvas(height, min(width, WIDTH)) as figure:
-        axes, scale = figure.subplots(1, 2, width_ratios=[max(wide * len(across), 1.0), 0.13])
-        quiet = None if noise is None else noise / limit
-        _cells(
-            axes,
-            1 - grid / limit if ranks else grid / limit,
-            quiet,
-            gaps=len(across) <= 40 and len(down) <= 60,
-        )
-        for one, turned in ((axes.yaxis, False), (axes.xaxis, columns in (names or {}))):
-            labels, cell = (texts[1], wide) if one is axes.xaxis else (texts[0], tall)
-            step = math.ceil(LINE * (1.6 if one is axes.xaxis and not turned else 1) / cell)
-            one.set_ticks(range(0, len(labels), step), labels[::step])
-            one.set_tick_params(length=0, labelrotation=90 if turned else 0, labelcolor=INK)
-        titles = {rows: rows, columns: columns, **(titles or {})}
-        axes.set(xlabel=name(titles[columns], LONG), ylabel=name(titles[rows], LONG))
-        figure.suptitle(title, x=0.01, ha="left", fontsize=9, color=INK)
-        _scale(scale, limit, diverging, noise)
-        if ranks:
-            _as_ranks(scale, limit)
-        return finish(figure, alt, data)
+    below = 0.5 + LETTER * max(map(len, across)) * turned + 0.2 * (panels > 1)
+    height = max(tall * len(down), 0.9) + below + 0.1 + 0.14 * (1 + words.count("\n"))
+    spare = max(column - room - panels * (size + 0.1), 0.01)
+    return Layout(column, height, size, wide, tall, spare, words)
+
+
+def _grid(
+    data: pd.DataFrame, rows: str, columns: str, value: str, down: pd.Index, across: pd.Index
+) -> np.ndarray:
+    grid = np.full((len(down), len(across)), np.nan)
+    grid[down.get_indexer(data[rows]), across.get_indexer(data[columns])] = data[value]
+    return grid
+
+
+def _mark(axis: Axis, texts: list[str], lines: float, turned: bool) -> None:
+    """The names along an axis, as many as have room."""
+    step = math.ceil(lines)
+    axis.set_ticks(range(0, len(texts), step), texts[::step])
+    axis.set_tick_params(length=0, labelrotation=90 if turned else 0, labelcolor=INK)
 
 
 def in_order(values: pd.Series) -> pd.Index:
@@ -129,14 +220,9 @@ def _texts(values: pd.Index, key: str, names: Mapping[str, Sequence[str]] | None
     return [name(own[one]) for one in values]
 
 
-def _cells(axes: Axes, share: np.ndarray, quiet: float | None, gaps: bool) -> None:
+def _cells(axes: Axes, level: np.ndarray, gaps: bool) -> None:
     """One path per shade, of runs of equal cells: a picture of 10,000 cells stays small."""
-    n_rows, n_columns = share.shape
-    level = np.full(share.shape, -1)
-    there = ~np.isnan(share)
-    level[there] = np.rint(share[there].clip(-1, 1) * STEPS) + STEPS
-    if quiet is not None:
-        level[there & (np.abs(share) <= quiet)] = GREY_LEVEL
+    n_rows, n_columns = level.shape
     runs: dict[int, list] = {}
     for y, row in enumerate(level):
         starts = np.flatnonzero(np.diff(row, prepend=-2))
@@ -163,23 +249,22 @@ def _shade(level: int) -> str:
     return RULE if level == GREY_LEVEL else SHADES[level]
 
 
-def _scale(axes: Axes, limit: float, diverging: bool, noise: float | None) -> None:
-    shades = SHADES if diverging else SHADES[STEPS:]
-    edges = np.linspace(-limit if diverging else 0, limit, len(shades) + 1)
-    for shade, low, high in zip(shades, edges, edges[1:], strict=False):
+def _scale(axes: Axes, shades: Shades) -> None:
+    """The shades and what they stand for; of ranks the first on top, marked at powers of ten."""
+    limit, noise = shades.limit, shades.noise
+    colours = SHADES if shades.diverging else SHADES[STEPS:]
+    edges = np.linspace(-limit if shades.diverging else 0, limit, len(colours) + 1)
+    for shade, low, high in zip(
+        colours[::-1] if shades.ranks else colours, edges, edges[1:], strict=False
+    ):
         axes.axhspan(low, high, facecolor=shade, linewidth=0, antialiased=False)
     if noise:
-        axes.axhspan(-noise if diverging else 0, noise, facecolor=RULE, linewidth=0)
+        axes.axhspan(-noise if shades.diverging else 0, noise, facecolor=RULE, linewidth=0)
     axes.set(ylim=(edges[0], edges[-1]), xticks=[])
+    if shades.ranks:
+        powers = range(int(limit) + 1)
+        axes.set_yticks([*powers], [f"{10**power:,}" for power in powers])
+        axes.set_ylim(limit, 0)
     axes.yaxis.tick_right()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-
-
-def _as_ranks(axes: Axes, limit: float) -> None:
-    """The scale turned over, the first rank on top, marked at powers of ten."""
-    for patch, shade in zip(axes.patches, SHADES[STEPS:][::-1], strict=False):
-        patch.set_facecolor(shade)
-    powers = range(int(limit) + 1)
-    axes.set_yticks([*powers], [f"{10**power:,}" for power in powers])
-    axes.set_ylim(limit, 0)

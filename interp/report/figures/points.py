@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.patheffects import withStroke
+from matplotlib.patheffects import Stroke
 from matplotlib.transforms import Bbox
 
 from .canvas import (
     INK,
     LINES,
     LONG,
+    NARROW,
     PAPER,
     QUIET,
     RULE,
@@ -26,6 +27,7 @@ from .canvas import (
     name,
     quiet_axes,
 )
+from .described import plane_words
 
 SIGNS = "osD^X"
 AROUND = [(0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1)]
@@ -39,7 +41,7 @@ def scatter(
     y: str,
     x_axis: str,
     y_axis: str,
-    alt: str,
+    alt: str | None = None,
     group: str | None = None,
 ) -> Figure:
     """One method against another, a point for each row of `data`.
@@ -48,15 +50,16 @@ def scatter(
     """
     check(data, (x, y), () if group is None else (group,))
     told = _rank_correlation(data[x], data[y])
-    with canvas(4.2, 4.6) as figure:
+    with canvas(3.2, NARROW) as figure:
         axes = figure.add_subplot()
         _points(axes, data, x, y, group)
         axes.set(xlabel=name(x_axis, LONG), ylabel=name(y_axis, LONG))
-        axes.set_title(told, loc="left", fontsize=9, color=QUIET)
+        axes.set_title(told, loc="left", fontsize=7.5, color=QUIET)
         quiet_axes(axes)
         if group is not None:
             figure.legend(loc="outside upper left", ncols=3, frameon=False, handletextpad=0.2)
-        return finish(figure, f"{alt.rstrip()} {told}.", data)
+        words = alt or plane_words(data, None, x, y, x_axis, y_axis)
+        return finish(figure, f"{words.rstrip()} {told}.", data)
 
 
 def plane(
@@ -67,7 +70,7 @@ def plane(
     y: str,
     x_axis: str,
     y_axis: str,
-    alt: str,
+    alt: str | None = None,
     group: str | None = None,
     links: Iterable[tuple[str, str]] = (),
     outline: Sequence[str] = (),
@@ -82,7 +85,7 @@ def plane(
     if lost:
         raise ValueError(f"no point {sorted(lost)[0]!r} to draw a line to")
     wide, tall = (np.ptp(place[one].to_numpy()) or 1.0 for one in (x, y))
-    with canvas(float(np.clip(5.2 * tall / wide, 3.0, 6.5))) as figure:
+    with canvas(float(np.clip(6.0 * tall / wide, 3.0, 6.5))) as figure:
         axes = figure.add_subplot()
         for pair in links:
             axes.plot(*place.loc[list(pair)].to_numpy().T, color=RULE, linewidth=1.1, zorder=1)
@@ -97,7 +100,8 @@ def plane(
         if group is not None:
             figure.legend(loc="outside upper left", ncols=3, frameon=False, handletextpad=0.2)
         _names(figure, axes, place)
-        return finish(figure, alt, data)
+        words = alt or plane_words(data, label, x, y, x_axis, y_axis)
+        return finish(figure, words, data)
 
 
 def _rank_correlation(x: pd.Series, y: pd.Series) -> str:
@@ -121,11 +125,15 @@ def _names(figure: Canvas, axes: Axes, place: pd.DataFrame) -> None:
     figure.draw_without_rendering()
     points = axes.transData.transform(place.to_numpy())
     size = figure.dpi / 72
-    halo = [withStroke(linewidth=2.2, foreground=PAPER)]  # a name that crosses a line stays legible
+    halo = [Stroke(linewidth=2.2, foreground=PAPER)]  # a name that crosses a line stays legible
     taken = [Bbox.from_bounds(px - 3, py - 3, 6, 6) for px, py in points]
     for (word, (x, y)), (px, py) in zip(place.iterrows(), points, strict=True):
-        text = axes.text(x, y, name(word), fontsize=8, color=INK, zorder=4, path_effects=halo)
-        box = text.get_window_extent()
+        # The halo is an outline, below the name, which stays text.
+        texts = [
+            axes.text(x, y, name(word), fontsize=8, color=INK, zorder=zorder, path_effects=effects)
+            for zorder, effects in ((4, halo), (5, None))
+        ]
+        box = texts[1].get_window_extent()
         best = None
         for right, up in AROUND:
             left = px + right * (5 * size + box.width / 2) - box.width / 2
@@ -136,8 +144,9 @@ def _names(figure: Canvas, axes: Axes, place: pd.DataFrame) -> None:
                 best = covered, tried
         assert best is not None
         taken.append(best[1])
-        text.set_position(axes.transData.inverted().transform(best[1].p0))
-        text.set_clip_on(False)
+        for text in texts:
+            text.set_position(axes.transData.inverted().transform(best[1].p0))
+            text.set_clip_on(False)
 
 
 def _area(box: Bbox | None) -> float:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 
 from .canvas import GROUPS, INK, LONG, PAPER, RULE, WIDTH, Figure, canvas, check, finish, name
+from .described import wall_words
 from .grids import in_order
 
 WIDEST, TALLEST = 0.66, 0.36
@@ -27,7 +28,7 @@ def wall(
     rows: str,
     columns: str,
     group: str,
-    alt: str,
+    alt: str | None = None,
     order: Sequence[str] = (),
     quiet: str | None = None,
 ) -> Figure:
@@ -52,8 +53,11 @@ def wall(
     tall = min(TALLEST, HEIGHT / len(down))
     legend = [one for one in [*ordered, quiet] if one in counts.index]
     lines = -(-len(legend) // 3)
-    with canvas(tall * len(down) + 0.55 + 0.2 * lines, max(wide * len(across) + 0.8, 4.6)) as drawn:
-        axes = drawn.add_subplot()
+    natural = max(wide * len(across) + 0.8, 4.6)
+    with canvas(tall * len(down) + 0.55 + 0.2 * lines, natural) as drawn:
+        spare = max(WIDTH - natural, 0.01)
+        axes, beside = drawn.subplots(1, 2, width_ratios=[natural, spare])
+        beside.set_axis_off()
         cells = zip(
             down.get_indexer(data[rows]), across.get_indexer(data[columns]),
             data[group].astype(str), strict=True,
@@ -71,7 +75,8 @@ def wall(
             patches, labels, loc="outside upper left", ncols=3, frameon=False, fontsize=8,
             handlelength=1, handleheight=1,
         )  # fmt: skip
-        return finish(drawn, alt, data)
+        words = alt or wall_words(counts, rows, columns)
+        return finish(drawn, words, data)
 
 
 def _fitting(words: str, wide: float, tall: float) -> str:
