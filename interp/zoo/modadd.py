@@ -177,7 +177,7 @@ def evaluate(model: HookedTransformer) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["task", "split", "measure", "n", "value"])
 
 
-def _by_offset(found: Float[Tensor, "a b c"]) -> Float[Tensor, "p"]:
+def _by_offset(found: Float[Tensor, "a b c"]) -> Float[Tensor, " p"]:
     """The mean logit by how far a + b lies past c."""
     p = len(found)
     a, b, d = torch.meshgrid(*[torch.arange(p)] * 3, indexing="ij")
