@@ -11,14 +11,19 @@ that it finds.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import importlib.util
+import itertools
 import pkgutil
+import shlex
 import sys
+import typing
+import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -27,6 +32,25 @@ from interp.cli.console import guarded
 from interp.cli.options import check_options
 from interp.core.visible import one_line
 from interp.report import check_destination
+
+if TYPE_CHECKING:
+    from interp.loading.needs import Abilities
+
+NEXT = {
+    "embedding-arithmetic": "embedding-geometry",
+    "embedding-geometry": "probe-layers",
+    "probe-layers": "concept-direction",
+    "concept-direction": "steering",
+    "steering": "logit-lens",
+    "logit-lens": "causal-tracing",
+    "causal-tracing": "activation-patching",
+    "activation-patching": "head-ablation",
+    "head-ablation": "attention-heads",
+    "attention-heads": "attention-patterns",
+    "attention-patterns": "neurons",
+    "neurons": "embedding-arithmetic",
+}
+"""Which analysis to try after which, in a circle: one that a model cannot do is passed over."""
 
 
 def names() -> list[str]:
@@ -50,28 +74,81 @@ def load(name: str) -> ModuleType:
 def perform(module: ModuleType, arguments: Sequence[str], prog: str) -> int:
     """Parse an analysis' options, run it, write its report.
 
-    Prints the warnings and findings, and on the last line where the report is.
+    Prints the warnings and findings; the last lines are the answer, where the report is, and a
+    command worth trying next.
     """
-    config = tyro.cli(
-        module.Config, args=list(arguments), prog=prog, description=module.__doc__ or ""
-    )
+    config, shows = parse(module, arguments, prog)
     check_destination(config.out)  # before the work, not after it
     check_options(config)
-    refuse_unable(module, config)
+    known = able_model(module, config)
     model = interp.load(config.model, device=config.device, dtype=config.dtype)
     report = module.run(model, config)
     page = report.write(config.out)
-    sys.stdout.write("".join(f"warning: {one_line(warning)}\n" for warning in report.warnings))
-    sys.stdout.write("".join(f"{one_line(finding)}\n" for finding in report.findings))
+    findings = [text for text in report.findings if text != report.headline]
+    lines = [*(f"warning: {text}" for text in report.warnings), *findings, report.headline]
+    sys.stdout.write("".join(f"{one_line(text)}\n" for text in lines))
     sys.stdout.write(f"{page}\n")
+    command = next_command(module, config, known)
+    sys.stdout.write(f"next: {command}\n" if command else "")
+    if shows and not webbrowser.open(page.absolute().as_uri()):
+        raise OSError(f"no browser could be started; open {page} in one")
     return 0
 
 
-def refuse_unable(module: ModuleType, config: Any) -> None:
-    """Raises ValueError where the model, not loaded yet, lacks what an analysis needs."""
+def parse(module: ModuleType, arguments: Sequence[str], prog: str) -> tuple[Any, bool]:
+    """The config that the arguments ask for, and whether the page is to be opened."""
+    flag = tyro.conf.arg(name="open", help="Open the page in the browser when it is there.")
+    fields = [
+        ("config", tyro.conf.OmitArgPrefixes[module.Config]),
+        ("shows", Annotated[tyro.conf.FlagCreatePairsOff[bool], flag], False),
+    ]
+    command = dataclasses.make_dataclass("Command", fields, frozen=True)
+    parsed = tyro.cli(command, args=list(arguments), prog=prog, description=module.__doc__ or "")
+    return parsed.config, parsed.shows
+
+
+def next_command(module: ModuleType, config: Any, known: Abilities) -> str:
+    """A command that goes on from an analysis, on the same model and task; "" where no other can
+    run on it."""
+    start = name = module.__name__.rpartition(".")[2].replace("_", "-")
+    while (name := NEXT.get(name, start)) != start:
+        there = load(name)
+        options = _same_options(config, there.Config)
+        if there.NEEDS.lacking(known, there.Config(**options)) is None:
+            words = [(f"--{option.replace('_', '-')}", str(v)) for option, v in options.items()]
+            return shlex.join(["interp", "run", name, *itertools.chain.from_iterable(words)])
+    return ""
+
+
+def _same_options(config: Any, other: type) -> dict[str, Any]:
+    """What two analyses mean alike and what is not at the other's default: model, task, prompts."""
+    mine, theirs = ({one.name for one in dataclasses.fields(c)} for c in (config, other))
+    shared = {name for name in ("model", "task", "prompts") if name in mine & theirs}
+    if ("prompt" in mine) != ("prompt" in theirs):  # a file of texts there, of pairs here
+        shared -= {"prompts"}
+    if getattr(config, "task", None) not in _words(typing.get_type_hints(other).get("task")):
+        shared -= {"task"}
+    return {
+        name: getattr(config, name)
+        for name in ("model", "task", "prompts")
+        if name in shared and getattr(config, name) not in (None, getattr(other, name))
+    }
+
+
+def _words(hint: Any) -> set[str]:
+    """The words that a type allows: those of its literals."""
+    parts = typing.get_args(hint)
+    return {part for part in parts if isinstance(part, str)}.union(*map(_words, parts), set())
+
+
+def able_model(module: ModuleType, config: Any) -> Abilities:
+    """What the model, which is not loaded yet, can be asked. Raises ValueError where it lacks what
+    the analysis needs."""
     needs = importlib.import_module("interp.loading.needs")  # with torch
     name = module.__name__.rpartition(".")[2].replace("_", "-")
-    module.NEEDS.check(needs.stored_abilities(config.model), name, config)
+    known = needs.stored_abilities(config.model)
+    module.NEEDS.check(known, name, config)
+    return known
 
 
 def main(module: ModuleType) -> int:

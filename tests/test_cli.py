@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
+import shlex
 import subprocess
 import sys
+import webbrowser
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import pytest
 
@@ -15,6 +21,9 @@ import interp
 from analyses import embedding_arithmetic
 from interp.cli import console
 from interp.cli import main as cli
+from interp.core.visible import one_line
+from interp.loading.needs import Abilities, stored_abilities
+from tests.strategies import small_config
 from tests.test_analyses_embedding_arithmetic import planted_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,8 +76,8 @@ def test_run_ends_with_the_path_of_the_report(planted, name, capsys):
     out = planted / "report"
     assert cli.main(["run", name, "--out", str(out)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    last = lines[-1]
-    assert "“queen” comes first" in lines[0]
+    last = lines[-2]
+    assert "“queen” comes first" in lines[-3]
     assert last == str(out / "index.html")
     assert Path(last).is_file()
 
@@ -172,3 +181,95 @@ def test_a_reader_that_leaves_is_no_error():
         text=True,
     )  # fmt: skip
     assert done.stderr == ""
+
+
+# --- the last lines of a run, and what to try next --------------------------------------------
+
+
+def test_every_analysis_names_another_in_one_circle():
+    assert set(analyses.NEXT) == set(analyses.NEXT.values()) == set(analyses.names())
+    name, seen = "embedding-arithmetic", []
+    while name not in seen:
+        seen.append(name)
+        name = analyses.NEXT[name]
+    assert sorted(seen) == analyses.names()
+
+
+def test_the_last_lines_are_the_answer_the_page_and_what_to_try(planted, monkeypatch, capsys):
+    kept = []
+    run = embedding_arithmetic.run
+    monkeypatch.setattr(embedding_arithmetic, "run", lambda *a: kept.append(run(*a)) or kept[0])
+    out = planted / "report"
+    assert cli.main(["run", "embedding-arithmetic", "--out", str(out)]) == 0
+    *others, answer, page, following = capsys.readouterr().out.splitlines()
+    assert answer == one_line(kept[0].headline) and answer not in others
+    assert page == str(out / "index.html")
+    assert following == "next: interp run embedding-geometry"
+    assert json.loads((out / "manifest.json").read_text())["findings"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "model", "command"),
+    [
+        ("neurons", {}, "tinyworld", "interp run embedding-arithmetic --model tinyworld"),
+        ("embedding-geometry", {}, "minilm", "interp run probe-layers --model minilm"),
+        ("probe-layers", {}, "minilm", "interp run attention-heads --model minilm"),
+        ("head-ablation", {"task": "induction"}, "tinyworld",
+         "interp run attention-heads --task induction"),
+        ("attention-patterns", {"prompts": Path("texts.txt")}, "tinyworld", "interp run neurons"),
+        ("logit-lens", {"prompts": Path("my pairs.csv")}, "tinyworld",
+         "interp run causal-tracing --task indirect-object --prompts 'my pairs.csv'"),
+        ("steering", {"prompts": Path("texts.txt")}, "tinyworld",
+         "interp run logit-lens --task gendered-pronoun"),
+        ("attention-heads", {"task": "induction"}, "modadd",
+         "interp run attention-patterns --model modadd"),
+    ],
+)  # fmt: skip
+def test_the_next_command_is_one_that_the_model_can_do(name, options, model, command):
+    module = analyses.load(name)
+    options = {"model": model, **options}
+    found = analyses.next_command(module, module.Config(**options), stored_abilities(model))
+    assert found == command
+    _, _, analysis, *words = shlex.split(found)
+    there = analyses.load(analysis)
+    config, shows = analyses.parse(there, words, found)
+    assert config.model == model and not shows
+    assert there.NEEDS.lacking(stored_abilities(model), config) is None
+
+
+def test_a_model_that_can_do_nothing_else_gets_no_command():
+    module = analyses.load("attention-patterns")
+    patches = {"image_size": (8, 8), "patch_size": (4, 4), "n_channels": 1, "n_ctx": 5}
+    images = small_config(inputs="patches", **patches)
+    known = Abilities("images", images, tokenizer=False)
+    assert analyses.next_command(module, module.Config(model="images"), known) == ""
+
+
+# --- --open -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", [("--open",), ()])
+def test_open_opens_the_page_that_was_written(planted, monkeypatch, place, capsys):
+    opened = []
+    monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) or True)
+    out = planted / "a folder #1 with 100%"
+    assert cli.main(["run", "embedding-arithmetic", *place, "--out", str(out)]) == 0
+    assert opened == [(out / "index.html").absolute().as_uri()] * len(place)
+    if place:
+        assert Path(url2pathname(urlsplit(opened[0]).path)).is_file()
+
+
+def test_open_without_a_browser_says_where_the_page_is(planted, monkeypatch, capsys):
+    monkeypatch.setattr(webbrowser, "open", lambda address: False)
+    out = planted / "r"
+    assert cli.main(["run", "embedding-arithmetic", "--open", "--out", str(out)]) == 2
+    shown = capsys.readouterr()
+    assert f"no browser could be started; open {out / 'index.html'} in one" in shown.err
+    assert str(out / "index.html") in shown.out.splitlines()
+
+
+@pytest.mark.parametrize("name", analyses.names())
+def test_no_analysis_has_an_option_of_the_command_itself(name, capsys):
+    assert "open" not in {f.name for f in dataclasses.fields(analyses.load(name).Config)}
+    config, shows = analyses.parse(analyses.load(name), ["--open"], "interp run")
+    assert shows and config == analyses.load(name).Config()

@@ -14,6 +14,7 @@ import hashlib
 import inspect
 import json
 import re
+import shlex
 import subprocess
 import sys
 import typing
@@ -39,6 +40,7 @@ from analyses.embedding_arithmetic import DATA, PLACED, read_analogies
 from interp.cli import main as cli
 from interp.cli.gallery import SMALL
 from interp.core.tokenizer import Tokenizer
+from interp.core.visible import one_line
 from interp.loading.needs import Needs
 from interp.model import HookedTransformer
 from interp.report import Report
@@ -389,15 +391,17 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_bytes(name, done, tmp_path):
         assert path.read_bytes() == (again / path.relative_to(whole)).read_bytes(), path.name
 
 
-def test_its_command_ends_with_the_path_of_the_report(name, tmp_path, capsys):
+def test_its_command_ends_with_the_answer_the_page_and_what_to_try(name, tmp_path, capsys):
     interp.save(small_model(), tmp_path / "model")
     out = tmp_path / "report"
     arguments = ["--model", str(tmp_path / "model"), *SETTINGS.get(name, ()), "--out", str(out)]
     assert cli.main(["run", name, *arguments]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == str(out / "index.html")
-    assert len(lines) > 1
-    assert Path(lines[-1]).is_file()
+    answer, page, following = lines[-3:]
+    manifest = json.loads((out / "manifest.json").read_text(encoding="ascii"))
+    assert answer and answer == one_line(manifest["answer"] or manifest["findings"][0])
+    assert page == str(out / "index.html") and Path(page).is_file()
+    assert following.startswith("next: interp run ") and shlex.split(following)[3] != name
 
 
 def test_a_destination_is_refused_before_the_work(name, tmp_path, monkeypatch, capsys):

@@ -57,7 +57,8 @@ def check_options(config: Any) -> None:
         if isinstance(value, Path) and field.name not in WRITTEN:
             _check_file(value, option, FILES.get(field.name, "a file"))
         elif field.name in (*TEXTS, *WORDS):
-            for text in (value,) if isinstance(value, str) else value or ():
+            texts = (value,) if isinstance(value, str) else value
+            for text in texts or ():
                 check_text(text, option, WORDS.get(field.name))
 
 
