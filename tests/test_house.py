@@ -26,7 +26,6 @@ ROOMS = (
     *("console", "analyses", "cli"),
 )
 CIRCLES = {
-    "interp.core.config",
     "interp.model",
     "interp.sweeps.rerun",
     "interp.loading.bridge",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from .fields import Architecture
 from .rotary_scaling import RotaryScaling
 from .values import (
     BOUNDS,
@@ -26,9 +27,6 @@ from .values import (
     is_size,
 )
 
-if TYPE_CHECKING:
-    from .transformer import TransformerConfig
-
 SIZES_OF_INPUTS = {
     **dict.fromkeys(("image_size", "patch_size", "n_channels"), "patches"),
     "n_mels": "frames",
@@ -48,7 +46,7 @@ CHOICES: dict[str, Any] = {
 }
 
 
-def check_values(cfg: TransformerConfig) -> None:
+def check_values(cfg: Architecture) -> None:
     for name, (low, high) in BOUNDS.items():
         value = getattr(cfg, name)
         if name == "rotary_dim" and cfg.positions != "rotary":
@@ -79,7 +77,7 @@ def check_values(cfg: TransformerConfig) -> None:
             )
 
 
-def check_layer_lists(cfg: TransformerConfig) -> None:
+def check_layer_lists(cfg: Architecture) -> None:
     layers = cfg.rotary_layers
     for scaling in cfg.rotary_scalings:
         if scaling is not None and not isinstance(scaling, RotaryScaling):
@@ -111,7 +109,7 @@ def check_layer_lists(cfg: TransformerConfig) -> None:
             raise ConfigError(f"rotary_base={base!r}: expected a number in (1, 1e15)")
 
 
-def check_contradictions(cfg: TransformerConfig) -> None:
+def check_contradictions(cfg: Architecture) -> None:
     if cfg.n_heads % cfg.n_kv_heads:
         raise ConfigError(f"n_heads={cfg.n_heads} is not a multiple of n_kv_heads={cfg.n_kv_heads}")
     if cfg.positions == "rotary":
@@ -169,7 +167,7 @@ def check_contradictions(cfg: TransformerConfig) -> None:
     check_encoder(cfg)
 
 
-def check_encoder(cfg: TransformerConfig) -> None:
+def check_encoder(cfg: Architecture) -> None:
     encoder = cfg.encoder
     if encoder is None:
         if cfg.decoder_start_token_id is not None:
@@ -196,7 +194,7 @@ def check_encoder(cfg: TransformerConfig) -> None:
         raise ConfigError(f"inputs={cfg.inputs!r} beside an encoder: set encoder.inputs")
 
 
-def check_inputs(cfg: TransformerConfig) -> None:
+def check_inputs(cfg: Architecture) -> None:
     for name, inputs in SIZES_OF_INPUTS.items():
         given = bool(getattr(cfg, name))
         if given != (inputs == cfg.inputs):
@@ -225,7 +223,7 @@ def check_inputs(cfg: TransformerConfig) -> None:
             )
 
 
-def check_scalings(cfg: TransformerConfig) -> None:
+def check_scalings(cfg: Architecture) -> None:
     for scaling in cfg.rotary_scalings:
         if scaling is None:
             continue
@@ -243,7 +241,7 @@ def check_scalings(cfg: TransformerConfig) -> None:
                 )
 
 
-def check_mlp(cfg: TransformerConfig) -> None:
+def check_mlp(cfg: Architecture) -> None:
     if cfg.mlp_gated and cfg.d_mlp == 0:
         raise ConfigError("mlp_gated=True needs an MLP, but d_mlp=0")
     for name, neutral in (("mlp_clamp", None), ("mlp_linear_offset", 0.0)):
