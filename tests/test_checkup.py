@@ -14,8 +14,8 @@ import interp
 from interp.cli import main as cli
 from interp.loading import checkup, reference
 from interp.loading.check import check_loaded
+from interp.model.attention import Attention
 from interp.model.block import Block
-from interp.model.positions import Memory
 
 from .published import edit_json, edit_weights, published
 from .strategies import random_model, small_config
@@ -122,13 +122,13 @@ def test_a_broken_forward_fails_the_card(tmp_path: Path, monkeypatch, capsys):
 
 def test_a_cache_that_forgets_fails_the_card(tmp_path: Path, monkeypatch):
     published("llama", tmp_path)
-    extend = interp.model.positions.GrowingPrefix.extend
+    extend = interp.model.prefix.GrowingPrefix.extend
 
     def forgets(self, layer, k, v):
         keys, values = extend(self, layer, k, v)
         return keys, values * (1 if layer else 0.9)
 
-    monkeypatch.setattr("interp.model.positions.GrowingPrefix.extend", forgets)
+    monkeypatch.setattr("interp.model.prefix.GrowingPrefix.extend", forgets)
     assert [one.what for one in interp.doctor(tmp_path).failed] == [ALL[4]]
 
 
@@ -222,12 +222,11 @@ def test_every_family_can_be_examined(name: str):
 
 def test_a_decoder_that_forgets_its_source_fails(monkeypatch):
     model = reference.reference_model("t5")
-    keys_values = Memory.keys_values
+    attend_source = Attention.attend_source
 
-    def forgets(self, attn, tap):
-        k, v = keys_values(self, attn, tap)
-        return k, v * (0.5 if tap.wants("hook_logits") else 1.0)
+    def forgets(self, q, encoded, tap):
+        return attend_source(self, q, encoded, tap) * (0.5 if tap.wants("hook_logits") else 1.0)
 
-    monkeypatch.setattr(Memory, "keys_values", forgets)
+    monkeypatch.setattr(Attention, "attend_source", forgets)
     failed = [one.what for one in checkup.doctor(model).failed]
     assert "generation with cache" in failed

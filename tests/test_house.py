@@ -26,9 +26,7 @@ ROOMS = (
     *("console", "analyses", "cli"),
 )
 CIRCLES = {
-    "interp.model",
     "interp.sweeps.rerun",
-    "interp.loading.bridge",
 }
 """Packages inside which modules import each other in circles, for types only."""
 

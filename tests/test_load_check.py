@@ -93,13 +93,13 @@ def test_another_architecture_misses(name: str, changes: dict):
     assert reference.distance(reference.run(mutant, given.inputs), given) > MISS
 
 
-def unscaled(self, *args, to_z=Attention.to_z, **kwargs):
-    return 1.1 * to_z(self, *args, **kwargs)
+def unscaled(self, *args, attend=Attention.attend, **kwargs):
+    return 1.1 * attend(self, *args, **kwargs)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bert"])
 def test_a_mutated_forward_fails_the_check(monkeypatch, name: str):
-    monkeypatch.setattr(Attention, "to_z", unscaled)
+    monkeypatch.setattr(Attention, "attend", unscaled)
     found = check_family(name)
     assert not found.holds
     assert found.error > MISS
@@ -137,7 +137,7 @@ def test_load_checks_the_family_once(tmp_path: Path, monkeypatch):
 
 def test_load_refuses_where_the_forward_is_another(tmp_path: Path, monkeypatch):
     published("gpt2", tmp_path)
-    monkeypatch.setattr(Attention, "to_z", unscaled)
+    monkeypatch.setattr(Attention, "attend", unscaled)
     with pytest.raises(CheckFailed) as caught:
         interp.load(tmp_path)
     assert re.search(

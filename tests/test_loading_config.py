@@ -16,7 +16,7 @@ import interp
 from interp.core.config import ConfigError, TransformerConfig
 from interp.core.files.untrusted import parse_json, read_json
 from interp.loading.families import read_config
-from interp.model.positions import rotary_frequencies
+from interp.model.rotary import rotary_frequencies
 
 from .published import (
     CONFIG,

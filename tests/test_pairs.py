@@ -243,7 +243,7 @@ def test_the_bytes_that_a_base_run_keeps_are_predicted():
     ).assign(row=lambda f: range(len(f)))  # fmt: skip
     chosen = read_nodes(frame, model, given)
     base = rerun.base_run(model, given, chosen)
-    kept = [base.memory.resid, *(t for pair in base.memory._made.values() for t in pair)]
+    kept = [base.encoded.resid, *(t for pair in base.encoded.keys_values.values() for t in pair)]
     for one in (base, base.source):
         kept += [*one.values.values(), *(t for placed in one.placed.values() for t in placed)]
     assert rerun.base_bytes(model, given, chosen) == 8 * sum(t.numel() for t in kept)
@@ -262,6 +262,15 @@ def test_the_encoder_is_a_model_of_its_own():
     assert torch.allclose(halved.pool(given), model.encoder.with_hooks(
         [("resid_post", lambda x, hook: x * 0.5)]).pool(given.source))  # fmt: skip
     assert not torch.allclose(halved.pool(given), pooled)
+
+
+def test_identities_count_the_tokens_of_their_stack():
+    """The sinks of an encoder take their share of its own keys, which are not the decoder's."""
+    cfg = pair_config()
+    cfg = cfg.replace(attn_sinks=True, encoder=cfg.encoder.replace(attn_sinks=True))
+    model, given = random_model(cfg), tokens("left", "right")
+    assert given.shape[1] != given.source.shape[1]
+    assert model.check_identities(given)["holds"].all()
 
 
 @pytest.mark.parametrize("norm", ["rmsnorm", "layernorm"])

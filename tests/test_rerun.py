@@ -17,6 +17,7 @@ from interp import edits, metrics
 from interp.core.sites import stack_config
 from interp.core.tokens import Tokens
 from interp.loading import reference
+from interp.model.block import Block
 from interp.sweeps import rerun
 from interp.sweeps.naive import run as whole_run
 from interp.sweeps.nodes import counted_by, read_nodes
@@ -446,7 +447,7 @@ def test_the_bytes_of_a_base_run_are_those_that_it_keeps(site, length):
     tokens = Tokens(tokens.ids, source=Tokens(ids))
     chosen = read_nodes(interp.nodes(model, site, by=("layer",)), model, tokens)
     base = rerun.base_run(model, tokens, chosen)
-    kept = [base.memory.resid, *(t for pair in base.memory._made.values() for t in pair)]
+    kept = [base.encoded.resid, *(t for pair in base.encoded.keys_values.values() for t in pair)]
     for run in (base, base.source):
         kept += [*run.values.values(), *(t for placed in run.placed.values() for t in placed)]
     assert rerun.base_bytes(model, tokens, chosen) == 8 * sum(t.numel() for t in kept)
@@ -483,17 +484,19 @@ def test_a_decoder_sweep_leaves_the_encoder_alone():
     model, tokens, _ = pair_of_stacks()
     frame = interp.nodes(model, "decoder_blocks.attn.z", by=("layer", "head"), tokens=tokens)
     calls = []
-    run = type(model.encoder)._run
+    to_qkv = Block.to_qkv
 
     def counted(self, *args, **kwargs):
-        calls.append(self is model.encoder)
-        return run(self, *args, **kwargs)
+        calls.append(self.name)
+        return to_qkv(self, *args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(model), "_run", counted)
+        patch.setattr(Block, "to_qkv", counted)
         interp.ablate(model, tokens, "decoder_blocks.attn.z", kind="zero",
                       metric=metrics.loss(), progress=False)  # fmt: skip
-    assert calls == [True, False]  # the base run
+    of_encoder = [name for name in calls if name.startswith("encoder")]
+    assert of_encoder == ["encoder_blocks.0", "encoder_blocks.1"]  # the base run
+    assert len(calls) > 5
     assert len(frame) == 12
 
 

@@ -11,18 +11,21 @@ from interp.core.config import TransformerConfig
 
 from .factored import FactoredMatrix
 from .generate import Generation, Step
-from .positions import GrowingPrefix, Layout, Memory, Prefix
-from .transformer import HookedTransformer
+from .hooked import HookedTransformer
+from .layout import Layout, Places, SourceLayout
+from .prefix import Encoded, GrowingPrefix, Prefix
 from .weights import count_params
 
 __all__ = [
+    "Encoded",
     "FactoredMatrix",
     "Generation",
     "GrowingPrefix",
     "HookedTransformer",
     "Layout",
-    "Memory",
+    "Places",
     "Prefix",
+    "SourceLayout",
     "Step",
     "num_params",
 ]

@@ -1,8 +1,8 @@
 """Multi-head attention (Vaswani et al. 2017), grouped-query (Ainslie et al. 2023) included.
 
-project → attend → output: three stages, so that a run may enter between them. Attention stays
+to_qkv → attend → output: three stages, so that a run may enter between them. Attention stays
 fused (SDPA) while nobody looks at `hook_attn_scores` or `hook_pattern`. Cross-attention takes its
-keys and values from the memory of a source, and knows no positions.
+keys and values from an encoder's output, and knows no positions.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from interp.core.config import TransformerConfig
 from interp.core.tap import SILENT, Silent, Tap
 
+from .layout import Layout, Places, SourceLayout
 from .mlp import _or_zeros
 from .norm import Norm
-from .positions import Layout, Memory, rotate
+from .prefix import Encoded
+from .rotary import rotate
 
 SplitInputs: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None]
 """What queries, keys and values read, per head and normed; None where all heads read the same."""
@@ -73,38 +75,28 @@ class Attention(nn.Module):
             setattr(self, site, f"{name}.{site}")
         self.qkv_sites = (self.hook_q, self.hook_k, self.hook_v)
 
-    def forward(
+    def to_qkv(
         self,
         x: Float[Tensor, "batch pos d_model"],
-        layout: Layout,
+        places: Places,
         tap: Silent | Tap = SILENT,
         split: SplitInputs | None = None,
-    ) -> Float[Tensor, "batch pos d_model"]:
-        return self.output(self.to_z(x, layout, tap, split), tap)
-
-    def to_z(
-        self,
-        x: Tensor,
-        layout: Layout,
-        tap: Silent | Tap = SILENT,
-        split: SplitInputs | None = None,
-    ) -> Tensor:
-        """z [batch pos head d_head], before its site."""
-        if self.cross:
-            return layout.read_memory(self, self.project_queries(x, tap), tap)
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [batch pos head d_head], keys and values [batch pos kv_head d_head], normed and
+        turned to their positions."""
         q, k, v = self.project(x, tap, split)
-        return layout.attend(self, *self.place(q, k, layout, tap), v, tap)
+        return *self.place(q, k, places, tap), v
 
     def project(self, x: Tensor, tap: Silent | Tap = SILENT, split: SplitInputs | None = None):
-        """Queries [batch pos head d_head], keys and values [batch pos kv_head d_head]."""
+        """Queries, keys and values as they are at their sites."""
         heads = F.linear(x, self.qkv_weight, self.qkv_bias)
         heads = heads.view(*x.shape[:-1], -1, self.d_head)
         q, k, v = heads.split_with_sizes(self.sizes, -2)
         if split is not None:
-            own = ((self.W_Q, self.b_Q), (self.W_K, self.b_K), (self.W_V, self.b_V))
+            maps = ((self.W_Q, self.b_Q), (self.W_K, self.b_K), (self.W_V, self.b_V))
             q, k, v = (
-                whole if part is None else torch.einsum("bphm,hmd->bphd", part, W) + b
-                for whole, part, (W, b) in zip((q, k, v), split, own, strict=True)
+                whole if per_head is None else torch.einsum("bphm,hmd->bphd", per_head, W) + b
+                for whole, per_head, (W, b) in zip((q, k, v), split, maps, strict=True)
             )
         if 0 < sum(map(tap.wants, self.qkv_sites)) < 3:  # a kept view would keep the other two
             q, k, v = q.clone(), k.clone(), v.clone()
@@ -115,8 +107,8 @@ class Attention(nn.Module):
         (q,) = self._projected(x, 0, 1)
         return tap(self.hook_q, q)
 
-    def project_memory(self, x: Tensor, tap: Silent | Tap = SILENT) -> tuple[Tensor, Tensor]:
-        """Keys and values of a source [batch pos kv_head d_head]."""
+    def project_source(self, x: Tensor, tap: Silent | Tap = SILENT) -> tuple[Tensor, Tensor]:
+        """Keys and values [batch pos kv_head d_head] of what an encoder made of its source."""
         k, v = self._projected(x, 1, 3)
         if tap.wants(self.hook_k) != tap.wants(self.hook_v):  # a kept view would keep the other
             k, v = k.clone(), v.clone()
@@ -130,7 +122,7 @@ class Attention(nn.Module):
         heads = heads.view(*x.shape[:-1], -1, self.d_head)
         return heads.split_with_sizes(self.sizes[first:last], -2)
 
-    def place(self, q: Tensor, k: Tensor, layout: Layout, tap: Silent | Tap = SILENT):
+    def place(self, q: Tensor, k: Tensor, places: Places, tap: Silent | Tap = SILENT):
         """Queries and keys normed and turned to their positions, where the architecture does so."""
         if self.norm_span in ("head", "each"):
             q, k = self.q_norm(q, tap), self.k_norm(k, tap)
@@ -140,7 +132,7 @@ class Attention(nn.Module):
                 for norm, t in ((self.q_norm, q), (self.k_norm, k))
             )
         if self.rotary:
-            table = layout.rotary(self.layer)
+            table = places.rotary(self.layer)
             q = tap(self.hook_rot_q, rotate(q, table, self.interleaved))
             k = tap(self.hook_rot_k, rotate(k, table, self.interleaved))
         return q, k
@@ -150,12 +142,10 @@ class Attention(nn.Module):
         q: Float[Tensor, "batch q_pos head d_head"],
         k: Float[Tensor, "batch pos kv_head d_head"],
         v: Float[Tensor, "batch pos kv_head d_head"],
-        layout: Layout | Memory,
+        layout: Layout | SourceLayout,
         tap: Silent | Tap = SILENT,
     ) -> Float[Tensor, "batch q_pos head d_head"]:
         """z: the values, weighted by what each query attends to."""
-        if layout.prefix is not None:
-            k, v = layout.prefix.extend(self.layer, k, v)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if self.softcap or tap.wants(self.hook_attn_scores) or tap.wants(self.hook_pattern):
             z = self._stepwise(q, k, v, layout, tap)
@@ -163,7 +153,16 @@ class Attention(nn.Module):
             z = self._fused(q, k, v, layout)
         return z.transpose(1, 2)
 
-    def _fused(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout | Memory) -> Tensor:
+    def attend_source(
+        self, q: Tensor, encoded: Encoded, tap: Silent | Tap = SILENT
+    ) -> Float[Tensor, "batch q_pos head d_head"]:
+        """z of cross-attention. Keys and values are made when this layer first reads its source."""
+        if self.layer not in encoded.keys_values:
+            encoded.keys_values[self.layer] = self.project_source(encoded.resid, tap)
+        k, v = encoded.keys_values[self.layer]
+        return self.attend(q, k, v, SourceLayout(encoded.mask), tap)
+
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout | SourceLayout) -> Tensor:
         grouped, d_head = self.n_heads != self.n_kv_heads, v.shape[-1]
         causal, mask = False, None
         if self.biased:
@@ -198,7 +197,7 @@ class Attention(nn.Module):
         return q, k, v, mask
 
     def _stepwise(
-        self, q: Tensor, k: Tensor, v: Tensor, layout: Layout | Memory, tap: Silent | Tap
+        self, q: Tensor, k: Tensor, v: Tensor, layout: Layout | SourceLayout, tap: Silent | Tap
     ) -> Tensor:
         return self.pattern(q, k, layout, tap) @ self._expand(v)
 
@@ -206,7 +205,7 @@ class Attention(nn.Module):
         self,
         q: Float[Tensor, "batch head q_pos d_head"],
         k: Float[Tensor, "batch kv_head k_pos d_head"],
-        layout: Layout | Memory,
+        layout: Layout | SourceLayout,
         tap: Silent | Tap = SILENT,
     ) -> Float[Tensor, "batch head q_pos k_pos"]:
         """What each query attends to, from queries and keys that `place` gave."""

@@ -1,6 +1,8 @@
 """One layer: attention, in a decoder of a source cross-attention, and the MLP.
 
-A run may enter between its stages; see `rerun.stages`.
+resid_pre → q, k, v → z → resid_mid → post → resid_post, and beside an encoder
+resid_mid → q → z → resid_mid_cross of cross-attention in between. Each step is a method, so that a
+partial rerun may enter between them.
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ from interp.core.tap import SILENT, EditError, Silent, Tap
 
 from .attention import Attention, SplitInputs
 from .experts import Experts
+from .layout import Layout, Places
 from .mlp import MLP
 from .norm import Norm
-from .positions import Layout
+from .prefix import Encoded, Prefix
 
 
 class Block(nn.Module):
@@ -70,46 +73,65 @@ class Block(nn.Module):
         resid_pre: Float[Tensor, "batch pos d_model"],
         layout: Layout,
         tap: Silent | Tap = SILENT,
+        prefix: Prefix | None = None,
+        encoded: Encoded | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
-        x, normed, z = self.to_z(resid_pre, layout, tap)
-        return self.from_z(x, normed, z, layout, tap)
+        """hook_resid_post. `prefix` lies to the left; `encoded` is what cross-attention reads."""
+        x, normed, z = self.to_z(resid_pre, layout, tap, prefix)
+        return self.from_z(x, normed, z, tap, encoded)
+
+    def to_z(
+        self,
+        resid_pre: Tensor,
+        layout: Layout,
+        tap: Silent | Tap = SILENT,
+        prefix: Prefix | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The residual stream, what the sublayers read of it, and z before its site."""
+        x, normed, (q, k, v) = self.to_qkv(resid_pre, layout, tap)
+        if prefix is not None:
+            k, v = prefix.extend(self.attn.layer, k, v)
+        return x, normed, self.attn.attend(q, k, v, layout, tap)
 
     def from_z(
-        self, x: Tensor, normed: Tensor, z: Tensor, layout: Layout, tap: Silent | Tap = SILENT
+        self,
+        x: Tensor,
+        normed: Tensor,
+        z: Tensor,
+        tap: Silent | Tap = SILENT,
+        encoded: Encoded | None = None,
     ) -> Tensor:
         """hook_resid_post from what `to_z` gave: position by position, but for cross-attention."""
         if self.parallel:
             return self.from_z_parallel(x, normed, z, tap)
         resid_mid = self.to_resid_mid(x, z, tap)
         if self.cross_attn is not None:
-            resid_mid = self.to_resid_mid_cross(*self.to_cross_z(resid_mid, layout, tap), tap)
+            x, q = self.to_cross_q(resid_mid, tap)
+            z = self.cross_attn.attend_source(q, encoded, tap)
+            resid_mid = self.to_resid_mid_cross(x, z, tap)
         if self.mlp is None:
             return tap(self.hook_resid_post, resid_mid)
         return self.from_post(*self.to_post(resid_mid, tap), tap)
 
-    # The stages of a block, at whose seams a run may enter: resid_pre → z → resid_mid → post, and
-    # with cross-attention resid_pre → z → resid_mid → z of it → resid_mid_cross → post.
-
-    def to_z(
-        self, resid_pre: Tensor, layout: Layout, tap: Silent | Tap = SILENT
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The residual stream, what the sublayers read of it, and z before its site."""
+    def to_qkv(
+        self, resid_pre: Tensor, places: Places, tap: Silent | Tap = SILENT
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """The residual stream, what the sublayers read of it, and queries, keys and values."""
         x = tap(self.hook_resid_pre, resid_pre)
         split = self._split_inputs(x, tap)
         normed = self.ln1(x, tap) if self.pre_norm else x
-        return x, normed, self.attn.to_z(normed, layout, tap, split)
+        return x, normed, self.attn.to_qkv(normed, places, tap, split)
 
     def to_resid_mid(self, x: Tensor, z: Tensor, tap: Silent | Tap = SILENT) -> Tensor:
         """The residual stream with attention added, before hook_resid_mid."""
         x = x + self._attn_out(z, tap)
         return self.ln1(x, tap) if self.post_norm else x
 
-    def to_cross_z(
-        self, resid_mid: Tensor, layout: Layout, tap: Silent | Tap = SILENT
-    ) -> tuple[Tensor, Tensor]:
-        """The residual stream, and cross-attention's z before its site."""
+    def to_cross_q(self, resid_mid: Tensor, tap: Silent | Tap = SILENT) -> tuple[Tensor, Tensor]:
+        """The residual stream, and what cross-attention asks of the source."""
         x = tap(self.hook_resid_mid, resid_mid)
-        return x, self.cross_attn.to_z(self.ln_cross(x, tap) if self.pre_norm else x, layout, tap)
+        normed = self.ln_cross(x, tap) if self.pre_norm else x
+        return x, self.cross_attn.project_queries(normed, tap)
 
     def to_resid_mid_cross(self, x: Tensor, z: Tensor, tap: Silent | Tap = SILENT) -> Tensor:
         """The residual stream with cross-attention added, before hook_resid_mid_cross."""

@@ -12,9 +12,9 @@ from interp.core.sites import ALONE, ENCODER, Stack
 from interp.core.tap import Silent, Tap
 from interp.core.tokens import Tokens
 
+from .layout import Places
 from .mlp import ACTIVATIONS
 from .norm import Norm
-from .positions import Layout
 
 # The tile of logits that a log-sum-exp looks at: it stays in the cache of a core.
 ROWS_OF_LOGITS, COLUMNS_OF_LOGITS = 256, 4096
@@ -49,7 +49,7 @@ class Embed(nn.Module):
     def forward(
         self,
         tokens: Tokens,
-        layout: Layout,
+        places: Places,
         tap: Silent | Tap,
         W_E: Float[Tensor, "d_vocab d_model"] | None,
     ) -> Float[Tensor, "batch pos d_model"]:
@@ -58,10 +58,10 @@ class Embed(nn.Module):
             x = x * torch.tensor(self.scale, dtype=x.dtype)
         x = tap(self.hook_embed, x)
         if self.sinusoidal:
-            rows = sinusoids(layout.positions + self.offset, x.shape[-1], x.dtype)
+            rows = sinusoids(places.positions + self.offset, x.shape[-1], x.dtype)
             x = x + tap(self.hook_pos_embed, rows.expand(len(tokens), -1, -1))
         if self.W_pos is not None:
-            rows = F.embedding(layout.positions + self.offset, self.W_pos)
+            rows = F.embedding(places.positions + self.offset, self.W_pos)
             x = x + tap(self.hook_pos_embed, rows.expand(len(tokens), -1, -1))
         if self.W_token_type is not None:
             types = tokens.token_types

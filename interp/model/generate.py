@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -21,8 +21,8 @@ from interp.core.tap import SILENT, ActivationCache, Tap
 from interp.core.tokenizer import past
 from interp.core.tokens import Tokens
 
-if TYPE_CHECKING:
-    from .transformer import HookedTransformer, Input
+from .text import Input
+from .transformer import Transformer
 
 
 class Step(NamedTuple):
@@ -97,7 +97,7 @@ class Sampling:
 
 @torch.no_grad()
 def stream(
-    model: HookedTransformer,
+    model: Transformer,
     prompt: Tokens,
     max_new_tokens: int,
     sampling: Sampling,
@@ -116,7 +116,7 @@ def stream(
         if step and _turns(model, real + step):  # keys before were turned by the short factors
             tokens, prefix = seen, model.new_prefix(len(prompt), capacity)
         looking = keep or bool(model.fwd_hooks)
-        goes_on = prefix.memory is not None
+        goes_on = prefix.encoded is not None
         tap = model.make_tap(names_filter, reading=keep, goes_on=goes_on) if looking else SILENT
         logits = model.last_logits(tokens, tap, prefix)
         if looking:
@@ -136,14 +136,14 @@ def stream(
         seen = _followed(seen, ids)
 
 
-def _cache(model: HookedTransformer, tap: Tap, tokens: Tokens, seen: Tokens) -> ActivationCache:
+def _cache(model: Transformer, tap: Tap, tokens: Tokens, seen: Tokens) -> ActivationCache:
     """What was read in a step, which knows where its tokens stand among all those seen so far."""
     start, end = seen.shape[1] - tokens.shape[1], seen.shape[1]
     kept = dict.fromkeys(tap.values, tuple(range(start, end))) if start else {}
     return ActivationCache(tap.values, model.sites, tokens, model.stacks, kept)
 
 
-def _turns(model: HookedTransformer, lengths: Int[Tensor, "batch 1"]) -> bool:
+def _turns(model: Transformer, lengths: Int[Tensor, "batch 1"]) -> bool:
     """Whether a row of so many tokens is the first to pass the context at which longrope turns all
     positions anew."""
     contexts = {
@@ -161,7 +161,7 @@ def _followed(tokens: Tokens, ids: Int[Tensor, " batch"]) -> Tokens:
     return Tokens(torch.cat([tokens.ids, ids[:, None]], 1), mask=mask)
 
 
-def prepare(model: HookedTransformer, prompt: Input, max_new_tokens: int) -> Tokens:
+def prepare(model: Transformer, prompt: Input, max_new_tokens: int) -> Tokens:
     """The prompt padded on the left, checked against what the model can do."""
     cfg = model.cfg
     if not cfg.causal or cfg.head != "unembed":
@@ -197,7 +197,7 @@ def check_rows(tokens: Tokens) -> None:
 
 
 def generate(
-    model: HookedTransformer,
+    model: Transformer,
     prompt: Input,
     max_new_tokens: int,
     sampling: Sampling,
@@ -232,7 +232,7 @@ def generate(
     return _generation(model, tokens, ids, lengths, stop, ends, caches)
 
 
-def _check_stop(model: HookedTransformer, stop: Sequence[str]) -> None:
+def _check_stop(model: Transformer, stop: Sequence[str]) -> None:
     if stop and model.tokenizer is None:
         raise ValueError("stop strings need a tokenizer, and this model has none")
     for text in stop:
@@ -240,7 +240,7 @@ def _check_stop(model: HookedTransformer, stop: Sequence[str]) -> None:
             raise ValueError(f"stop={text!r}: expected a text of at least one character")
 
 
-def _prompts(model: HookedTransformer, prompt: Tokens) -> list[list[int]]:
+def _prompts(model: Transformer, prompt: Tokens) -> list[list[int]]:
     """The ids of each row that its text shows: neither pads, nor what a decoder starts with."""
     rows = [ids[real].tolist() for ids, real in zip(prompt.ids, prompt.real, strict=True)]
     starts = prompt.source is not None
@@ -268,7 +268,7 @@ def _written(tokenizer: Any, prompt: list[int], ids: list[int], stop: Sequence[s
 
 
 def _generation(
-    model: HookedTransformer,
+    model: Transformer,
     prompt: Tokens,
     new: Tensor,
     lengths: list[int],

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from interp.core.finite import check_cache, check_model
 from interp.core.tap import ActivationCache
 from interp.core.tokens import Tokens
 
-from .positions import Layout
-
-if TYPE_CHECKING:
-    from .block import Block
-    from .transformer import HookedTransformer, Input
+from .block import Block
+from .layout import Layout
+from .transformer import Transformer
 
 Site: TypeAlias = Callable[[str], Tensor]
 """What the run has at a site of one block."""
@@ -26,17 +23,13 @@ Site: TypeAlias = Callable[[str], Tensor]
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 
 
-@torch.no_grad()
-def check_identities(model: HookedTransformer, tokens: Input) -> pd.DataFrame:
-    """Each identity at each layer: layer, identity, error (max |left − right| as a share of the
-    largest value), tolerance, holds. Only real tokens are compared. Raises NotFinite where a site
-    holds NaN or infinity.
-    """
-    wanted = [name for name in model.sites.names if not name.endswith("_input")]
-    tokens = model.accept(tokens)
-    check_model(model, tokens)
-    logits, cache = model.run_with_cache(tokens, wanted)
-    check_cache(model, cache)
+def wanted(model: Transformer) -> list[str]:
+    """The sites that the identities speak of."""
+    return [name for name in model.sites.names if not name.endswith("_input")]
+
+
+def errors(model: Transformer, cache: ActivationCache, logits: Tensor) -> pd.DataFrame:
+    """Each identity at each layer of a run, as `model.check_identities` returns them."""
     rows = []
     for layer, identity, left, right, read in _of_both(model, cache, logits):
         if left.ndim == 3:  # [batch pos …]
@@ -50,28 +43,29 @@ def check_identities(model: HookedTransformer, tokens: Input) -> pd.DataFrame:
 
 
 def _of_both(
-    model: HookedTransformer, cache: ActivationCache, logits: Tensor
+    model: Transformer, cache: ActivationCache, logits: Tensor
 ) -> Iterator[tuple[int, str, Tensor, Tensor, Tokens]]:
     """The identities of a model and, if it has one, of its encoder; and the tokens they count."""
     encoder, tokens = model.encoder, cache.tokens
     if encoder is not None:
-        memory = encoder.to_logits(cache[f"{encoder.blocks[-1].name}.hook_resid_post"])
-        for layer, identity, *sides in _identities(encoder, cache, memory):
+        output = encoder.to_logits(cache[f"{encoder.blocks[-1].name}.hook_resid_post"])
+        for layer, identity, *sides in _identities(encoder, cache, output, tokens.source):
             yield layer, f"encoder: {identity}", *sides, tokens.source
         for layer, block in enumerate(model.blocks):
             attn = block.cross_attn
-            keys = torch.einsum("bpm,hmd->bphd", memory, attn.W_K) + attn.b_K
+            keys = torch.einsum("bpm,hmd->bphd", output, attn.W_K) + attn.b_K
             found = cache[attn.hook_k]
             identity = "encoder output W_K + b_K = cross_attn k"
             yield layer, identity, keys.flatten(2), found.flatten(2), tokens.source
-    for one in _identities(model, cache, logits):
-        yield *one, tokens
+    for layer, identity, *sides in _identities(model, cache, logits, tokens):
+        yield layer, identity, *sides, tokens
 
 
 def _identities(
-    model: HookedTransformer, cache: ActivationCache, logits: Tensor
+    model: Transformer, cache: ActivationCache, logits: Tensor, tokens: Tokens
 ) -> Iterator[tuple[int, str, Tensor, Tensor]]:
-    layout = Layout(model.cfg, cache.tokens, None, like=model.like)
+    """The identities of one stack, which read these tokens."""
+    layout = model.layout(tokens)
     for layer, block in enumerate(model.blocks):
 
         def site(name: str, block: Block = block) -> Tensor:

@@ -1,14 +1,13 @@
-"""The hooked transformer: embed → blocks → unembed, read top to bottom.
+"""The transformer: embed → blocks → unembed, read top to bottom.
 
 Every tensor that a site names passes through the tap. With no tap this is the plain fast model:
-attention and norms stay fused, and nothing is kept.
+attention and norms stay fused, and nothing is kept. What can be asked of it besides running is in
+`hooked`, whose `HookedTransformer` is this with its verbs.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,27 +15,22 @@ from torch import Tensor, nn
 
 from interp.core import chance
 from interp.core.config import TransformerConfig
-from interp.core.devices import as_device
 from interp.core.indices import index
 from interp.core.memory import free_bytes
 from interp.core.sites import ALONE, DECODER, ENCODER, SiteFilter, SiteTable
-from interp.core.tap import SILENT, ActivationCache, FwdHooks, Positions, Silent, Tap
+from interp.core.tap import SILENT, Positions, Silent, Tap
 from interp.core.tokens import Tokens
 
 from .block import Block
 from .embed import Embed, MLMHead, Unembed
 from .inputs import SENSES
+from .layout import Layout, Places
 from .norm import Norm
-from .positions import GrowingPrefix, Layout, Memory, Prefix
-from .verbs import Verbs
+from .prefix import Encoded, GrowingPrefix, Prefix
+from .text import Input, Reader
 
 if TYPE_CHECKING:
     from interp.core.tokenizer import Tokenizer
-
-Input: TypeAlias = Tokens | Tensor | str | Sequence | Mapping
-"""Tokens, ids, vectors [batch pos d_model], text where the model has a tokenizer, or the images,
-spectrograms and trajectories of a model that reads those."""
-
 
 MANY = 1 << 30
 """Bytes from which on the free memory is asked for."""
@@ -55,16 +49,14 @@ def check_memory(cfg: TransformerConfig, device: torch.device) -> None:
         )
 
 
-class HookedTransformer(Verbs):
-    """A transformer of the given config. Its weights are set by `init_weights` or by loading.
+class Transformer(Reader):
+    """The weights of a config, and the forward pass through them.
 
-    Parameters never require a gradient unless somebody asks them to (`model.requires_grad_()`).
-    Made under `torch.device("meta")`, it allocates nothing.
-
-    With `cfg.encoder`, `blocks` are the decoder's and `encoder` is a HookedTransformer of its own
-    that shares the word embedding. `decoder` makes this such an encoder: the embedding it shares.
+    With `cfg.encoder`, `blocks` are the decoder's and `encoder` is a transformer of its own that
+    shares the word embedding. `decoder` makes this such an encoder: the embedding that it shares.
     """
 
+    encoder: Transformer | None
     opaque: str | None = None
     """Why no engine can enter the middle of a run; None: one can."""
 
@@ -102,7 +94,7 @@ class HookedTransformer(Verbs):
             self._words = (self.embed if decoder is None else decoder,)
             self.encoder = None
             if cfg.encoder is not None:
-                self.encoder = HookedTransformer(
+                self.encoder = type(self)(
                     cfg.encoder, tokenizer, name=f"{name} (encoder)", decoder=self.embed
                 )
         self.to(dtype)
@@ -125,14 +117,14 @@ class HookedTransformer(Verbs):
         see `accept` for what it is given. Raises ValueError on ids outside the vocabulary, an empty
         prompt, or positions past n_ctx.
         """
-        goes_on = prefix is not None and prefix.memory is not None
+        goes_on = prefix is not None and prefix.encoded is not None
         tokens = self.checked(tokens) if goes_on else self.accept(tokens)
         stop = self._stop(stop_at_layer)
         if tap is not None or not self.fwd_hooks:
             return self._run(tokens, SILENT if tap is None else tap, prefix, stop)
-        own = self.make_tap(stop_at_layer=stop_at_layer, goes_on=goes_on)
-        out = self._run(tokens, own, prefix, stop)
-        own.check_fired()
+        tap = self.make_tap(stop_at_layer=stop_at_layer, goes_on=goes_on)
+        out = self._run(tokens, tap, prefix, stop)
+        tap.check_fired()
         return out
 
     def _run(
@@ -143,38 +135,40 @@ class HookedTransformer(Verbs):
         stop: int | None,
         layout: Layout | None = None,
     ) -> Tensor:
-        layout = layout or self.layout(tokens, prefix, tap)
+        encoded = self._encoded(tokens, prefix, tap)
+        layout = layout or self.layout(tokens, prefix)
         layout.check_context()
         x = self.embedded(tokens, layout, tap)
         for layer, block in enumerate(self.blocks):
             if layer == stop:
                 return x
-            x = block(x, layout, tap)
+            x = block(x, layout, tap, prefix, encoded)
         if isinstance(prefix, GrowingPrefix):
             prefix.advance(tokens)
         return x if stop is not None else self.to_logits(x, tap)
 
-    def layout(
-        self, tokens: Tokens, prefix: Prefix | None = None, tap: Silent | Tap = SILENT
-    ) -> Layout:
-        """Where the tokens of a run stand. Runs the encoder, where there is one, on their source,
-        unless the prefix remembers what became of it."""
-        memory = None
-        if self.encoder is not None:
-            memory = None if prefix is None else prefix.memory
-            if memory is None:
-                memory = Memory(
-                    self.encoder._run(tokens.source, tap, None, None), tokens.source.mask
-                )
-            if prefix is not None:
-                prefix.memory = memory
-        return Layout(self.cfg, tokens, prefix, self.like, self.embed.W_rel, memory)
+    def layout(self, tokens: Tokens, prefix: Prefix | None = None) -> Layout:
+        """Where the tokens of a run stand."""
+        return Layout(self.cfg, tokens, prefix, self.like, self.embed.W_rel)
+
+    def _encoded(self, tokens: Tokens, prefix: Prefix | None, tap: Silent | Tap) -> Encoded | None:
+        """What cross-attention reads: the encoder runs on the source of the tokens, unless the
+        prefix remembers what became of it."""
+        if self.encoder is None:
+            return None
+        if prefix is not None and prefix.encoded is not None:
+            return prefix.encoded
+        source = tokens.source
+        encoded = Encoded(self.encoder._run(source, tap, None, None), source.mask)
+        if prefix is not None:
+            prefix.encoded = encoded
+        return encoded
 
     def embedded(
-        self, tokens: Tokens, layout: Layout, tap: Silent | Tap = SILENT
+        self, tokens: Tokens, places: Places, tap: Silent | Tap = SILENT
     ) -> Float[Tensor, "batch pos d_model"]:
         """What the first block reads."""
-        x = self.embed(tokens, layout, tap, self._words[0].W_E)
+        x = self.embed(tokens, places, tap, self._words[0].W_E)
         return x if self.embed_ln is None else self.embed_ln(x, tap)
 
     def to_logits(
@@ -223,7 +217,17 @@ class HookedTransformer(Verbs):
         layout, last = self.layout(tokens), self.blocks[-1]
         resid_pre = self._run(tokens, SILENT, None, self.cfg.n_layers - 1, layout)
         parts = (part[asked][None] for part in last.to_z(resid_pre, layout))
-        return self.to_logits(last.from_z(*parts, layout))[0]
+        return self.to_logits(last.from_z(*parts))[0]
+
+    @property
+    def like(self) -> Tensor:
+        """A weight that every model has, for its device and dtype."""
+        return self.blocks[0].attn.qkv_weight
+
+    @property
+    def stacks(self) -> tuple[nn.ModuleList, ...]:
+        """The blocks of the encoder, where there is one, and of this model."""
+        return (self.blocks,) if self.encoder is None else (self.encoder.blocks, self.blocks)
 
     def new_prefix(self, batch: int, capacity: int) -> GrowingPrefix:
         """What generation keeps of the tokens so far: nothing yet."""
@@ -235,48 +239,6 @@ class HookedTransformer(Verbs):
         """The logits behind the last position, whose tokens join the prefix."""
         resid = self._run(tokens, tap, prefix, stop=self.cfg.n_layers)
         return self.to_logits(resid[:, -1:], tap)[:, -1]
-
-    def run_with_hooks(
-        self, tokens: Input, fwd_hooks: FwdHooks, *, stop_at_layer: int | None = None
-    ) -> Tensor:
-        """The output of one run with `fwd_hooks` [(filter, fn)], fn(tensor, hook) → a tensor
-        or None."""
-        return self.with_hooks(fwd_hooks)(tokens, stop_at_layer=stop_at_layer)
-
-    def run_with_cache(
-        self,
-        tokens: Input,
-        names_filter: SiteFilter = None,
-        *,
-        pos: Positions = None,
-        stop_at_layer: int | None = None,
-        device: torch.device | str | None = None,
-        grad: bool = False,
-    ) -> tuple[Tensor, ActivationCache]:
-        """The output of one run, and the sites that `names_filter` selects (None: all but the
-        per-head expansions).
-
-        `pos` keeps some positions (an index, slice or several; negative ones count from the end;
-        the axis stays), of the source where a site counts it; `cache.positions(site)` says which.
-        `device` is where the cache goes; the model stays. With grad=True the cached tensors are in
-        the autograd graph, so that `torch.autograd.grad(metric, cache.values())` works; it refuses
-        pos= and device=, whose copies would be off the graph.
-        """
-        if grad and (pos is not None or device is not None):
-            raise ValueError("grad=True refuses pos= and device=: their copies are off the graph")
-        tokens = self.accept(tokens)
-        tap = self.make_tap(
-            names_filter,
-            reading=True,
-            stop_at_layer=stop_at_layer,
-            pos=pos,
-            device=None if device is None else as_device(device),
-            grad=grad,
-        )
-        with torch.set_grad_enabled(grad):
-            out = self._run(tokens, tap, None, self._stop(stop_at_layer))
-        tap.check_fired()
-        return out, ActivationCache(tap.values, self.sites, tokens, self.stacks, tap.kept)
 
     def make_tap(
         self,
@@ -307,32 +269,6 @@ class HookedTransformer(Verbs):
             grad=grad,
             met_before=met,
         )
-
-    def with_hooks(self, fwd_hooks: FwdHooks) -> HookedTransformer:
-        """A view of this model on which the hooks are active in every verb.
-
-        The view shares the weights and cannot be changed; this model stays as it is. Views of
-        views apply the older hooks first. Raises UnknownSite at once where a name matches nothing.
-        """
-        hooks = (*self.fwd_hooks, *fwd_hooks)
-        Tap(self.sites, fwd_hooks=hooks)  # names and functions are checked here
-        view = copy.copy(self)
-        view.__dict__["fwd_hooks"] = hooks
-        return view
-
-    def hooks(self, *_: object, **__: object) -> None:
-        """Not here: hooks in a context would need state in the model."""
-        raise TypeError("the model holds no hooks; use `model.with_hooks([(site, fn)])(tokens)`")
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if self.__dict__.get("fwd_hooks"):
-            raise AttributeError(f"cannot set {name!r}: a view made by with_hooks is immutable")
-        super().__setattr__(name, value)
-
-    def _apply(self, fn, recurse: bool = True):
-        if self.fwd_hooks:
-            raise AttributeError("a view made by with_hooks is immutable: move or cast the model")
-        return super()._apply(fn, recurse)
 
     def _stop(self, stop_at_layer: int | None) -> int | None:
         if stop_at_layer is None:

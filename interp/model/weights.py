@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, TypeVar
 
 import pandas as pd
 import torch
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from interp.core.config import TransformerConfig
 
-if TYPE_CHECKING:
-    from .attention import Attention
-    from .transformer import HookedTransformer
+from .attention import Attention
+from .transformer import Transformer
+
+Model = TypeVar("Model", bound=Transformer)
 
 COMPONENTS = (
     "embed", "pos_embed", "W_Q", "W_K", "W_V", "W_O", "W_in", "W_gate", "W_out", "router",
@@ -22,7 +23,7 @@ COMPONENTS = (
 
 
 def count_params(
-    model: HookedTransformer, by: Literal["component", "layer"] | None = None
+    model: Transformer, by: Literal["component", "layer"] | None = None
 ) -> pd.Series | int:
     """Parameters of a model, counted without reading them.
 
@@ -78,7 +79,7 @@ def _components(name: str, parameter: Tensor, cfg: TransformerConfig) -> list[tu
 
 
 @torch.no_grad()
-def folded(model: HookedTransformer) -> HookedTransformer:
+def folded(model: Model) -> Model:
     """A copy with the same predictions in which norms only normalise.
 
     Gains and biases of the norms before each sublayer and before the unembedding go into the
@@ -109,7 +110,7 @@ def folded(model: HookedTransformer) -> HookedTransformer:
         new = type(model)(new_cfg, model.tokenizer, name=f"{model.name} (folded)")
     state = {name: p.clone() for name, p in model.state_dict().items()}
     if has_head and cfg.tied:
-        state["unembed.weight"] = model.W_E.clone()
+        state["unembed.weight"] = model.embed.W_E.clone()
     for name, empty in new.state_dict().items():  # biases that folding brings
         if name not in state:
             state[name] = torch.zeros(empty.shape, dtype=model.dtype, device=model.device)
@@ -143,7 +144,7 @@ def _folded_config(cfg: TransformerConfig) -> TransformerConfig:
     )
 
 
-def _fold_norms(model: HookedTransformer) -> None:
+def _fold_norms(model: Transformer) -> None:
     for block in model.blocks:
         readers = [_rows(block.attn, 0, 3)]
         if block.mlp is not None:
@@ -185,7 +186,7 @@ def _fold(norm, readers: list[tuple[Tensor, Tensor | None]]) -> None:
         norm.b.zero_()
 
 
-def _centre_writers(model: HookedTransformer) -> None:
+def _centre_writers(model: Transformer) -> None:
     """Remove the mean over d_model from everything that is added to the residual stream."""
     if model.embed_ln is None:  # behind an embedding norm the embedding is no longer a sum
         for table in (model.embed.W_E, model.embed.W_pos, model.embed.W_token_type):

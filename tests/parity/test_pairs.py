@@ -14,7 +14,9 @@ import torch
 import interp
 from interp import edits, metrics
 from interp.loading.info import info
-from interp.model import positions
+from interp.model import bias
+from interp.model.attention import Attention
+from interp.model.layout import SourceLayout
 from tests.parity import pairs
 from tests.parity.inputs import Batch
 from tests.parity.pairs import CASES, START, Inputs, inputs
@@ -216,7 +218,7 @@ def test_mutant_misses(pair, name: str, broken: str) -> None:
     assert pairs.errors(mutant, given, logits)["hook_logits"] > (1e-4 if "gelu" in broken else MISS)
 
 
-def causal_buckets_everywhere(distance, cfg, of=positions.relative_buckets):
+def causal_buckets_everywhere(distance, cfg, of=bias.relative_buckets):
     return of(distance, cfg.replace(encoder=None, decoder_start_token_id=None, causal=False))
 
 
@@ -224,16 +226,16 @@ def unmasked(self, window):
     return True
 
 
-def first_source_for_all(self, attn, tap, of=positions.Memory.keys_values):
-    return tuple(x[:1].expand_as(x) for x in of(self, attn, tap))
+def first_source_for_all(self, x, tap, of=Attention.project_source):
+    return tuple(kv[:1].expand_as(kv) for kv in of(self, x, tap))
 
 
 @pytest.mark.parametrize(
     ("where", "attribute", "mutant"),
     [
-        (positions, "relative_buckets", causal_buckets_everywhere),
-        (positions.Memory, "sees_all", unmasked),
-        (positions.Memory, "keys_values", first_source_for_all),
+        (bias, "relative_buckets", causal_buckets_everywhere),
+        (SourceLayout, "sees_all", unmasked),
+        (Attention, "project_source", first_source_for_all),
     ],
     ids=["two-sided buckets in the decoder", "pads of the source seen", "one source for all"],
 )

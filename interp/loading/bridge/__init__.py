@@ -18,7 +18,8 @@ from interp.core.visible import visible_errors
 from .. import _dtype
 from ..beside import end_ids
 from ..files import config_values
-from .model import BridgedConfig, BridgedTransformer
+from .config import BridgedConfig
+from .model import BridgedTransformer
 from .source import check_architecture, from_name
 from .weights import QuantisedWeights
 

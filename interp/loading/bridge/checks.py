@@ -9,22 +9,21 @@ brings the first one's output with it. All else is left out, with the reason.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from interp.core import chance
-from interp.core.sites import RESIDUAL, Site, SiteTable
+from interp.core.sites import ALONE, RESIDUAL, Site, SiteTable
 from interp.core.tap import Tap
 from interp.core.tokens import Tokens
 from interp.model.identities import TOLERANCE
 
 from .candidates import GATED, LOGITS
+from .config import BridgedConfig
 from .identities import Identity, Run, identities
-
-if TYPE_CHECKING:
-    from .model import BridgedTransformer
+from .library import Library
 
 LEAST = 1e-5
 """The library rounds some steps to float32 whatever the dtype."""
@@ -42,16 +41,25 @@ def tolerance(dtype: torch.dtype) -> float:
 
 @torch.no_grad()
 def verified(
-    model: BridgedTransformer, found: list[Site], points: Mapping[str, Any]
+    library: Library, cfg: BridgedConfig, W_E: Tensor, found: list[Site], points: Mapping[str, Any]
 ) -> tuple[SiteTable, dict[str, str], Held]:
     """The sites that mean what their names say, why each other one is left out, and the identities
-    that hold. `model` is bridged already, its sites being whatever was found."""
-    return _Check(model, found, points).result()
+    that hold, from the candidates that were found and their hook points. W_E [d_vocab d_model] is
+    the library's word embedding."""
+    return _Check(library, cfg, W_E, found, points).result()
 
 
 class _Check:
-    def __init__(self, model: Any, found: list[Site], points: Mapping[str, Any]) -> None:
-        self.model, self.points, self.limit = model, points, tolerance(model.dtype)
+    def __init__(
+        self,
+        library: Library,
+        cfg: BridgedConfig,
+        W_E: Tensor,
+        found: list[Site],
+        points: Mapping[str, Any],
+    ) -> None:
+        self.library, self.cfg, self.W_E, self.points = library, cfg, W_E, points
+        self.limit = tolerance(W_E.dtype)
         self.why: dict[str, str] = {}
         self.sites = {site.name: site for site in found}
         self.lens = dict(self.sites)
@@ -62,13 +70,13 @@ class _Check:
                     name = f"{path}.hook_{end}"
                     if name in points:
                         self.lens[name] = Site(name, site.layer, RESIDUAL)
-        self.tokens = some_tokens(model)
+        self.tokens = some_tokens(cfg, W_E.device)
 
     def result(self) -> tuple[SiteTable, dict[str, str], Held]:
         plain, output = self.plain()
         self.check_shapes(plain)
         run = self.run_of({n: x for n, x in plain.items() if n not in self.why})
-        every = list(identities(run, self.model.cfg.n_layers))
+        every = list(identities(run, self.cfg.n_layers))
         held = [one for one in every if one.error <= self.limit]
         required = [one for one in every if not one.causes]
         acting = [one for one in held if one.causes]
@@ -90,7 +98,7 @@ class _Check:
             (one.layer, one.text) for one in held if {*one.causes, one.effect} <= kept | helpers
         }
         left = {n: self.why[n] for n in self.sites if n in self.why}
-        return SiteTable.of([*good, LOGITS], self.model.sites.n_layers, left), left, keys
+        return SiteTable.of([*good, LOGITS], {ALONE.blocks: self.cfg.n_layers}, left), left, keys
 
     def plain(self) -> tuple[dict[str, Tensor], Tensor]:
         """What every candidate holds in one run; those that need a flag in a run of their own."""
@@ -118,17 +126,16 @@ class _Check:
         self, reads: list[str], edits: list | None = None, tokens: Tokens | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """A run on candidates, through the very hooks that sites will have."""
-        table = SiteTable.of(self.lens.values(), self.model.sites.n_layers)
+        table = SiteTable.of(self.lens.values(), {ALONE.blocks: self.cfg.n_layers})
         tap = Tap(table, reads=reads, fwd_hooks=edits or ())
-        output = self.model.run_tapped(self.tokens if tokens is None else tokens, tap, self.points)
+        output = self.library.run(self.tokens if tokens is None else tokens, tap, self.points)
         return output, {name: x for name, x in tap.values.items() if isinstance(x, Tensor)}
 
     def run_of(self, values: Mapping[str, Tensor]) -> Run:
-        model = self.model
-        return Run(values, self.tokens.ids, model.bridge, model.cfg.causal, model.W_E)
+        return Run(values, self.tokens.ids, self.library.bridge, self.cfg.causal, self.W_E)
 
     def check_shapes(self, values: Mapping[str, Tensor]) -> None:
-        cfg, (batch, pos) = self.model.cfg, self.tokens.shape
+        cfg, (batch, pos) = self.cfg, self.tokens.shape
         sizes = {
             **dict.fromkeys(("pos", "q_pos", "k_pos"), pos),
             "batch": batch,
@@ -176,7 +183,7 @@ class _Check:
             return {}
         again = {
             (one.layer, one.text): one.error
-            for one in identities(self.run_of(values), self.model.cfg.n_layers)
+            for one in identities(self.run_of(values), self.cfg.n_layers)
         }
         survived: dict[str, set[str]] = {name: set() for name in names}
         for one in own:
@@ -267,14 +274,13 @@ class _Check:
         return f"{best.text!r} holds, but {best.effect!r} is not verified itself"
 
 
-def some_tokens(model: Any) -> Tokens:
+def some_tokens(cfg: BridgedConfig, device: torch.device) -> Tokens:
     """Two rows of random ids, of a length that no size of the model equals."""
-    cfg = model.cfg
     sizes = (cfg.n_heads, cfg.n_kv_heads, cfg.d_head, cfg.d_model, cfg.d_mlp)
     pos = next(n for n in range(6, 100) if n not in sizes)
     generator = chance.seeded(0)
     ids = chance.integers(cfg.d_vocab // 4, cfg.d_vocab, 2, pos, generator=generator)
-    return Tokens(ids.to(model.device))
+    return Tokens(ids.to(device))
 
 
 def is_causal(output: Callable[[Tensor], Tensor], ids: Tensor) -> bool:

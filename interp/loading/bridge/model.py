@@ -6,10 +6,7 @@ a table of sites that holds only those whose meaning was verified when the model
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -21,50 +18,14 @@ from interp.core.tap import SILENT, Silent, Tap
 from interp.core.tokenizer import Tokenizer
 from interp.core.tokens import Tokens
 from interp.model import HookedTransformer
-from interp.model.transformer import Input
+from interp.model.text import Input
 
-from .attach import Stopped, attached
 from .candidates import candidates
 from .checks import is_causal, some_tokens, tolerance, verified
+from .config import BridgedConfig
 from .identities import Run, identities
+from .library import BridgedPrefix, Library
 from .weights import BlockWeights, outer_weight
-
-
-@dataclass(frozen=True, kw_only=True)
-class BridgedConfig:
-    """What is known of an architecture that only TransformerLens knows; sizes count elements."""
-
-    architecture: str
-    """The class of the Hugging Face model."""
-    n_layers: int
-    d_model: int
-    n_heads: int
-    n_kv_heads: int
-    d_head: int
-    d_mlp: int
-    """0: no layer has neurons that can be seen."""
-    d_vocab: int
-    n_ctx: int
-    head: Literal["unembed", "mlm"]
-    causal: bool
-    """Measured: the last token changes no earlier output."""
-
-    encoder: ClassVar[None] = None
-    inputs: ClassVar[str] = "tokens"
-    n_experts: ClassVar[int] = 0
-    rotary_scalings: ClassVar[tuple] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
-
-class BridgedPrefix:
-    """The library's own key-value cache, and the mask of what is in it."""
-
-    past: Any = None
-    mask: Tensor | None = None
-    memory = None
-    """Of a source: the bridge opens no encoder–decoders."""
 
 
 class BridgedTransformer(HookedTransformer):
@@ -89,16 +50,13 @@ class BridgedTransformer(HookedTransformer):
     ) -> None:
         nn.Module.__init__(self)
         self.fwd_hooks: tuple = ()
-        self.__dict__["bridge"] = bridge  # a module too, of which hf_model holds every part
+        self.library = Library(bridge, hf_model)
         self.hf_model = hf_model.requires_grad_(False)
         self.tokenizer, self.name, self.source = tokenizer, name, {}
         self.n_params = n_params
         self.blocks = nn.ModuleList(
             BlockWeights(block, int(bridge.cfg.d_head)) for block in bridge.blocks
         )
-        signature = inspect.signature(hf_model.forward).parameters
-        self.takes = frozenset(signature)
-        """Arguments of the library's forward."""
         points = bridge.hook_dict
         n_layers = len(self.blocks)
         found = list(candidates(points, n_layers))
@@ -106,12 +64,19 @@ class BridgedTransformer(HookedTransformer):
         self.sites = SiteTable.of(found, {ALONE.blocks: n_layers})
         self.left_out: dict[str, str] = {}
         self.cfg = self._measured_config(points)
-        self.sites, self.left_out, self.identities = verified(self, found, points)
+        self.sites, self.left_out, self.identities = verified(
+            self.library, self.cfg, self.W_E, found, points
+        )
         self.points = {name: points[name] for name in self.sites.names if name in points}
         self.padding = {side: self._pads_rightly(side) for side in ("left", "right")}
         """Whether padding on a side leaves the numbers of the real tokens alone."""
         self.grows = self.cfg.causal and self._grows_rightly()
         """Whether the library's key-value cache gives the numbers of the whole run."""
+
+    @property
+    def bridge(self) -> Any:
+        """The `TransformerBridge`: a module too, of which hf_model holds every part."""
+        return self.library.bridge
 
     def _measured_config(self, points: Any) -> BridgedConfig:
         known, hf_config = self.bridge.cfg, self.hf_model.config
@@ -120,7 +85,7 @@ class BridgedTransformer(HookedTransformer):
         reads = [name for name in self.points if name.endswith(("hook_k", "hook_post"))]
         tap = Tap(self.sites, reads=reads)
         with torch.no_grad():
-            out = self.run_tapped(Tokens(ids), tap, points)
+            out = self.library.run(Tokens(ids), tap, points)
         shapes = {n.rpartition(".")[2]: x.shape for n, x in reversed(list(tap.values.items()))}
         keys, neurons = shapes.get("hook_k", ()), shapes.get("hook_post", ())
         if tuple(out.shape) != (2, 5, d_vocab):
@@ -139,62 +104,21 @@ class BridgedTransformer(HookedTransformer):
             d_vocab=d_vocab,
             n_ctx=int(getattr(known, "n_ctx", None) or hf_config.max_position_embeddings),
             head="mlm" if "MaskedLM" in type(self.hf_model).__name__ else "unembed",
-            causal=is_causal(lambda x: self.run_tapped(Tokens(x), SILENT, points), ids),
+            causal=is_causal(lambda x: self.library.run(Tokens(x), SILENT, points), ids),
         )
 
     # What HookedTransformer computes, done by the library.
 
-    def run_tapped(
-        self,
-        tokens: Tokens,
-        tap: Silent | Tap,
-        points: Any,
-        stop_at: str | None = None,
-        prefix: BridgedPrefix | None = None,
-    ) -> Tensor:
-        """One forward of the library, its hook points passing through the tap.
-
-        With `stop_at`, the residual stream at that hook point.
-        """
-        inputs: dict[str, Any] = (
-            {"use_cache": prefix is not None} if "use_cache" in self.takes else {}
-        )
-        mask = tokens.mask
-        if prefix is not None:
-            real = tokens.real if prefix.mask is None else torch.cat([prefix.mask, tokens.real], 1)
-            prefix.mask, mask = real, None if bool(real.all()) else real
-            inputs["past_key_values"] = prefix.past
-        if mask is not None:
-            inputs["attention_mask"] = mask.long()
-        if tokens.token_types is not None:
-            inputs["token_type_ids"] = tokens.token_types
-        positions = tokens.positions
-        if positions is None and mask is not None:
-            positions = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
-        if positions is not None and "position_ids" in self.takes:
-            inputs["position_ids"] = positions
-        kind = "logits" if prefix is None else "logits_and_cache"
-        try:
-            with attached(self.bridge, points, tap, stop_at):
-                out = self.bridge.forward(tokens.ids, return_type=kind, **inputs)
-        except Stopped as stopped:
-            return stopped.residual
-        if prefix is not None:
-            out, prefix.past = out
-            if prefix.past is None:
-                raise ValueError(f"{self.cfg.architecture} returns no key-value cache")
-        return tap("hook_logits", out)
-
     def _run(self, tokens, tap, prefix=None, stop=None, layout=None) -> Tensor:
         if stop is None:
-            return self.run_tapped(tokens, tap, self.points)
+            return self.library.run(tokens, tap, self.points)
         n = self.cfg.n_layers
         stop_at = f"blocks.{min(stop, n - 1)}.hook_resid_{'pre' if stop < n else 'post'}"
         if stop_at not in self.sites:
             raise ValueError(
                 f"{stop_at!r}, where the run would stop, is left out: {self.left_out.get(stop_at)}"
             )
-        return self.run_tapped(tokens, tap, self.points, stop_at)
+        return self.library.run(tokens, tap, self.points, stop_at)
 
     def new_prefix(self, batch: int, capacity: int) -> BridgedPrefix:  # type: ignore[override]
         if not self.grows:
@@ -205,7 +129,7 @@ class BridgedTransformer(HookedTransformer):
         return BridgedPrefix()
 
     def last_logits(self, tokens, tap, prefix) -> Tensor:  # type: ignore[override]
-        return self.run_tapped(tokens, tap, self.points, prefix=prefix)[:, -1]
+        return self.library.run(tokens, tap, self.points, prefix=prefix)[:, -1]
 
     def accept(self, value: Input) -> Tokens:
         """Tokens for this model. Raises ValueError on what the library would misread: vectors,
@@ -214,7 +138,7 @@ class BridgedTransformer(HookedTransformer):
         if tokens.vectors is not None:
             raise ValueError("a bridged model reads ids, not vectors; edit hook_embed instead")
         for field, argument in (("positions", "position_ids"), ("token_types", "token_type_ids")):
-            if getattr(tokens, field) is not None and argument not in self.takes:
+            if getattr(tokens, field) is not None and argument not in self.library.takes:
                 raise ValueError(f"{self.cfg.architecture} takes no {argument}: leave out {field}=")
         if tokens.shape[1] > self.cfg.n_ctx:
             raise ValueError(
@@ -233,7 +157,7 @@ class BridgedTransformer(HookedTransformer):
 
     @torch.no_grad()
     def _pads_rightly(self, side: str) -> bool:
-        ids = some_tokens(self).ids[:1]
+        ids = some_tokens(self.cfg, self.device).ids[:1]
         pads, real = ids[:, :2], torch.ones_like(ids, dtype=torch.bool)
         left = side == "left"
         wide = torch.cat([pads, ids] if left else [ids, pads], 1)
@@ -243,12 +167,12 @@ class BridgedTransformer(HookedTransformer):
 
     @torch.no_grad()
     def _grows_rightly(self) -> bool:
-        ids, prefix = some_tokens(self).ids, BridgedPrefix()
-        if "past_key_values" not in self.takes:
+        ids, prefix = some_tokens(self.cfg, self.device).ids, BridgedPrefix()
+        if "past_key_values" not in self.library.takes:
             return False
         try:
             parts = [
-                self.run_tapped(Tokens(part), SILENT, self.points, prefix=prefix)
+                self.library.run(Tokens(part), SILENT, self.points, prefix=prefix)
                 for part in (ids[:, :-2], ids[:, -2:-1], ids[:, -1:])
             ]
         except (ValueError, TypeError, RuntimeError, AttributeError):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from interp.core.config import ConfigError, TransformerConfig
 from interp.model import HookedTransformer
-from interp.model.positions import rotary_frequencies
+from interp.model.rotary import rotary_frequencies
 
 from .lay import Recipe, Slot
 from .lens_config import ASSUMED, FOLDED, read_fields

@@ -16,9 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.core.tap import Silent, Tap
 from interp.core.tokens import Tokens
-from interp.model import Layout, Prefix
+from interp.model import Layout, Places, Prefix
 
 from ..edits import Replace
 from ..metrics import Bound, measured
@@ -49,29 +48,6 @@ class BasePrefix(Prefix):
             torch.cat([keys[self.examples, : self.start], k], dim=1),
             torch.cat([values[self.examples, : self.start], v], dim=1),
         )
-
-
-class Packed(Layout):
-    """The positions of a pass's lines; attention is the pass's."""
-
-    def __init__(self, carried: Pass) -> None:
-        side = carried.side
-        self.cfg, self.like = side.model.cfg, side.model.like
-        self.device, self._tables = self.like.device, {}
-        at = carried.at(carried.lines)
-        self.positions = side.positions[at][None]
-        self._lengths = side.lengths[at[0]][None, :, 0]
-        self.carried = carried
-
-    @property
-    def lengths(self) -> Tensor:
-        return self._lengths
-
-    def attend(self, attn: Any, q: Tensor, k: Tensor, v: Tensor, tap: Silent | Tap) -> Tensor:
-        return self.carried.attend(attn, q[0], k[0], v[0])[None]
-
-    def read_memory(self, attn: Any, q: Tensor, tap: Silent | Tap) -> Tensor:
-        return self.carried.read_memory(attn, q[0])[None]
 
 
 class Side:
@@ -170,7 +146,7 @@ class Pass:
 
     def measure(self) -> Float[Tensor, " rows"]:
         """The metric of each row, in the order in which they were given."""
-        self.read_memory = MemoryReader(self).read
+        self.read_source = MemoryReader(self).read
         return self._back(self._read(self._through()))
 
     def remembered(self) -> Float[Tensor, "rows pos d_model"]:
@@ -210,7 +186,13 @@ class Pass:
             return None if t is None else t[at][None]
 
         lines = Tokens(own(tokens.ids), own(tokens.vectors), token_types=own(tokens.token_types))
-        return model.embedded(lines, Packed(self), self.tap)[0]
+        return model.embedded(lines, self._places(), self.tap)[0]
+
+    def _places(self) -> Places:
+        """Where the lines that are carried stand, as one row."""
+        side, at = self.side, self.at(self.lines)
+        lengths = side.lengths[at[0]][None, :, 0]
+        return Places(side.model.cfg, side.positions[at][None], side.model.like, lengths)
 
     def _layer(self, layer: int, x: Tensor) -> Float[Tensor, "lines d_model"]:
         block, tap, base = self.side.model.blocks[layer], self.tap, self.side.base
@@ -219,8 +201,9 @@ class Pass:
         z = x.new_empty(0, block.attn.n_heads, block.attn.d_head)
         if len(x):
             # Attention changes which lines are carried: `fill` brings the stream along.
-            before, normed, after = block.to_z(x[None], Packed(self), tap)
-            x, z = self.fill(before[0], base.values[pre]), after[0]
+            before, normed, (q, k, v) = block.to_qkv(x[None], self._places(), tap)
+            z = self.attend(block.attn, q[0], k[0], v[0])
+            x = self.fill(before[0], base.values[pre])
             if block.parallel:
                 normed = x if normed is before else self.fill(normed[0], normed[0])
                 return block.from_z_parallel(x[None], normed[None], z[None], tap)[0]
@@ -247,7 +230,8 @@ class Pass:
         (x,) = self._join((layer, CROSS), [x], [mid])
         z = x.new_empty(0, attn.n_heads, attn.d_head)
         if len(x):
-            x, z = (t[0] for t in block.to_cross_z(x[None], Packed(self), self.tap))
+            x, q = (t[0] for t in block.to_cross_q(x[None], self.tap))
+            z = self.read_source(attn, q)
         x, z = self._join((layer, CROSS_Z), [x, z], [mid, attn.hook_z])
         return block.to_resid_mid_cross(x[None], z[None], self.tap)[0] if len(x) else x
 
@@ -285,7 +269,10 @@ class Pass:
             n_q = n * work.bound.positions.shape[1] if cut else n_k
             own = [t[a : a + m].unflatten(0, (n, -1))
                    for t, a, m in ((q, asked, n_q), (k, done, n_k), (v, done, n_k))]  # fmt: skip
-            layout = self._layout(group)
+            prefix = self._prefix(group)
+            layout = self._layout(group, prefix)
+            if prefix is not None:
+                own[1:] = prefix.extend(layer, *own[1:])
             if cut:
                 at = self.lines.pos[asked : asked + n_q].reshape(n, -1)
                 layout = layout.only(work.index(at))
@@ -376,7 +363,13 @@ class Pass:
                 part = some[i : i + at_once]
                 yield Group(int(part[0]), int(part[-1]) + 1, int(self.starts[part[0]]))
 
-    def _layout(self, group: Group) -> Layout:
+    def _prefix(self, group: Group) -> BasePrefix | None:
+        if not group.start:
+            return None
+        side = self.side
+        return BasePrefix(side.base, side.tokens, self._examples(group), group.start)
+
+    def _layout(self, group: Group, prefix: BasePrefix | None) -> Layout:
         side, examples = self.side, self._examples(group)
         t, start = side.tokens, group.start
 
@@ -384,7 +377,6 @@ class Pass:
             return None if tensor is None else tensor[examples, start:]
 
         own = Tokens(cut(t.ids), cut(t.vectors), cut(t.mask), cut(t.positions))
-        prefix = BasePrefix(side.base, t, examples, start) if start else None
         model = side.model
         return Layout(model.cfg, own, prefix, model.like, model.embed.W_rel)
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.model import Memory
+from interp.model import SourceLayout
 
 from .rows import Group
 
@@ -45,7 +45,7 @@ class MemoryReader:
         self, attn: Any, q: Float[Tensor, "lines head d_head"]
     ) -> Float[Tensor, "lines head d_head"]:
         """z of the lines that are carried."""
-        tap, mask = self.carried.tap, self.carried.work.base.memory.key_mask
+        tap, mask = self.carried.tap, self.carried.work.base.encoded.mask
         z, done = [], 0
         for block in self._blocks(attn):
             n = block.group.last - block.group.first
@@ -54,7 +54,7 @@ class MemoryReader:
             tap.group = block.group
             k, v = self._keys_values(attn, block)
             own_mask = None if mask is None else mask[self._examples(block.group)]
-            read = attn.attend(some, k, v, Memory(None, own_mask), tap)
+            read = attn.attend(some, k, v, SourceLayout(own_mask), tap)
             tap.group = None
             z.append(read.flatten(0, 1))
         return torch.cat(z)
@@ -64,9 +64,9 @@ class MemoryReader:
         tap, group = self.carried.tap, block.group
         if block.own:
             at = self.carried.work.index(self.number[group.first : group.last])
-            return attn.project_memory(self.resid[at], tap)
+            return attn.project_source(self.resid[at], tap)
         examples = self._examples(group)
-        k, v = self.carried.work.base.memory.keys_values(attn, tap)
+        k, v = self.carried.work.base.encoded.keys_values[attn.layer]
         return tap(attn.hook_k, k[examples]), tap(attn.hook_v, v[examples])
 
     def _examples(self, group: Group) -> Tensor:
@@ -81,7 +81,7 @@ class MemoryReader:
         starts = carried.starts[rows]
         alike = (np.diff(rows) == 1) & (np.diff(counts) == 0) & (np.diff(starts) == 0)
         alike &= own[1:] == own[:-1]
-        at_once = carried.rows_at_once(attn, carried.work.base.memory.n_keys)
+        at_once = carried.rows_at_once(attn, carried.work.base.encoded.resid.shape[1])
         for some in np.split(np.arange(len(rows)), np.flatnonzero(~alike) + 1):
             for i in range(0, len(some), at_once):
                 part = some[i : i + at_once]

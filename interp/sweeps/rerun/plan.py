@@ -17,9 +17,9 @@ from torch import Tensor
 
 from interp.core.finite import check_edit
 from interp.core.sites import Site
-from interp.core.tap import Silent, Tap
+from interp.core.tap import Tap
 from interp.core.tokens import Tokens
-from interp.model import Layout, Memory
+from interp.model import Encoded
 
 from ..edits import Replace, Rows
 from ..metrics import Bound
@@ -45,42 +45,35 @@ class Base:
     """Behind the last block."""
     source: Base | None = None
     """The same of the encoder."""
-    memory: Memory | None = None
+    encoded: Encoded | None = None
     """What the decoder reads of it."""
-
-
-class Recorded(Layout):
-    """A run that keeps the queries, keys and values of its layers from `first` on."""
-
-    def __init__(self, model: Any, tokens: Tokens, memory: Memory | None, first: int) -> None:
-        super().__init__(model.cfg, tokens, None, model.like, model.embed.W_rel, memory)
-        self.first = first
-        self.placed: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
-
-    def attend(self, attn: Any, q: Tensor, k: Tensor, v: Tensor, tap: Silent | Tap) -> Tensor:
-        if attn.layer >= self.first:
-            # A view keeps all that was projected with it: where q and k are copies, v shall be one.
-            together = v.untyped_storage().data_ptr() == q.untyped_storage().data_ptr()
-            self.placed[attn.layer] = (q, k, v if together else v.clone())
-        return super().attend(attn, q, k, v, tap)
 
 
 def base_run(model: Any, tokens: Tokens, nodes: Sequence[Node]) -> Base:
     """Run once and keep what the nodes' entries need, and their sites' own values."""
-    source = memory = None
+    source = encoded = None
     if model.encoder is not None:
         source = base_run(model.encoder, tokens.source, nodes)
-        memory = Memory(model.encoder.to_logits(source.residual), tokens.source.mask)
+        encoded = Encoded(model.encoder.to_logits(source.residual), tokens.source.mask)
     first, keep = _kept(model, nodes)
-    tap = Tap(model.sites, reads=keep)
-    layout = Recorded(model, tokens, memory, first)
-    residual = model._run(tokens, tap, None, model.cfg.n_layers, layout)
+    tap, layout = Tap(model.sites, reads=keep), model.layout(tokens)
+    layout.check_context()
+    placed: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+    residual = model.embedded(tokens, layout, tap)
+    for layer, block in enumerate(model.blocks):
+        x, normed, (q, k, v) = block.to_qkv(residual, layout, tap)
+        if layer >= first:
+            # A view keeps all that was projected with it: where q and k are copies, v shall be one.
+            together = v.untyped_storage().data_ptr() == q.untyped_storage().data_ptr()
+            placed[layer] = (q, k, v if together else v.clone())
+        z = block.attn.attend(q, k, v, layout, tap)
+        residual = block.from_z(x, normed, z, tap, encoded)
     late = [name for name in keep if name not in tap.values]
     if late:
         behind = Tap(model.sites, reads=late)
         model.to_logits(residual, behind)
         tap.values |= behind.values
-    return Base(tap.values, layout.placed, residual, source, memory)
+    return Base(tap.values, placed, residual, source, encoded)
 
 
 def _kept(model: Any, nodes: Iterable[Node]) -> tuple[int, set[str]]:

@@ -1,111 +1,43 @@
-"""What a model can be asked besides running: text in and out, pooling, generation, weight views."""
+"""What a model is given: text, ids, vectors, images, sound or trajectories become `Tokens`."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import pandas as pd
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.core.config import TransformerConfig
-from interp.core.finite import check_model, finite
 from interp.core.indices import whole_numbers
-from interp.core.precision import wide_dtype
-from interp.core.sites import SiteFilter
 from interp.core.tokens import Tokens
 from interp.core.unknown import warn_of_unknown
-
-from . import generate as generation
-from .factored import FactoredMatrix
-from .identities import check_identities
-from .weights import count_params, folded
 
 if TYPE_CHECKING:
     from interp.core.tokenizer import Tokenizer
 
-    from .embed import Embed, Unembed
-    from .transformer import HookedTransformer, Input
+Input: TypeAlias = Tokens | Tensor | str | Sequence | Mapping
+"""Tokens, ids, vectors [batch pos d_model], text where the model has a tokenizer, or the images,
+spectrograms and trajectories of a model that reads those."""
 
 
-def _stacked(part: str, name: str) -> property:
-    def stack(self: Verbs) -> Tensor:
-        return torch.stack([getattr(getattr(block, part), name) for block in self.blocks])
-
-    return property(stack, doc=f"`blocks[l].{part}.{name}` of all layers, stacked on demand.")
-
-
-class Verbs(nn.Module):
-    """The part of `HookedTransformer` that does not compute the forward pass."""
+class Reader(nn.Module):
+    """The part of a model that makes `Tokens` of what it is given, and text of ids."""
 
     cfg: TransformerConfig
     tokenizer: Tokenizer | None
     name: str
-    embed: Embed
     inputs: nn.Module | None
-    unembed: Unembed | None
-    blocks: nn.ModuleList
-    encoder: HookedTransformer | None
-    _words: tuple[Embed]
+    """What makes vectors of inputs that are not words."""
+    encoder: Reader | None
     stored_end_ids: tuple[int, ...] = ()
     """The end tokens that the model's files name."""
 
-    W_Q, W_K, W_V, W_O = (_stacked("attn", name) for name in ("W_Q", "W_K", "W_V", "W_O"))
-    b_Q, b_K, b_V, b_O = (_stacked("attn", name) for name in ("b_Q", "b_K", "b_V", "b_O"))
-    W_in, W_gate, W_out = (_stacked("mlp", name) for name in ("W_in", "W_gate", "W_out"))
-    b_in, b_gate, b_out = (_stacked("mlp", name) for name in ("b_in", "b_gate", "b_out"))
-
     @property
-    def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
-        if self.cfg.inputs != "tokens":
-            raise ValueError(f"inputs={self.cfg.inputs!r}: this model has no word embedding W_E")
-        return self._words[0].W_E
-
-    @property
-    def W_rel(self) -> Float[Tensor, "bucket head"]:
-        """What T5's relative position bias adds to scores, per bucket of distances and head."""
-        if self.embed.W_rel is None:
-            raise ValueError(f"positions={self.cfg.positions!r}: this model has no W_rel")
-        return self.embed.W_rel
-
-    @property
-    def stacks(self) -> tuple[nn.ModuleList, ...]:
-        """The blocks of the encoder, where there is one, and of this model."""
-        return (self.blocks,) if self.encoder is None else (self.encoder.blocks, self.blocks)
-
-    @property
-    def W_pos(self) -> Float[Tensor, "n_ctx d_model"]:
-        """Row p belongs to position p."""
-        if self.embed.W_pos is None:
-            raise ValueError(f"positions={self.cfg.positions!r}: this model has no W_pos")
-        return self.embed.W_pos[self.cfg.position_offset :]
-
-    @property
-    def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
-        if self.unembed is None:
-            raise ValueError("head='none': this model has no unembedding")
-        return (self.W_E if self.cfg.tied else self.unembed.weight).T
-
-    @property
-    def b_U(self) -> Float[Tensor, " d_vocab"]:
-        bias = None if self.unembed is None else self.unembed.bias
-        return self.W_U.new_zeros(self.cfg.d_vocab) if bias is None else bias
-
-    @property
-    def QK(self) -> FactoredMatrix:
-        """W_Q W_Kᵀ of every head [layer head d_model d_model]: query side × key side."""
-        return FactoredMatrix(self.W_Q, self._per_query_head(self.W_K).mT)
-
-    @property
-    def OV(self) -> FactoredMatrix:
-        """W_V W_O of every head [layer head d_model d_model]: what is read × what is written."""
-        return FactoredMatrix(self._per_query_head(self.W_V), self.W_O)
-
-    def _per_query_head(self, kv: Tensor) -> Tensor:
-        return kv.repeat_interleave(self.cfg.n_heads // self.cfg.n_kv_heads, dim=1)
+    def like(self) -> Tensor:
+        """A weight that every model has, for its device and dtype."""
+        raise NotImplementedError
 
     @property
     def device(self) -> torch.device:
@@ -114,11 +46,6 @@ class Verbs(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.like.dtype
-
-    @property
-    def like(self) -> Tensor:
-        """A weight that every model has, for its device and dtype."""
-        return self.blocks[0].attn.qkv_weight
 
     def accept(self, value: Input) -> Tokens:
         """Tokens on this model's device: ids inside the vocabulary, vectors d_model wide.
@@ -144,7 +71,7 @@ class Verbs(nn.Module):
         return dataclasses.replace(tokens, source=source)
 
     @property
-    def _reader(self) -> Verbs:
+    def _reader(self) -> Reader:
         """The stack that reads what the model is given."""
         return self if self.encoder is None else self.encoder
 
@@ -306,91 +233,3 @@ class Verbs(nn.Module):
         if self.tokenizer is None:
             raise ValueError(f"model {self.name!r} has no tokenizer: give token ids, not text")
         return self.tokenizer
-
-    @torch.no_grad()
-    def pool(
-        self, tokens: Input, how: Literal["mean", "first", "last"] = "mean"
-    ) -> Float[Tensor, "batch d_model"]:
-        """One vector per row from the last residual stream (behind the last block).
-
-        mean: over real tokens (sentence-transformers, not normalised); first: BERT's [CLS]; last:
-        the last real token. Of an encoder–decoder the vectors are the encoder's, of the source.
-        Raises NotFinite where they hold NaN or infinity.
-        """
-        tokens = self.accept(tokens)
-        generation.check_rows(tokens)
-        if self.encoder is not None:
-            return self.encoder.with_hooks(self.fwd_hooks).pool(tokens.source, how)
-        check_model(self, tokens)
-        resid = finite(self(tokens, stop_at_layer=self.cfg.n_layers), self, "the vectors", tokens)
-        real = tokens.real
-        if how == "mean":
-            weights = real.to(wide_dtype(resid.dtype))[..., None]
-            return ((resid * weights).sum(1) / weights.sum(1)).to(resid.dtype)
-        index = torch.arange(real.shape[1], device=real.device)
-        if how == "first":
-            at = torch.where(real, index, real.shape[1]).amin(1)
-        elif how == "last":
-            at = torch.where(real, index, -1).amax(1)
-        else:
-            raise ValueError(f"how={how!r}: expected 'mean', 'first' or 'last'")
-        return resid[torch.arange(len(tokens), device=at.device), at]
-
-    def generate(
-        self,
-        prompt: Input,
-        max_new_tokens: int = 50,
-        *,
-        temperature: float = 0.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int = 0,
-        stop: str | Sequence[str] = (),
-        stop_at_eos: bool = True,
-        names_filter: SiteFilter = None,
-    ) -> generation.Generation:
-        """Continue a prompt, or several of unequal length; temperature 0 is greedy.
-
-        A row ends at a stop string (cut off), which is looked for in the decoded text behind the
-        prompt, or at one of `end_ids`. The draws of a row depend on `seed` and its index alone.
-        With `names_filter`, the activations of every step are in `.caches`.
-        Raises ValueError where prompt and continuation pass n_ctx.
-        """
-        return generation.generate(
-            self,
-            prompt,
-            max_new_tokens,
-            generation.Sampling(temperature, top_k, top_p, seed),
-            [stop] if isinstance(stop, str) else list(stop),
-            names_filter,
-            stop_at_eos,
-        )
-
-    def stream(
-        self,
-        prompt: Input,
-        max_new_tokens: int = 50,
-        *,
-        temperature: float = 0.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int = 0,
-        names_filter: SiteFilter = None,
-    ) -> Iterator[generation.Step]:
-        """`generate`, one step at a time and without stopping early; may be abandoned."""
-        tokens = generation.prepare(self, prompt, max_new_tokens)
-        sampling = generation.Sampling(temperature, top_k, top_p, seed)
-        keep = names_filter is not None
-        return generation.stream(self, tokens, max_new_tokens, sampling, names_filter, keep)
-
-    def folded(self) -> HookedTransformer:
-        """A copy whose norms only normalise; see `interp.model.weights.folded`."""
-        return folded(self)
-
-    def check_identities(self, tokens: Input) -> pd.DataFrame:
-        """Whether the sites of this model mean what they say; see `interp.model.identities`."""
-        return check_identities(self, tokens)
-
-    def num_params(self, by: Literal["component", "layer"] | None = None) -> pd.Series | int:
-        """Parameters: in all, by component or by layer; see `interp.num_params`."""
-        return count_params(self, by)
