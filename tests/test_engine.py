@@ -447,22 +447,22 @@ def test_a_pass_that_does_not_fit_goes_in_two(monkeypatch):
     model, ids = random_model(small_config()), torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
     options = {"metric": metrics.loss(), "kind": "zero", "progress": False}
     usual = interp.ablate(model, ids, "z", **options)
-    measure = rerun.carry.Pass.measure
+    measure = rerun.Rerun._measured
 
-    def tight(self):
-        if len(self.rows) > 5:
+    def tight(self, rows):
+        if len(rows) > 5:
             raise torch.OutOfMemoryError
-        return measure(self)
+        return measure(self, rows)
 
-    monkeypatch.setattr(rerun.carry.Pass, "measure", tight)
+    monkeypatch.setattr(rerun.Rerun, "_measured", tight)
     halved = interp.ablate(model, ids, "z", **options)
     assert halved.attrs["halved_passes"] > 0 and "halved_passes" not in usual.attrs
     assert np.allclose(usual["value"], halved["value"], rtol=0, atol=1e-12)
 
-    def too_tight(self):
+    def too_tight(self, rows):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(rerun.carry.Pass, "measure", too_tight)
+    monkeypatch.setattr(rerun.Rerun, "_measured", too_tight)
     with pytest.raises(torch.OutOfMemoryError):  # not even one row
         interp.ablate(model, ids, "z", **options)
 

@@ -21,8 +21,10 @@ from interp.model.block import Block
 from interp.sweeps import rerun
 from interp.sweeps.naive import run as whole_run
 from interp.sweeps.nodes import counted_by, read_nodes
-from interp.sweeps.rerun import carry, memory, plan
-from interp.sweeps.rerun.rows import Lines, RowTap
+from interp.sweeps.rerun import cross, plan, walk
+from interp.sweeps.rerun.rows import NO_LINES, Lines, PassRows
+from interp.sweeps.rerun.stages import Entry
+from interp.sweeps.rerun.tap import LineTap
 
 from .strategies import configs, pair_configs, random_model, small_config
 
@@ -392,15 +394,15 @@ def one_too_early(self, layer, k, v):
 @pytest.mark.parametrize(
     ("where", "name", "mutant"),
     [
-        (carry.BasePrefix, "extend", one_too_early),
-        (carry.Pass, "_filling", lambda self, wanted: lambda x, base: base[
+        (walk.BasePrefix, "extend", one_too_early),
+        (walk.Walk, "_filling", lambda self, wanted: lambda x, base: base[
             self.examples[wanted.row], wanted.pos]),
-        (carry.Pass, "_join", lambda self, at, x, sites, join=carry.Pass._join: join(
-            self, (at[0] - 1, at[1]) if at[0] else at, x, sites)),
-        (carry.Pass, "_only_read", lambda self, lines: Lines(lines.row[:0], lines.pos[:0])),
-        (carry.Pass, "_read_lines", lambda self, rows: Lines(
+        (walk.Walk, "_join", lambda self, at, x, sites, join=walk.Walk._join: join(
+            self, Entry(at.layer - 1, at.stage) if at.layer else at, x, sites)),
+        (PassRows, "only_read", lambda self, lines, positions: NO_LINES),
+        (PassRows, "read", lambda self, rows, positions: Lines(
             rows, np.maximum(3, self.starts[rows]))),
-        (RowTap, "_on_lines", lambda self, site, x, edits: x),
+        (LineTap, "_edited", lambda self, site, x, edits: x),
         (plan, "_changes", lambda *a, changes=plan._changes: changes(*a).roll(1, dims=1)),
     ],
     ids=["prefix", "filling", "stage", "last block", "position read", "edit", "changes"],
@@ -511,24 +513,29 @@ def test_an_encoder_is_swept_alone_too():
     assert b["effect"].abs().max() > 1e-3
 
 
-keys_values = memory.MemoryReader._keys_values
+keys_values = cross.CrossReader._keys_values
 
 
-def of_the_base_run(self, attn, block):
-    return keys_values(self, attn, block._replace(own=False))
+def of_the_base_run(self, attn, run, tap):
+    return keys_values(self, attn, run._replace(reencoded=False), tap)
 
 
-def of_the_row_before(self, attn, block):
-    return tuple(x.roll(1, dims=0) for x in keys_values(self, attn, block))
+def of_the_row_before(self, attn, run, tap):
+    return tuple(x.roll(1, dims=0) for x in keys_values(self, attn, run, tap))
+
+
+def in_another_order(self, rows, encoded=rerun.Rerun._encoded):
+    resid = encoded(self, rows)
+    return None if resid is None else resid.roll(1, dims=0)
 
 
 @pytest.mark.parametrize(
     ("where", "name", "mutant"),
     [
-        (memory.MemoryReader, "_keys_values", of_the_base_run),
-        (memory.MemoryReader, "_keys_values", of_the_row_before),
-        (carry.Pass, "remembered", lambda self, of=carry.Pass.remembered: of(self).roll(1, 0)),
-        (carry.Pass, "_crossed", lambda self, layer, block, x, of=carry.Pass._crossed: (
+        (cross.CrossReader, "_keys_values", of_the_base_run),
+        (cross.CrossReader, "_keys_values", of_the_row_before),
+        (rerun.Rerun, "_encoded", in_another_order),
+        (walk.Walk, "_crossed", lambda self, layer, block, x, of=walk.Walk._crossed: (
             of(self, layer, block, x) if layer else x)),
         (plan, "_reached", lambda site, where, width: where[:, :width]),
     ],

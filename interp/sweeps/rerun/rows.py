@@ -1,21 +1,16 @@
-"""The tap of a pass: each row is edited as its node says."""
+"""The rows of one pass through a stack, and the lines that they have: where which of them stands.
+
+A line is one row at one position.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from interp.core.tap import Tap
-from interp.core.tokens import Tokens
-
-from ..edits import Replace, Rows
-from ..nodes import Part, Selections
-from .plan import Base, edited_rows
-from .stages import Row, is_of
+from .stages import Entry, Row
 
 
 class Lines(NamedTuple):
@@ -25,7 +20,15 @@ class Lines(NamedTuple):
     pos: np.ndarray
 
     def then(self, other: Lines) -> Lines:
+        """These, and the others behind them."""
         return Lines(np.append(self.row, other.row), np.append(self.pos, other.pos))
+
+    def only(self, chosen: np.ndarray) -> Lines:
+        """Some of them, as an index or a mask says."""
+        return Lines(self.row[chosen], self.pos[chosen])
+
+
+NO_LINES = Lines(*np.zeros((2, 0), dtype=np.int64))
 
 
 class Group(NamedTuple):
@@ -35,107 +38,71 @@ class Group(NamedTuple):
     last: int
     start: int
 
-
-class RowEdit(NamedTuple):
-    """What is done at one site to rows that start alike."""
-
-    row: np.ndarray
-    selections: Selections
-    rows: Rows
-    start: int
-    """Of the rows. A tensor that counts the source's positions begins at 0 nevertheless."""
+    @property
+    def n(self) -> int:
+        """How many rows they are."""
+        return self.last - self.first
 
 
-class RowTap(Tap):
-    """Edits each row of a pass as its node says.
+class PassRows:
+    """The rows of a pass through a stack `width` positions wide, sorted by where they start."""
 
-    Sites of one tensor per position come as lines; those of attention, and whatever lies behind
-    the blocks where it is edited, as rows from their start on.
-    """
+    def __init__(self, rows: Sequence[Row], width: int) -> None:
+        self.order = sorted(range(len(rows)), key=lambda i: (rows[i].start, rows[i].entry))
+        """Of each row, which of the given ones it is."""
+        self.rows, self.width = [rows[i] for i in self.order], width
+        self.starts = np.array([row.start for row in self.rows])
+        self.examples = np.array([row.example for row in self.rows])
+        self._entering: dict[Entry, list[int]] = {}
+        for i, row in enumerate(self.rows):
+            self._entering.setdefault(row.entry, []).append(i)
 
-    def __init__(
-        self, model: Any, tokens: Tokens, base: Base, replace: Replace, rows: Sequence[Row]
-    ) -> None:
-        self.sites, self.base, self.replace = model.sites, base, replace
-        self.device = tokens.device
-        self.examples = np.array([row.example for row in rows])
-        self.lines = Lines(*np.zeros((2, 0), dtype=np.int64))
-        self.group: Group | None = None
-        edited: dict[tuple[str, int], list[int]] = {}
-        chosen: dict[tuple[str, int], list[list[Part]]] = {}
-        for i, row in enumerate(rows):
-            parts: dict[str, list[Part]] = {}
-            for part in row.node.parts:
-                if is_of(part.site, model):
-                    parts.setdefault(part.site, []).append(part)
-            for site, some in parts.items():
-                edited.setdefault((site, row.start), []).append(i)
-                chosen.setdefault((site, row.start), []).append(some)
-        self.edits: dict[str, list[RowEdit]] = {}
-        for site, start in sorted(edited):
-            at = edited[site, start]
-            lines = [
-                (rows[i].example, some) for i, some in zip(at, chosen[site, start], strict=True)
-            ]
-            told = edited_rows(self.sites[site], [rows[i].pair for i in at], tokens)
-            if "pos" not in told.site.source:
-                told = told._replace(start=start)
-            selections = Selections.of(told.site, lines, tokens)
-            edit = RowEdit(np.array(at), selections, told, start)
-            self.edits.setdefault(site, []).append(edit)
+    @property
+    def all(self) -> np.ndarray:
+        """Every row."""
+        return np.arange(len(self.rows))
 
-    def wants(self, site: str) -> bool:
-        return site in self.edits
+    def entered(self, entry: Entry) -> np.ndarray:
+        """The rows that have entered by then."""
+        return np.flatnonzero(np.array([row.entry <= entry for row in self.rows]))
 
-    def changes(self, site: str) -> bool:
-        return site in self.edits
+    def changed(self, entry: Entry) -> Lines:
+        """The lines that the rows which enter here change of the base run."""
+        entering = self._entering.get(entry, [])
+        counts = [len(self.rows[i].changed) for i in entering]
+        pos = [p for i in entering for p in self.rows[i].changed]
+        row = np.repeat(entering, counts).astype(np.int64)
+        return Lines(row, np.array(pos, dtype=np.int64))
 
-    def __call__(self, site: str, x: Tensor) -> Tensor:
-        edits = self.edits.get(site)
-        if edits is None:
-            return x
-        if self.group is None:
-            return self._on_lines(site, x[0], edits)[None]
-        return self._on_rows(x, edits, self.group)
+    def from_start(self, rows: np.ndarray) -> Lines:
+        """All lines of these rows."""
+        counts = self.width - self.starts[rows]
+        row = np.repeat(rows, counts)
+        first = np.repeat(counts.cumsum() - counts, counts)
+        return Lines(row, np.arange(len(row)) - first + self.starts[row])
 
-    def _on_rows(self, x: Tensor, edits: list[RowEdit], group: Group) -> Tensor:
-        """x [rows, *site axes] from the group's start on."""
-        for edit in edits:
-            here = np.flatnonzero((edit.row >= group.first) & (edit.row < group.last))
-            if len(here) and edit.start == group.start:
-                at = self._index(edit.row[here] - group.first)
-                x = x.index_copy(0, at, self._replaced(x[at], _some(edit, here)))
-        return x
+    def read(self, rows: np.ndarray, positions: np.ndarray) -> Lines:
+        """The lines of these rows at `positions` [example n]; one that lies left of a row's start
+        counts as there."""
+        at = positions[self.examples[rows]]
+        pos = np.maximum(at, self.starts[rows][:, None])
+        return Lines(np.repeat(rows, at.shape[1]), pos.reshape(-1))
 
-    def _on_lines(self, site: str, x: Tensor, edits: list[RowEdit]) -> Tensor:
-        """x [lines, *site axes behind pos]. What a row's lines lack is as in the base run."""
-        where, values = [], []
-        for edit in edits:
-            here = np.full(len(self.examples), -1)
-            here[edit.row] = np.arange(len(edit.row))
-            own = here[self.lines.row]  # per line: which of the edited rows it belongs to
-            lines = np.flatnonzero(own >= 0)
-            if not len(lines):
-                continue  # the rows have not joined yet
-            start = edit.rows.start
-            at = self._index(own[lines]), self._index(self.lines.pos[lines] - start)
-            whole = self.base.values[site][edit.rows.examples, start:]
-            whole[at] = x[self._index(lines)]
-            where.append(lines)
-            values.append(self._replaced(whole, edit)[at])
-        if not where:
-            return x
-        return x.index_copy(0, self._index(np.concatenate(where)), torch.cat(values))
+    def only_read(self, lines: Lines, positions: np.ndarray) -> Lines:
+        """Those of the lines that stand at `positions` [example n]."""
+        at = positions[self.examples[lines.row]]
+        return lines.only((at == lines.pos[:, None]).any(1))
 
-    def _index(self, numbers: np.ndarray) -> Tensor:
-        return torch.as_tensor(numbers, device=self.device)
+    def groups(self, rows: np.ndarray, at_once: int) -> Iterator[Group]:
+        """Consecutive ones of these rows that start alike, at most so many together."""
+        edges = np.flatnonzero(np.diff(self.starts[rows])) + 1
+        for alike in np.split(rows, edges):
+            for i in range(0, len(alike), at_once):
+                few = alike[i : i + at_once]
+                yield Group(int(few[0]), int(few[-1]) + 1, int(self.starts[few[0]]))
 
-    def _replaced(self, x: Tensor, edit: RowEdit) -> Tensor:
-        mask = edit.selections.mask(edit.rows.site, x, edit.rows.start)
-        return torch.where(mask, self.replace(x, edit.rows), x)
-
-
-def _some(edit: RowEdit, here: np.ndarray) -> RowEdit:
-    return RowEdit(
-        edit.row[here], edit.selections.only(here), edit.rows.of(here.tolist()), edit.start
-    )
+    def numbers(self, lines: Lines) -> np.ndarray:
+        """[row pos]: which of these lines it is, −1: none."""
+        number = np.full((len(self.rows), self.width), -1)
+        number[lines.row, lines.pos] = np.arange(len(lines.row))
+        return number

@@ -1,25 +1,44 @@
-"""Where a run may enter a stack of blocks: six stages, and the last of them before each site.
+"""Where a run may enter a stack of blocks: six stages, and the last of them at each site.
 
-A row is one example under one node. It enters a block at the last stage that lies before its first
-edit: resid_pre, z, mid, post; with cross-attention its own stream and z besides.
+A row is one example under one node. It enters a block at the last stage that lies at or before its
+first edit: resid_pre, z, mid, post; with cross-attention its own stream and z besides.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from interp.core.sites import Site
+from interp.core.config import TransformerConfig
+from interp.core.sites import SiteTable
+from interp.model import HookedTransformer
+from interp.model.block import Block
 
 from ..nodes import Node
 
 PRE, Z, CROSS, CROSS_Z, MID, POST = range(6)
 """The stages of a block. CROSS and CROSS_Z, the residual stream that cross-attention reads and its
 z, are of blocks that have one; MID is the residual stream that the MLP reads."""
-KEPT = {
-    Z: ("hook_resid_pre", "attn.hook_z"),
-    CROSS: ("hook_resid_mid",),
-    CROSS_Z: ("hook_resid_mid", "cross_attn.hook_z"),
-}
+
+
+def stage_sites(cfg: TransformerConfig) -> dict[str, int]:
+    """The sites of a block at which a run may enter it, each with its stage."""
+    stages = {"hook_resid_pre": PRE}
+    if cfg.parallel:  # what its MLP reads is not kept
+        return stages
+    stages |= {"attn.hook_z": Z, "cross_attn.hook_z": CROSS_Z, "hook_resid_mid_cross": MID}
+    stages["hook_resid_mid"] = MID if cfg.encoder is None else CROSS
+    if not cfg.n_experts:  # what experts write is more than their neurons': each has a bias
+        stages["mlp.hook_post"] = POST
+    return stages
+
+
+def carried_sites(block: Block, stage: int) -> tuple[str, ...]:
+    """The sites of a block that hold all that goes on from a stage."""
+    if stage in (PRE, Z):
+        return (block.hook_resid_pre, block.attn.hook_z)[: 1 + (stage == Z)]
+    if stage in (CROSS, CROSS_Z):
+        return (block.hook_resid_mid, block.cross_attn.hook_z)[: 1 + (stage == CROSS_Z)]
+    return (block.mid,) if stage == MID else (block.mid, block.mlp.hook_post)
 
 
 class Entry(NamedTuple):
@@ -29,53 +48,33 @@ class Entry(NamedTuple):
     stage: int
 
 
-def entry(site: Site, cfg: Any) -> Entry:
-    """The last stage before a site at which a run may enter its stack, which `cfg` describes."""
-    name, post_norm = site.inner_name, cfg.norm_position == "post"
-    if site.layer is None:
-        early = name.startswith(("hook_embed", "hook_pos", "hook_token", "embed_ln"))
-        return Entry(-1 if early else cfg.n_layers, 0)
-    if cfg.parallel:
-        return Entry(site.layer, PRE)
-    crosses = cfg.encoder is not None
-    behind_z = ("attn.hook_z", "attn.hook_result", "ln1_post", "hook_attn_out")
-    behind_cross_z = ("cross_attn.hook_z", "cross_attn.hook_result", "ln_cross_post",
-                      "hook_cross_attn_out")  # fmt: skip
-    behind_post = ("mlp.hook_post", "ln2_post", "hook_mlp_out", "hook_resid_post")
-    if name.startswith(behind_post) or (post_norm and name.startswith("ln2")):
-        # What experts write is more than their neurons' (each has a bias): they run from the start.
-        stage = MID if cfg.n_experts else POST if cfg.d_mlp else CROSS_Z if crosses else Z
-        return Entry(site.layer, stage)
-    if name.startswith(("ln2", "mlp.")) or name == _mlp_reads(crosses):
-        return Entry(site.layer, MID)
-    if name.startswith(behind_cross_z) or (post_norm and name.startswith("ln_cross.")):
-        return Entry(site.layer, CROSS_Z)
-    if name.startswith(("hook_resid_mid", "ln_cross.", "cross_attn.")):
-        return Entry(site.layer, CROSS)
-    if name.startswith(behind_z) or (post_norm and name.startswith("ln1.")):
-        return Entry(site.layer, Z)
-    return Entry(site.layer, PRE)
+def entries(sites: SiteTable, cfg: TransformerConfig) -> dict[str, Entry]:
+    """Where a run enters the stack of this config to be edited at each site: the last stage at or
+    before it in the table. What is edited in an encoder enters its decoder at the first
+    cross-attention."""
+    stages, at, by_site = stage_sites(cfg), Entry(-1, 0), {}
+    for site in sites:
+        if cfg.encoder is not None and site.in_encoder:
+            by_site[site.name] = Entry(0, CROSS)
+            continue
+        if site.layer is None:
+            at = Entry(cfg.n_layers, 0) if at.layer >= 0 else at
+        elif site.inner_name in stages:
+            at = Entry(site.layer, stages[site.inner_name])
+        by_site[site.name] = at
+    return by_site
 
 
-def _mlp_reads(crosses: bool) -> str:
-    return "hook_resid_mid_cross" if crosses else "hook_resid_mid"
+def node_entry(node: Node, by_site: dict[str, Entry]) -> Entry | None:
+    """The last stage of a stack before all that the node edits there, from the entries of its
+    sites; None: nothing."""
+    met = [by_site[part.site] for part in node.parts if part.site in by_site]
+    return min(met, default=None)
 
 
-def is_of(site: str, model: Any) -> bool:
+def is_of(site: str, model: HookedTransformer) -> bool:
     """Whether a site is one of this model's own stack, and not of its encoder."""
     return site in model.sites and (model.encoder is None or site not in model.encoder.sites)
-
-
-def node_entry(node: Node, model: Any) -> Entry | None:
-    """The last stage of a stack before all that the node edits there; None: nothing.
-
-    What is edited in an encoder enters its decoder at the first cross-attention.
-    """
-    own = [part for part in node.parts if is_of(part.site, model)]
-    entries = [entry(model.sites[part.site], model.cfg) for part in own]
-    if model.encoder is not None and len(own) < len(node.parts):
-        entries.append(Entry(0, CROSS))
-    return min(entries, default=None)
 
 
 class Row(NamedTuple):
