@@ -103,6 +103,21 @@ def position_names(pairs: Pairs) -> list[str]:
     return names
 
 
+def example_names(pairs: Pairs) -> list[str]:
+    """A label per position: the token that the first clean prompt has there, and in brackets the
+    role that all prompts have there; the number before it where that says too little."""
+    if pairs.clean.mask is not None or not pairs.clean.strings:  # one number is not one place
+        return position_names(pairs)
+    labels = []
+    for pos, token in enumerate(pairs.clean.strings[0]):
+        here = [role for role, at in pairs.clean.roles.items() if bool((at == pos).all())]
+        labels.append(f"{token.strip()} ({'/'.join(here)})" if here else token.strip())
+    return [
+        label if label and labels.count(label) == 1 else f"{pos} {label}".rstrip()
+        for pos, label in enumerate(labels)
+    ]
+
+
 def task_section(
     report: Report, model: Any, pairs: Pairs, found: Baseline, config: TaskConfig
 ) -> None:

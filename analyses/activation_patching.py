@@ -19,6 +19,7 @@ import pandas as pd
 from analyses import main
 from analyses._patching.effects import EFFECTS, Effects, Study, short, stacked, together
 from analyses._patching.heads import HeadDress, named_heads, strongest_heads
+from analyses._patching.opening import MAPS, Opening
 from analyses._patching.paths import PATHS, measure_paths
 from analyses._task import TABLES as TASK_TABLES
 from analyses._task import TaskConfig, task_pairs, task_section
@@ -43,6 +44,7 @@ NEEDS = Needs(
 )
 TABLES = {
     **TASK_TABLES,
+    MAPS: ("map", "layer", "column", "share"),
     "residual-stream": ("layer", "pos", "position", *EFFECTS),
     "residual-stream-map": DRAWN,
     "sublayer-outputs": ("site", "layer", "pos", "position", *EFFECTS),
@@ -146,13 +148,16 @@ def examine(
         paths = measure_paths(report, study, config, strongest)
     drawn = [one for one in (stream, outputs, heads, positions) if one is not None]
     dress.set_scale(drawn, paths, level)
+    groups = None if heads is None else _together(study, config, named)
+    Opening(dress, stream, heads, named, groups, config.least).write()
     if stream is not None:
         dress.stream(stream)
     if outputs is not None:
         dress.outputs(outputs)
     if heads is not None and strongest is not None:
         dress.heads(heads, named, strongest, config.least, level)
-        dress.together(*_together(study, config, named))
+    if groups is not None:
+        dress.together(groups)
     if positions is not None:
         dress.positions(positions, named)
     if config.neurons:
@@ -224,10 +229,8 @@ def _positions(study: Study, runs: Any, strongest: pd.DataFrame) -> Effects:
     return study.both("positions", stacked(frames), runs)
 
 
-def _together(
-    study: Study, config: Config, named: list[tuple[int, int]]
-) -> tuple[Effects, list[tuple[str, int]]]:
-    """The named heads, all heads and all MLPs, each patched as one."""
+def _together(study: Study, config: Config, named: list[tuple[int, int]]) -> pd.DataFrame:
+    """The named heads, all heads and all MLPs, each patched as one: nodes count and `EFFECTS`."""
     every = study.nodes("z", ("layer", "head"), config.heads, layers=config.layers)
     which = pd.MultiIndex.from_frame(every[["layer", "head"]].astype(int)).isin(named)
     groups = [("named heads", every[which])] if named else []
@@ -235,8 +238,11 @@ def _together(
     if study.has("mlp_out"):
         groups.append(("all MLPs", study.nodes("mlp_out", ("layer",), layers=config.layers)))
     nodes = pd.concat([together([one], row) for row, (_, one) in enumerate(groups)])
-    told = [(name, len(one)) for name, one in groups]
-    return study.both("together", nodes.reset_index(drop=True)), told
+    table = study.table(study.both("together", nodes.reset_index(drop=True)))
+    table = table[[name.rstrip("?") for name in EFFECTS]]
+    table.insert(0, "nodes", [name for name, _ in groups])
+    table.insert(1, "count", [len(members) for _, members in groups])
+    return table
 
 
 def _control(

@@ -17,6 +17,7 @@ import torch
 
 from analyses import _task, main
 from analyses._task import Task, TaskConfig, task_pairs, task_section
+from analyses._tracing_opening import MAPS, open_with
 from analyses._tracing_parts import EFFECTS, NAMES, PARTS, TOTALS, Trace, amount, averaged, interval
 from interp.data.tasks import Pairs
 from interp.loading.needs import Needs
@@ -50,6 +51,7 @@ TABLES = {
     "noised": ("clean", "subject", "other"),
     "total-effect": TOTALS,
     "effects": EFFECTS,
+    MAPS: ("state", "place", "layer", "effect"),
     "positions": ("metric", "site", "layer", "pos", "place", "token?", "n", "effect"),
     **{f"map-{short}": ("place", "layer", "effect") for short in SHORT.values()},
     "first-prompt": ("pos", "layer", "effect"),
@@ -119,6 +121,7 @@ def run(model: Any, config: Config) -> Report:
     except ValueError as error:
         report.skip(f"Noise on other tokens, the control: {error}.")
     trace = averaged(states, totals, found.noise)
+    open_with(report, trace)
     _findings(report, trace, sigma, config)
     _certainty(report, trace, model, config)
     _doubts(report, trace)

@@ -113,8 +113,9 @@ def test_positions_say_where_the_answer_comes_from():
     stream = table(report, "residual-stream").set_index(["layer", "pos"])["denoise_share"]
     assert stream[0, at] == pytest.approx(1)
     assert stream[1].idxmax() == 9 and stream[0].idxmax() == at
-    assert f"at “{at} name” before layer 0" in report.findings[0]
-    assert "at “9 end” before layer 1" in report.findings[0]
+    words = " ".join(report.findings)
+    assert f"at “{at} name” before layer 0" in words
+    assert "at “9 end” before layer 1" in words
     heads = table(report, "head-positions")
     best = heads.loc[heads["denoise"].abs().idxmax()]
     assert best["position"] == "9 end"

@@ -9,6 +9,7 @@ import pandas as pd
 
 from analyses._ablation.config import Config
 from analyses._ablation.measure import Measured, Removals, part_name
+from analyses._ablation.opening import heads_map
 from interp.report import Report, figures
 from interp.report.report import Section
 from interp.report.spine import head_name
@@ -40,21 +41,10 @@ def _alone(report: Report, m: Measured) -> None:
         "helps. lost: the same as a share of the unedited logit difference, above zero for a loss. "
         "p_corrected: Holm over the parts of one sort and kind (neurons: Benjamini–Hochberg).",
     )
-    limit = max(float(np.abs(own.mean(1)).max()) for own in m.heads.effects.values())
-    for kind in m.kinds:
-        table = m.heads.of(kind)
-        most = table.loc[table["effect"].abs().idxmax()]
+    for kind in m.kinds[1:]:  # the first one's stands beside the answer
         section.figure(
-            figures.heatmap(
-                table[["layer", "head", "effect"]],
-                rows="layer", columns="head", value="effect", limit=limit, noise=m.noise,
-                axis=f"Change of the logit difference, {kind} ablation (logits)",
-                alt=f"Heat map of layers and heads, {kind} ablation. The largest change is "
-                f"{most['effect']:.2f} logits, at {part_name(most)}.",
-            ),
-            f"Every head removed by {kind} ablation",
-            name=f"heads-{kind}",
-        )  # fmt: skip
+            heads_map(m, kind), f"Every head removed by {kind} ablation", name=f"heads-{kind}"
+        )
     _bars(section, m)
     _part_table(section, m.heads, "Every head removed alone", "heads")
     if m.mlps is not None:

@@ -7,6 +7,7 @@ import pandas as pd
 
 from analyses._ablation.config import Config
 from analyses._ablation.measure import ALPHA, KEPT, Measured, carriers, part_name
+from analyses._ablation.opening import open_with
 from analyses._reference import mean_in_words
 from interp.core.tokens import Tokens
 from interp.data.tasks import Pairs
@@ -28,6 +29,7 @@ ORDER = ("resample", "mean", "zero")
 
 def tell(report: Report, m: Measured, pairs: Pairs, text: Tokens | None, config: Config) -> None:
     """All sentences."""
+    open_with(report, m)
     _heads(report, m, pairs, config)
     _other_parts(report, m, config)
     _kinds(report, m)

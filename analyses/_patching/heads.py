@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyses._patching.effects import EFFECTS, HOLES, WAYS, Effects, Study
+from analyses._patching.effects import HOLES, WAYS, Effects, Study
 from analyses._patching.words import SHOWN, Dress, strongest_first
 from interp.report import figures
 from interp.report.spine import head_name, listed, number, plus_minus
@@ -229,11 +229,8 @@ class HeadDress(Dress):
         if told:
             self.report.finding(f"By position z restores most: {listed(told)}.")
 
-    def together(self, effects: Effects, told: list[tuple[str, int]]) -> None:
-        names, counts = zip(*told, strict=True)
-        table = self.study.table(effects)[[name.rstrip("?") for name in EFFECTS]]
-        table.insert(0, "nodes", names)
-        table.insert(1, "count", counts)
+    def together(self, table: pd.DataFrame) -> None:
+        names = list(table["nodes"])
         section = self.report.section(
             "Patched together",
             "Heads and MLPs act through each other, so that their single shares need not add up; "

@@ -77,6 +77,11 @@ def number(value: float, form: str = "z.2f") -> str:
     return f"{value:{form}}".replace("-", "\u2212")
 
 
+def counted(count: int, thing: str) -> str:
+    """no layer, 1 layer, 2 layers."""
+    return f"{count or 'no'} {thing}{'s' * (count > 1)}"
+
+
 def signed(value: float, digits: int = 2) -> str:
     """A change: it has a sign in any case."""
     return number(value, f"+z.{digits}f")
@@ -91,6 +96,14 @@ def plus_minus(value: float, stderr: float, form: str = "z.2f") -> str:
     """A number and its standard error, which has no sign; of one example there is none."""
     error = "" if stderr != stderr else f" ± {stderr:{form.removeprefix('+')}}"
     return number(value, form) + error
+
+
+def moved(before: float, after: float, unit: str = "logits", form: str = "z.2f") -> str:
+    """What becomes of a number: falls from 5.12 to 0.30 logits; as far as the digits show it."""
+    start, end = number(before, form), number(after, form)
+    if start == end:
+        return f"stays at {start} {unit}"
+    return f"{'rises' if after > before else 'falls'} from {start} to {end} {unit}"
 
 
 def no_effect(noise: float) -> str:

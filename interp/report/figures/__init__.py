@@ -11,8 +11,9 @@ column that is not there, a number that is not finite, and a cell or point that 
 from .canvas import Figure
 from .grids import heatmap
 from .lines import curves
+from .panels import heatmaps
 from .points import plane, scatter
 from .ranked import bars, places
 from .wall import wall
 
-__all__ = ["Figure", "bars", "curves", "heatmap", "places", "plane", "scatter", "wall"]
+__all__ = ["Figure", "bars", "curves", "heatmap", "heatmaps", "places", "plane", "scatter", "wall"]

@@ -79,17 +79,17 @@ def heatmap(
     """
     keys = (rows, columns) if panel is None else (panel, rows, columns)
     check(data, (value,), keys, once=True)
-    shades = _shades_of(data[value], ranks, diverging, limit, noise)
+    shades = shades_of(data[value], ranks, diverging, limit, noise)
     down, across = (in_order(data[one]) for one in (rows, columns))
     grids = {
-        label: _grid(of_panel, rows, columns, value, down, across)
+        label: grid_of(of_panel, rows, columns, value, down, across)
         for label, of_panel in ([("", data)] if panel is None else data.groupby(panel, sort=False))
     }
     if len(grids) > PANELS:
         raise ValueError(f"{panel!r} has {len(grids)} values; {PANELS} maps fit side by side")
     if len(down) * len(across) > MOST:
         raise ValueError(f"{len(down)} × {len(across)} cells are more than {MOST:,}; select some")
-    texts = [_texts(one, key, names) for one, key in ((down, rows), (across, columns))]
+    texts = [axis_texts(one, key, names) for one, key in ((down, rows), (across, columns))]
     turned = columns in (names or {})
     layout = _layout(texts, turned, len(grids), axis + (", clipped" if shades.clipped else ""))
     with canvas(layout.height, layout.width) as figure:
@@ -100,15 +100,15 @@ def heatmap(
         gaps = len(across) <= 40 and len(down) <= 60
         titles = {rows: rows, columns: columns, **(titles or {})}
         for axes, (label, grid) in zip(maps, grids.items(), strict=True):
-            _cells(axes, shades.levels(grid), gaps)
-            _mark(axes.yaxis, texts[0] if axes is maps[0] else [], LINE / layout.tall, False)
-            _mark(axes.xaxis, texts[1], LINE * (1 if turned else 1.6) / layout.wide, turned)
+            draw_cells(axes, shades.levels(grid), gaps)
+            mark_ticks(axes.yaxis, texts[0] if axes is maps[0] else [], LINE / layout.tall, False)
+            mark_ticks(axes.xaxis, texts[1], LINE * (1 if turned else 1.6) / layout.wide, turned)
             axes.set_xlabel(name(titles[columns], LONG))
             if panel is not None:
                 axes.set_title(name(label, 40), fontsize=8, color=INK, loc="left")
         maps[0].set_ylabel(name(titles[rows], LONG))
         figure.suptitle(layout.title, x=0.01, ha="left", fontsize=TITLE, color=INK)
-        _scale(scale, shades)
+        draw_scale(scale, shades)
         words = alt or map_words(data, keys, value, axis, noise, names or {}, ranks)
         return finish(figure, words, data)
 
@@ -134,7 +134,7 @@ class Shades(NamedTuple):
         return level
 
 
-def _shades_of(
+def shades_of(
     values: pd.Series,
     ranks: bool,
     diverging: bool | None,
@@ -190,15 +190,16 @@ def _layout(texts: list[list[str]], turned: bool, panels: int, title: str) -> La
     return Layout(column, height, size, wide, tall, spare, words)
 
 
-def _grid(
+def grid_of(
     data: pd.DataFrame, rows: str, columns: str, value: str, down: pd.Index, across: pd.Index
 ) -> np.ndarray:
+    """The values as they stand in a map; NaN where there is none."""
     grid = np.full((len(down), len(across)), np.nan)
     grid[down.get_indexer(data[rows]), across.get_indexer(data[columns])] = data[value]
     return grid
 
 
-def _mark(axis: Axis, texts: list[str], lines: float, turned: bool) -> None:
+def mark_ticks(axis: Axis, texts: list[str], lines: float, turned: bool) -> None:
     """The names along an axis, as many as have room."""
     step = math.ceil(lines)
     axis.set_ticks(range(0, len(texts), step), texts[::step])
@@ -211,7 +212,8 @@ def in_order(values: pd.Series) -> pd.Index:
     return found.sort_values() if pd.api.types.is_numeric_dtype(values) else found
 
 
-def _texts(values: pd.Index, key: str, names: Mapping[str, Sequence[str]] | None) -> list[str]:
+def axis_texts(values: pd.Index, key: str, names: Mapping[str, Sequence[str]] | None) -> list[str]:
+    """What stands along an axis: the names of its integers where there are any."""
     own = (names or {}).get(key)
     if own is None:
         return [name(one) for one in values]
@@ -220,7 +222,7 @@ def _texts(values: pd.Index, key: str, names: Mapping[str, Sequence[str]] | None
     return [name(own[one]) for one in values]
 
 
-def _cells(axes: Axes, level: np.ndarray, gaps: bool) -> None:
+def draw_cells(axes: Axes, level: np.ndarray, gaps: bool) -> None:
     """One path per shade, of runs of equal cells: a picture of 10,000 cells stays small."""
     n_rows, n_columns = level.shape
     runs: dict[int, list] = {}
@@ -249,7 +251,7 @@ def _shade(level: int) -> str:
     return RULE if level == GREY_LEVEL else SHADES[level]
 
 
-def _scale(axes: Axes, shades: Shades) -> None:
+def draw_scale(axes: Axes, shades: Shades) -> None:
     """The shades and what they stand for; of ranks the first on top, marked at powers of ten."""
     limit, noise = shades.limit, shades.noise
     colours = SHADES if shades.diverging else SHADES[STEPS:]
