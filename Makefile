@@ -6,10 +6,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test slow lint bench clean
+.PHONY: demo gallery test slow lint bench clean
 
 demo: $(STAMP)
 	$(BIN)/python -m analyses.embedding_arithmetic --model minilm
+
+gallery: $(STAMP)
+	$(BIN)/python -m interp.cli.gallery --into reports/gallery
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -49,7 +50,25 @@ def test_reports_are_made_by_the_commands_that_they_state(tmp_path, monkeypatch,
     assert made["command"] == "interp run attention-patterns --out here/attention-patterns"
     assert made["threads"] == 1
     assert Path("here/index.html").is_file()
-    assert [path.name for path in Path("here").iterdir() if path.is_dir()] == ["attention-patterns"]
+    listed = Path("here/README.md").read_text(encoding="utf-8")
+    assert f"## [{made['title']}](attention-patterns/index.html)" in listed
+    assert made["question"] in listed and (made["answer"] or made["findings"][0]) in listed
+    assert "`interp run attention-patterns`" in listed
+
+
+def test_the_page_of_the_gallery_leads_to_files_that_are_there():
+    listed = gallery.readme(COMMITTED)
+    links = re.findall(r"\]\(([^)]+)\)", listed)
+    reports = [link for link in links if link.endswith("/index.html")]
+    assert [link.partition("/")[0] for link in reports] == list(gallery.GALLERY)
+    for link in set(links) - {"index.html"}:
+        assert (COMMITTED / link).is_file(), link
+    assert sum(link.endswith(".png") for link in links) >= 10
+
+
+def test_make_gallery_is_the_command_of_the_gallery():
+    rules = (ROOT / "Makefile").read_text()
+    assert "interp.cli.gallery --into reports/gallery\n" in rules.partition("gallery: ")[2]
 
 
 def test_a_name_that_the_gallery_has_not_is_refused_before_anything_runs(tmp_path, capsys):

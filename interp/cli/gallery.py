@@ -11,6 +11,8 @@ gives the same bytes wherever it runs. `benchmarks/same_csvs.py` compares two su
 from __future__ import annotations
 
 import argparse
+import json
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +22,9 @@ from pathlib import Path
 import torch
 from threadpoolctl import threadpool_limits
 
+from interp.core.files.writing import write_file
 from interp.report import write_index
+from interp.report.folder import MANIFEST
 
 from .console import guarded
 from .main import main as command_line
@@ -76,6 +80,13 @@ SMALL: dict[str, tuple[str, ...]] = {
 """Options with which an analysis takes seconds, also on a model of random weights. One that is not
 named here is fast as it is. Every branch that writes a table should be walked."""
 
+HEAD = """# Gallery
+
+A report of every analysis, made by `make gallery` on the bundled models. Each is a folder: its \
+page `index.html` opens from disk, without a network; beside it lie the numbers (CSV), the figures \
+(SVG, PNG) and `manifest.json` with what made them. [index.html](index.html) lists them all."""
+PICTURE = re.compile(r"figures/[a-z0-9-]+\.png")
+
 
 def arguments(name: str, into: Path, small: bool = False) -> list[str]:
     """The words behind `interp` of the command that makes one report of the gallery."""
@@ -84,7 +95,8 @@ def arguments(name: str, into: Path, small: bool = False) -> list[str]:
 
 
 def build(into: Path, names: Sequence[str], small: bool = False) -> int:
-    """Make the reports, each in its folder, and the page that lists them; the exit code."""
+    """Make the reports, each in its folder, and the two pages that list them, README.md and
+    index.html; the exit code."""
     unknown = sorted(set(names) - set(GALLERY))
     if unknown:
         raise ValueError(f"--only {unknown[0]!r}: the gallery has {', '.join(GALLERY)}")
@@ -96,8 +108,26 @@ def build(into: Path, names: Sequence[str], small: bool = False) -> int:
         if code:
             return code
         print(f"== {name}: {time.perf_counter() - started:.1f} s", flush=True)
+    write_file(into / "README.md", readme(into).encode())
     print(write_index(into))
     return 0
+
+
+def readme(into: Path) -> str:
+    """The gallery as a page of Markdown, for where it is read without being downloaded: of every
+    report that is there the question, the answer and the first picture."""
+    parts = [HEAD]
+    for name in GALLERY:
+        if not (into / name / MANIFEST).is_file():
+            continue
+        manifest = json.loads((into / name / MANIFEST).read_text(encoding="utf-8"))
+        answer = manifest.get("answer") or next(iter(manifest["findings"]), "")
+        parts.append(f"## [{manifest['title']}]({name}/index.html)")
+        parts.append(f"*{manifest['question']}* {answer}")
+        pictures = [file for file in manifest["files"] if PICTURE.fullmatch(file)]
+        parts += [f"![The first figure of this report]({name}/{pictures[0]})"] if pictures else []
+        parts.append(f"`{manifest['command'].partition(' --out ')[0]}`")
+    return "\n\n".join(parts) + "\n"
 
 
 @contextmanager
