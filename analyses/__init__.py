@@ -21,9 +21,10 @@ import sys
 import typing
 import webbrowser
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -77,34 +78,41 @@ def perform(module: ModuleType, arguments: Sequence[str], prog: str) -> int:
     Prints the warnings and findings; the last lines are the answer, where the report is, and a
     command worth trying next.
     """
-    config, shows = parse(module, arguments, prog)
+    config, ending = parse(module, arguments, prog)
     check_destination(config.out)  # before the work, not after it
     check_options(config)
     known = able_model(module, config)
     model = interp.load(config.model, device=config.device, dtype=config.dtype)
     report = module.run(model, config)
-    page = report.write(config.out)
+    page = report.write(config.out, figures=ending.figures)
     findings = [text for text in report.findings if text != report.headline]
     lines = [*(f"warning: {text}" for text in report.warnings), *findings, report.headline]
     sys.stdout.write("".join(f"{one_line(text)}\n" for text in lines))
     sys.stdout.write(f"{page}\n")
     command = next_command(module, config, known)
     sys.stdout.write(f"next: {command}\n" if command else "")
-    if shows and not webbrowser.open(page.absolute().as_uri()):
+    if ending.opens and not webbrowser.open(page.absolute().as_uri()):
         raise OSError(f"no browser could be started; open {page} in one")
     return 0
 
 
-def parse(module: ModuleType, arguments: Sequence[str], prog: str) -> tuple[Any, bool]:
-    """The config that the arguments ask for, and whether the page is to be opened."""
-    flag = tyro.conf.arg(name="open", help="Open the page in the browser when it is there.")
-    fields = [
-        ("config", tyro.conf.OmitArgPrefixes[module.Config]),
-        ("shows", Annotated[tyro.conf.FlagCreatePairsOff[bool], flag], False),
-    ]
+@dataclass(frozen=True)
+class Ending:
+    """What a command does with a report."""
+
+    opens: Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(name="open")] = False
+    """Open the page in the browser when it is there."""
+    figures: Literal["page", "paper"] = "page"
+    """paper: write the figures alone, for print (SVG, PDF, PNG at 300 dpi), and no page."""
+
+
+def parse(module: ModuleType, arguments: Sequence[str], prog: str) -> tuple[Any, Ending]:
+    """The config that the arguments ask for, and what is done with the report."""
+    parts = {"config": module.Config, "ending": Ending}
+    fields = [(name, tyro.conf.OmitArgPrefixes[kind]) for name, kind in parts.items()]
     command = dataclasses.make_dataclass("Command", fields, frozen=True)
     parsed = tyro.cli(command, args=list(arguments), prog=prog, description=module.__doc__ or "")
-    return parsed.config, parsed.shows
+    return parsed.config, parsed.ending
 
 
 def next_command(module: ModuleType, config: Any, known: Abilities) -> str:

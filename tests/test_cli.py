@@ -232,8 +232,8 @@ def test_the_next_command_is_one_that_the_model_can_do(name, options, model, com
     assert found == command
     _, _, analysis, *words = shlex.split(found)
     there = analyses.load(analysis)
-    config, shows = analyses.parse(there, words, found)
-    assert config.model == model and not shows
+    config, ending = analyses.parse(there, words, found)
+    assert config.model == model and ending == analyses.Ending()
     assert there.NEEDS.lacking(stored_abilities(model), config) is None
 
 
@@ -270,6 +270,21 @@ def test_open_without_a_browser_says_where_the_page_is(planted, monkeypatch, cap
 
 @pytest.mark.parametrize("name", analyses.names())
 def test_no_analysis_has_an_option_of_the_command_itself(name, capsys):
-    assert "open" not in {f.name for f in dataclasses.fields(analyses.load(name).Config)}
-    config, shows = analyses.parse(analyses.load(name), ["--open"], "interp run")
-    assert shows and config == analyses.load(name).Config()
+    fields = {field.name for field in dataclasses.fields(analyses.load(name).Config)}
+    assert not fields & {"open", "opens", "figures"}
+    words = ["--open", "--figures", "paper"]
+    config, ending = analyses.parse(analyses.load(name), words, "interp run")
+    assert ending == analyses.Ending(opens=True, figures="paper")
+    assert config == analyses.load(name).Config()
+
+
+def test_figures_for_a_paper_are_written_alone(planted, capsys):
+    out = planted / "figures of mine"
+    command = ["run", "embedding-arithmetic", "--figures", "paper", "--out", str(out)]
+    assert cli.main(command) == 0
+    where = Path(capsys.readouterr().out.splitlines()[-2])
+    assert where.is_dir() and out in (where, *where.parents)
+    assert {path.suffix for path in out.rglob("*.*")} >= {".svg", ".pdf", ".png"}
+    assert not list(out.rglob("*.html")) and not list(out.rglob("*.csv"))
+    assert cli.main(["run", "embedding-arithmetic", "--out", str(out)]) == 0
+    assert (out / "index.html").is_file()
