@@ -26,6 +26,7 @@ _HOMES = {
     "TransformerConfig": "interp.core.config",
     "TunedLens": "interp.methods.lens",
     "ablate": "interp.sweeps.engine",
+    "attention": "interp.report.notebook",
     "causal_check": "interp.methods.steering",
     "causal_trace": "interp.methods.tracing",
     "convert": "interp.loading.convert.checkpoint",
@@ -163,6 +164,7 @@ if TYPE_CHECKING:
     from .methods.steering import causal_check
     from .methods.tracing import causal_trace
     from .model import FactoredMatrix, HookedTransformer, num_params
+    from .report.notebook import attention
     from .sweeps import edits, metrics
     from .sweeps.engine import ablate, explain, patch, sweep
     from .sweeps.nodes import nodes

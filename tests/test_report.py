@@ -419,7 +419,7 @@ def test_a_notebook_gets_the_page_in_a_frame_that_can_do_nothing(monkeypatch):
     frame = Page(report._repr_html_())
     assert [name for name, _ in frame.tags] == ["iframe"]
     (attributes,) = frame.all("iframe")
-    assert attributes["sandbox"] == "allow-scripts"  # not allow-same-origin
+    assert attributes["sandbox"] == "allow-scripts allow-downloads"  # not allow-same-origin
     assert attributes["title"] == "Title"
     inner = Page(attributes["srcdoc"])
     assert inner.all("img")[0]["src"].startswith("data:")

@@ -95,7 +95,8 @@ class Report(Contents):
         whole = re.sub(r'<a href="[^"#][^"]*">(.*?)</a>', r"\1", self.html())
         title = html.escape(shorten(one_line(self.title)))
         return (
-            f'<iframe sandbox="allow-scripts" title="{title}" srcdoc="{html.escape(whole)}" '
+            f'<iframe sandbox="allow-scripts allow-downloads" title="{title}" '
+            f'srcdoc="{html.escape(whole)}" '
             'style="width:100%;height:42rem;border:1px solid #8886;resize:vertical"></iframe>'
         )
 

@@ -134,6 +134,7 @@ METHOD_CASES = {
     "lens.TunedLens.read": lambda f, b: f(fitted(b), b.model, b.pairs.clean, b.answers[0]),
     "lens.TunedLens.check": lambda f, b: f(fitted(b), b.model),
     "lens.TunedLens.save": saved_lens,
+    "notebook.attention": lambda f, b: [one.table.frame for one in f(b.model, TEXTS).exhibits()],
     "neurons.neuron_stats": lambda f, b: f(b.model, b.tokens),
     "neurons.top_activations": lambda f, b: f(b.model, b.tokens, [(0, 1), (1, 2), (0, 5)], 2),
     "neurons.neuron_logits": lambda f, b: f(b.model, [(0, 1), (1, 2)]),

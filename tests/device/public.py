@@ -21,7 +21,8 @@ ROOMS = (
         "model",
         "moments",
     ),
-    *("neurons", "nodes", "paths", "probes", "shards", "steering", "tap", "tasks", "tokens"),
+    *("neurons", "nodes", "notebook", "paths", "probes", "shards", "steering", "tap", "tasks"),
+    "tokens",
     *("tracing", "training", "windows"),
 )
 """The modules and packages whose public names meet a model's tensors."""
@@ -65,7 +66,7 @@ def homes() -> dict[str, str]:
     dotted = {name: f"interp.{name}" for name in ("cli", "loading", "model", "report", "training")}
     dotted |= {"zoo": "interp.zoo", "__main__": "interp.__main__"}
     dotted |= {name: f"interp.loading.{name}" for name in ("checkup", "fingerprint")}
-    dotted["provenance"] = "interp.report.provenance"
+    dotted |= {name: f"interp.report.{name}" for name in ("notebook", "provenance")}
     for room in ("core", "data", "methods", "sweeps"):
         path = importlib.import_module(f"interp.{room}").__path__
         dotted |= {m.name: f"interp.{room}.{m.name}" for m in pkgutil.iter_modules(path)}

@@ -143,4 +143,10 @@ function unfold() {
   place.scrollIntoView();
 }
 addEventListener("hashchange", unfold);
+addEventListener("click", (event) => {
+  const link = event.target.closest?.("a[href^='#']");
+  if (!link || location.protocol !== "about:") return;
+  event.preventDefault(); // in a notebook's frame an address would be one of the page around it
+  location.hash = link.getAttribute("href");
+});
 unfold();
