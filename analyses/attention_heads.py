@@ -17,7 +17,7 @@ import torch
 
 from analyses import _task, main
 from analyses._heads.pages import CHANCES, head_page, tokens_frame
-from analyses._heads.words import certainty, doubts, findings
+from analyses._heads.words import Lead, answer, certainty, doubts, findings, first_findings
 from analyses._reference import (
     MeanConfig,
     mean_edit,
@@ -36,9 +36,11 @@ from interp.loading.needs import Needs
 from interp.methods.baseline import measure_baseline, metric_of
 from interp.methods.heads.outputs import unreadable
 from interp.methods.heads.roles import COLUMNS as ROLE_COLUMNS
+from interp.methods.heads.roles import MIXED
 from interp.report import Report, figures
 from interp.report.attention import MEASURES, Attention
 from interp.report.provenance import provenance
+from interp.report.spine import listed
 from interp.sweeps.engine import sweep
 from interp.sweeps.nodes import nodes as make_nodes
 
@@ -66,6 +68,7 @@ TABLES = _task.TABLES | {
     "composition": COMPOSITION,
     "attention": ("layer", "head", "label", *MEASURES, ...),
     "effects": ("layer", "head", "task_effect"),
+    "wall": ("layer", "head", "label"),
 }  # fmt: skip
 
 
@@ -133,13 +136,13 @@ def examine(report: Report, model: Any, pairs: Pairs | None, config: Config) -> 
             f"{model.name}: {model.opaque}; heads are named by their queries and keys, which only "
             "a native model shows. attention-patterns takes any model"
         )
-    chosen, noise = _chosen(model, config), 0.0
+    chosen, lead = _chosen(model, config), None
     if pairs is None:
         report.skip("The task, and what removing a head does: this model gives no logits.")
     else:
-        found = measure_baseline(model, pairs)
-        noise = found.noise
-        task_section(report, model, pairs, found, config)
+        baseline = measure_baseline(model, pairs)
+        lead = Lead(float(baseline.clean.mean()), baseline.noise)
+        task_section(report, model, pairs, baseline, config)
         warn_of_one_class(report, pairs, config)
         report.sure(mean_in_words(pairs, config))
     texts = _texts(report, model, pairs, config)
@@ -148,16 +151,46 @@ def examine(report: Report, model: Any, pairs: Pairs | None, config: Config) -> 
     table = _table(model, rows, texts, roles, pairs)
     table = table.join(_effects(report, model, pairs, texts, config))
     fed = _composition(model)
-    told = None if unreadable(model) else heads.promoted_tokens(model, texts)
-    findings(report, table, roles, fed, noise, config.null)
+    promoted = None if unreadable(model) else heads.promoted_tokens(model, texts)
+    report.answer(answer(table)).figure(*_wall(table), name="wall")
+    repetition = min(config.shown, len(texts)) + 1
+    labels = table.set_index(KEYS)["label"]
+
+    def link(layer: int, head: int) -> str:
+        """To the page of a head, or to the viewer; of an induction head, at the repetition."""
+        page = f"heads/L{layer}H{head}.html" if (layer, head) in chosen else ""
+        anchor = f"#head-L{layer}H{head}-prompt{repetition}"
+        return f"{page}{anchor if labels[layer, head] == 'induction' or not page else ''}"
+
+    noise = 0.0 if lead is None else lead.noise
+    counted = table.assign(n=0 if pairs is None else len(pairs))
+    first_findings(report, counted, fed, lead, link)
+    findings(report, table, roles, fed, noise, config.null, link)
     certainty(report, model, rows, texts, roles, config)
     doubts(report, model)
-    _skips(report, model, roles, told)
-    written = None if told is None else tokens_frame(model, told)
+    _skips(report, model, roles, promoted)
+    written = None if promoted is None else tokens_frame(model, promoted)
     shown = _show(report, model, table, roles, fed, written, texts, rows, noise, config)
     for layer, head in chosen:
         head_page(report, (layer, head), table, roles, fed, written, shown)
     return report
+
+
+def _wall(table: pd.DataFrame) -> tuple[figures.Figure, str]:
+    """The heads coloured by role, and the caption."""
+    named = table[table["label"] != MIXED]
+    counts = [f"{n} {role}" for role, n in named["label"].value_counts().items()]
+    drawn = figures.wall(
+        table[[*KEYS, "label"]],
+        rows="layer",
+        columns="head",
+        group="label",
+        order=heads.ROLES,
+        quiet=MIXED,
+        alt=f"Heads by layer, coloured by role: {listed(counts, 10)}; {len(table) - len(named)} "
+        f"{MIXED}.",
+    )
+    return drawn, f"Every head by its role; {MIXED}: none that chance would not give it"
 
 
 def _chosen(model: Any, config: Config) -> list[tuple[int, int]]:

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
+from analyses._heads.words import Lead, _matters_most, _reads, answer
 from analyses.attention_heads import EFFECTS, TABLES, Config, examine, run
 from interp.data.tasks import Pairs
 from interp.model import HookedTransformer
@@ -56,14 +57,103 @@ def test_planted_heads_are_named_and_matter(induction):
     assert (frame["label"].drop([previous, inductive]) == "mixed").all()
     effect = frame["task_effect"].abs()
     assert set(effect.nlargest(2).index) == {previous, inductive}
-    assert f"induction L{inductive[0]} H{inductive[1]}" in report.findings[0]
-    assert "2 of 8 heads have a name" in report.findings[0]
+    (names,) = [finding for finding in report.findings if "heads have a name" in finding]
+    assert f"induction L{inductive[0]} H{inductive[1]}" in names
+    assert "2 of 8 heads have a name" in names
+    assert report.headline == (
+        "Of 8 heads, 1 looks behind an earlier occurrence of the same token (induction) and 1 "
+        "looks at the previous token; the other 6 have no clear role."
+    )
     fed = table(folder, "composition")
     best = fed[fed["kind"] == "k"].iloc[0]
     assert (best["from_layer"], best["from_head"]) == previous
     assert (best["to_layer"], best["to_head"]) == inductive
     feeding = report.findings[-1]
     assert f"L{previous[0]} H{previous[1]} (previous token)" in feeding
+
+
+def test_the_first_screen_shows_the_wall_and_three_short_findings(induction):
+    known, report, folder = induction
+    (previous,), (inductive,) = (known.truth.roles[one] for one in ("previous_token", "induction"))
+    screen = report.first_screen()
+    assert [item.name for item in screen.items] == ["wall"]
+    assert table(folder, "wall").equals(table(folder)[["layer", "head", "label"]])
+    assert all(len(finding.split()) <= 25 and finding.at for finding in screen.findings)
+    matters, reads, unexplained = screen.findings
+    frame = table(folder).set_index(["layer", "head"])["task_effect"]
+    base = table(folder, "baseline")["logit_diff"][0]
+    strongest = frame.abs().idxmax()
+    assert f"Without L{strongest[0]} H{strongest[1]} (" in matters
+    instead = f"{base + frame[strongest]:.1f} instead of {base:.1f} logits".replace("-", "−")
+    assert instead in matters
+    assert f"Induction head L1 H{inductive[1]} finds its place by what L0 H{previous[1]}" in reads
+    pages = {
+        f"L{layer} H{head}": f"heads/L{layer}H{head}.html" for layer, head in known.truth.heads
+    }
+    for finding in report.findings:
+        for name, to in finding.links.items():
+            page, _, anchor = to.partition("#")
+            assert page == f"heads/{name.replace(' ', '')}.html"
+            assert bool(anchor) == (name == f"L1 H{inductive[1]}")
+    assert set(pages) <= {name for finding in report.findings for name in finding.links}
+    assert unexplained.startswith("Heads without a role make up 1\u00a0% of all")
+
+
+def of_heads(labels, effects, stderr=0.01, **columns) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"layer": 0, "head": range(len(labels)), "label": labels, "roles": labels, "n": 20,
+         "task_effect": effects, "task_stderr": stderr, "loss_effect": effects} | columns
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (["mixed", "mixed"], "None of the 2 heads has a role"),
+        (["local", "name mover"], "Of 2 heads, 1 copies the answer to where it is asked for and 1 "
+         "looks at the last few tokens."),
+        (["negative mover"] * 2 + ["mixed"], "Of 3 heads, 2 hold the answer back; the other one "
+         "has no clear role."),
+        (["itself", "local", "local", "induction", "induction", "first token", "mixed", "mixed"],
+         "and 2 have another role; the other 2 have no clear role."),
+        (["itself", "local", "local", "induction", "induction"], "and 1 has another role."),
+    ],
+)  # fmt: skip
+def test_the_answer_counts_the_roles(labels, said):
+    assert said in answer(of_heads(labels, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("effects", "said"),
+    [
+        ([-3.0, 0.1], "Without L0 H0 the right answer leads the wrong one by −1.0 instead of 2.0"),
+        ([3.0, 0.1], "Without L0 H0 the right answer leads the wrong one by 5.0 instead of 2.0"),
+        ([0.02, -0.01], "No head alone clearly matters to the task; L0 H0 changes the answer's "
+         "lead most: by +0.02 ± 0.01"),
+        ([1e-9, 0.0], "by no more than rounding"),
+        ([np.nan, np.nan], None),
+    ],
+)  # fmt: skip
+def test_what_matters_most_is_true_of_every_outcome(effects, said):
+    report, frame = Report("T", "Q?"), of_heads(["mixed", "local"], effects)
+    _matters_most(report, frame, Lead(2.0, 1e-6), lambda layer, head: f"#head-L{layer}H{head}")
+    assert [said in finding for finding in report.findings] == ([True] if said else [])
+    assert all(len(finding.split()) <= 25 for finding in report.findings)
+
+
+def test_of_one_prompt_the_largest_effect_is_stated_and_a_feeder_at_chance_is_none():
+    report, link = Report("T", "Q?"), lambda layer, head: f"#head-L{layer}H{head}"
+    frame = of_heads(["mixed", "local"], [0.02, 0.0], stderr=np.nan, n=1)
+    _matters_most(report, frame, Lead(2.0, 1e-6), link)
+    assert report.findings[0].startswith("Without L0 H0")
+    frame = of_heads(["local", "induction"], 0.0)
+    fed = pd.DataFrame([{"kind": "k", "from_layer": 0, "from_head": 0, "to_layer": 0, "to_head": 1,
+                         "times": 1.2}])  # fmt: skip
+    _reads(report, frame, fed, link)
+    assert (
+        "No earlier head clearly feeds the induction heads: L0 H1 reads L0 H0 1.2"
+        in (report.findings[1])
+    )
 
 
 def test_effects_are_those_of_a_mean_in_place_of_z(induction):
@@ -93,7 +183,8 @@ def test_nothing_is_named_in_a_control(tmp_path):
     control = planted.random_control(planted.induction(), seed=5)
     report, folder = examined(control, tmp_path, null=25)
     assert (table(folder)["label"] == "mixed").all()
-    assert "0 of 8 heads have a name: none" in report.findings[0]
+    assert report.headline.startswith("None of the 8 heads has a role")
+    assert any("0 of 8 heads have a name: none" in finding for finding in report.findings)
     assert any("cannot do the task" in one for one in report.warnings)
 
 
@@ -102,7 +193,8 @@ def test_every_head_has_a_page_and_they_are_linked_in_order(induction):
     names = [f"heads/L{layer}H{head}.html" for layer in range(2) for head in range(4)]
     assert list(report.pages) == names
     index = check_page(folder / "index.html")
-    assert [a["href"] for a in index.all("a") if a["href"].startswith("heads/")] == names
+    pages = [a["href"] for a in index.all("a") if a["href"].startswith("heads/")]
+    assert pages[-len(names) :] == names  # behind those of the findings
     (inductive,) = known.truth.roles["induction"]
     page = check_page(folder / f"heads/L{inductive[0]}H{inductive[1]}.html")
     for words in ("What does L1 H", "Tokens raised and lowered", "Who feeds it", "All its scores"):

@@ -5,7 +5,8 @@ called, and how numbers stand in sentences.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -42,6 +43,13 @@ def head_name(layer: object, head: object) -> str:
 def neuron_name(layer: object, neuron: object) -> str:
     """As neurons are called in reports: L3 N120."""
     return f"L{int(str(layer))} N{int(str(neuron))}"
+
+
+def head_links(sentence: str, link: Callable[[int, int], str]) -> dict[str, str]:
+    """The heads that a sentence names, as `links=` takes them; `link` says where a layer and head
+    are shown."""
+    found = re.finditer(r"\bL(\d+) H(\d+)\b", sentence)
+    return {match[0]: link(int(match[1]), int(match[2])) for match in found}
 
 
 def part_name(row: pd.Series) -> str:
