@@ -7,7 +7,13 @@ import pandas as pd
 import pytest
 import torch
 
-from analyses._lens.corrupted import DIFFERENCE, FIRST, ON_CORRUPTED, against, told_of
+from analyses._lens.corrupted import (
+    DIFFERENCE,
+    FIRST,
+    ON_CORRUPTED,
+    against,
+    clean_against_corrupted,
+)
 from analyses.logit_lens import Config, examine
 from interp.model import HookedTransformer
 from interp.report import Report
@@ -43,16 +49,22 @@ def examined(model, pairs=None) -> tuple[Report, dict[str, pd.DataFrame]]:
     report = Report("T", "Q?")
     pairs = pairs_of_one_class() if pairs is None else pairs
     examine(report, model, pairs, Config(tuned=False, top=3))
-    items = [getattr(item, "table", item) for part in report.sections for item in part.items]
+    items = [getattr(item, "table", item) for item in report.exhibits()]
     return report, {table.name: table.frame for table in items}
+
+
+def by_the_lens(report: Report) -> str:
+    """The finding that names a layer, or none."""
+    return next(text for text in report.findings if text.startswith("By the logit lens, "))
 
 
 @pytest.mark.parametrize("where", sorted(CHANGES))
 def test_a_constant_bias_is_no_answer_from_any_layer(where):
     report, tables = examined(biased(where))
-    first = report.findings[0]
+    first = by_the_lens(report)
     assert first.startswith("By the logit lens, no layer is named"), first
-    assert "top token there in 100% of clean and 100% of corrupted prompts" in first
+    assert "top token there in 100\u00a0% of clean and 100\u00a0% of corrupted prompts" in first
+    assert report.headline.startswith("The answer appears at no layer")
     assert not any("first the top token" in text for text in report.findings)
     assert not any("grows most" in text for text in report.findings)
     table = tables["clean-against-corrupted"]
@@ -64,10 +76,14 @@ def test_a_constant_bias_is_no_answer_from_any_layer(where):
 def test_the_circuit_is_found_without_a_bias():
     """The positive control: the head writes the class in layer 0, so that layer 1 reads it."""
     report, tables = examined(one_class_model())
-    first = report.findings[0]
+    first = by_the_lens(report)
     assert "clean prompts differ from corrupted ones from layer 1 on" in first
     assert "first the top token at layer 1" in first
     assert f"difference {2 * GAP:.2f}" in first
+    assert report.headline == (
+        "The answer can be read only at the output: from there on it is the likeliest token where "
+        "the prompt asks for it, and not where it asks for another."
+    )
     table = tables["clean-against-corrupted"].set_index(["layer", "what"])
     assert table.loc[(1, DIFFERENCE), "difference"] == pytest.approx(2 * GAP)
     assert table.loc[(0, DIFFERENCE), "difference"] == pytest.approx(0)
@@ -78,15 +94,22 @@ def test_the_circuit_is_found_without_a_bias():
 def test_beside_a_bias_the_circuit_is_named_and_the_top_token_is_not():
     """YES is on top of all prompts by the bias, and further on top of the clean ones."""
     report, _ = examined(biased("unembed", circuit=True))
-    first = report.findings[0]
+    first = by_the_lens(report)
     assert "clean prompts differ from corrupted ones from layer 1 on" in first
-    assert "in 100% of clean and 100% of corrupted prompts, which may be chance or a bias" in first
+    assert (
+        "in 100\u00a0% of clean and 100\u00a0% of corrupted prompts, which may be chance or a bias"
+        in first
+    )
     assert "no layer is named for that" in first
+    assert report.headline.endswith(
+        "the likeliest token about as often where another is asked for."
+    )
 
 
 def test_of_one_prompt_no_layer_is_named():
     report, tables = examined(one_class_model(), pairs_of_one_class()[:1])
-    assert "of one pair nothing is sure" in report.findings[0]
+    assert "of one pair nothing is sure" in by_the_lens(report)
+    assert report.headline == "One pair of prompts cannot tell at which layer the answer appears."
     assert "nan" not in " ".join(report.findings)
     logits = tables["clean-against-corrupted"]
     assert logits.loc[logits["what"] == DIFFERENCE, "low"].isna().all()
@@ -108,11 +131,14 @@ def readings(effect: float, rng: np.random.Generator | None = None, layers: int 
 @pytest.mark.parametrize(("effect", "named"), [(0.0, False), (1.5, True)])
 def test_noise_names_a_layer_no_more_often_than_it_may(effect, named):
     rng = np.random.default_rng(0)
-    found = [told_of(readings(effect, rng), "plain", 0.0).layer is not None for _ in range(60)]
+    found = [
+        clean_against_corrupted(readings(effect, rng), "plain", 0.0).layer is not None
+        for _ in range(60)
+    ]
     assert sum(found) >= 50 if named else sum(found) <= 6
 
 
 def test_rounding_names_no_layer():
     table = readings(1e-7)
-    assert told_of(table, "plain", 0.0).layer == 0
-    assert told_of(table, "plain", 1e-6).layer is None
+    assert clean_against_corrupted(table, "plain", 0.0).layer == 0
+    assert clean_against_corrupted(table, "plain", 1e-6).layer is None

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import interp
-from analyses._lens.direct import divide
-from analyses._lens.reading import arrival, read_lenses
+from analyses._lens.corrupted import DIFFERENCE, FIRST, Contrast, clean_against_corrupted
+from analyses._lens.direct import divide, most_lost
+from analyses._lens.reading import arrival, in_one_sentence, read_lenses
 from analyses._lens.tuned import train_lens
 from analyses._task import TaskConfig, task_pairs
 from analyses.logit_lens import Config, examine, run
@@ -53,7 +54,7 @@ def done(tinyworld):
 
 
 def tables_of(report: Report) -> dict[str, pd.DataFrame]:
-    items = [getattr(item, "table", item) for part in report.sections for item in part.items]
+    items = [getattr(item, "table", item) for item in report.exhibits()]
     return {table.name: table.frame for table in items}
 
 
@@ -152,6 +153,90 @@ def test_the_first_prompt_is_shown_with_its_words(done):
     assert places["token"].tolist() == words * (len(places) // len(words))
     cells = done.tables["ranks-over-the-prompt"]
     assert np.allclose(10 ** cells["log10_rank"], cells["answer_rank"])
+
+
+def test_the_first_screen_is_the_ranks_and_three_short_findings(done):
+    report = done.report
+    assert report.headline == (
+        "The answer can be read after 1 of 4 layers: from there on it is the likeliest token where "
+        "the prompt asks for it, and not where it asks for another."
+    )
+    screen = report.first_screen()
+    assert [item.name for item in screen.items] == ["ranks-over-the-prompt"]
+    assert all(len(finding.split()) <= 25 and finding.at for finding in screen.findings)
+    written, lost, control = screen.findings
+    parts = done.tables["direct-parts"]
+    most = parts.loc[parts["value"].idxmax()]
+    assert written.startswith(f"{most['part']} itself writes most towards the answer")
+    assert f"{most['value']:.1f} logits" in written
+    heads = done.tables["direct-and-total-by-head"]
+    costly = heads.loc[heads["total"].idxmax()]
+    assert lost.startswith(f"Without {costly['part']}, {costly['total']:.1f} logits")
+    assert "100\u00a0% of the prompts that ask for it, and in 0\u00a0% of those" in control
+    report.html()  # every link leads somewhere
+
+
+def contrast_of(*, lead: tuple, top: tuple, n: int = 20) -> Contrast:
+    """Per layer, whether the logit difference and the top token tell clean from corrupted."""
+    rows = []
+    for layer, (leads, tops) in enumerate(zip(lead, top, strict=True)):
+        for what, holds in ((DIFFERENCE, leads), (FIRST, tops)):
+            rows.append(
+                {
+                    "lens": "plain",
+                    "layer": layer,
+                    "what": what,
+                    "clean": 1.0,
+                    "n": n,
+                    "corrupted": 0.0,
+                    "difference": 1.0,
+                    "low": 0.5 if holds else -0.5,
+                }
+            )
+    return clean_against_corrupted(pd.DataFrame(rows), "plain", 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("lead", "top", "middle", "said"),
+    [
+        ((0, 1, 1), (0, 1, 1), 1, "The answer can be read after 1 of 2 layers: from there on"),
+        ((1, 1, 1), (1, 1, 1), 0, "The answer can be read before the first layer"),
+        ((0, 0, 1), (0, 0, 1), 2, "The answer can be read only at the output"),
+        ((0, 1, 1), (0, 0, 1), 1, "The answer can be read only at the output"),
+        ((0, 1, 1), (0, 1, 0), 1, "After 1 of 2 layers the model leans towards the answer"),
+        ((1, 1, 1), (0, 0, 0), None, "Before the first layer the model leans towards the answer "
+         "where the prompt asks for it, but in half of the prompts or more another"),
+        ((1, 1, 0), (1, 1, 1), 0, "The answer appears at no layer"),
+    ],
+)  # fmt: skip
+def test_the_answer_is_true_of_every_outcome(lead, top, middle, said):
+    assert in_one_sentence(contrast_of(lead=lead, top=top), middle, 2).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("total", "written", "n", "said"),
+    [
+        (5.0, 0.1, 20, "it acts through later layers"),
+        (5.0, 4.0, 20, "Without L0 H1, 5.0 logits of the answer's lead are lost; it writes 4.0"),
+        (0.02, 0.1, 20, "none takes the answer along"),
+        (-3.0, 0.1, 20, "none takes the answer along"),
+        (1e-9, 1e-9, 1, "none takes the answer along"),
+        (2.0, 1.9, 1, "Without L0 H1, 2.0 logits"),
+    ],
+)
+def test_what_removing_a_head_takes_is_true_of_every_outcome(total, written, n, said):
+    report = Report("T", "Q?")
+    removed = pd.DataFrame(
+        {
+            "part": ["L0 H1", "L0 H0"],
+            "direct": [written, 0.0],
+            "n": n,
+            "total": [total, -4.0],
+            "total_stderr": np.nan if n == 1 else 0.01,
+        }
+    )
+    most_lost(report, removed, 1e-6)
+    assert said in report.findings[0] and len(report.findings[0].split()) <= 25
 
 
 def test_arrival_is_the_first_and_the_lasting_layer():

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from interp import stats
-from interp.report.spine import number
+from interp.report.spine import number, percent
 
 ON_CORRUPTED = ", corrupted"
 """Behind the name of a lens: the same lens on the corrupted prompts."""
@@ -21,7 +21,7 @@ DIFFERENCE, FIRST = "logit difference", "answer is the top token"
 AGAINST = ("lens", "layer", "what", "clean", "corrupted", "difference", "low?", "high?", "n")
 
 
-class Told(NamedTuple):
+class Contrast(NamedTuple):
     """What one lens says of clean against corrupted prompts."""
 
     table: pd.DataFrame
@@ -69,7 +69,7 @@ def _by_layer(read: pd.DataFrame) -> dict[int, pd.DataFrame]:
     }
 
 
-def told_of(table: pd.DataFrame, lens: str, noise: float) -> Told:
+def clean_against_corrupted(table: pd.DataFrame, lens: str, noise: float) -> Contrast:
     """What a lens says; differences up to `noise` are rounding."""
     own = table[table["lens"] == lens]
     rows = own[own["what"] == DIFFERENCE].sort_values("layer")
@@ -77,8 +77,8 @@ def told_of(table: pd.DataFrame, lens: str, noise: float) -> Told:
     fails = np.flatnonzero(~holds)
     layers = rows["layer"].to_numpy()
     if not len(holds) or not holds[-1]:
-        return Told(own, None)
-    return Told(own, int(layers[fails[-1] + 1 if len(fails) else 0]))
+        return Contrast(own, None)
+    return Contrast(own, int(layers[fails[-1] + 1 if len(fails) else 0]))
 
 
 def in_words(row: pd.Series) -> str:
@@ -91,10 +91,10 @@ def in_words(row: pd.Series) -> str:
     )
 
 
-def nothing_told(told: Told, lens: str) -> str:
+def no_layer(contrast: Contrast, lens: str) -> str:
     """The sentence where no layer can be named."""
-    last = int(told.table["layer"].max())
-    row, top = told.at(last), told.at(last, FIRST)
+    last = int(contrast.table["layer"].max())
+    row, top = contrast.at(last), contrast.at(last, FIRST)
     if int(row["n"]) == 1:
         return (
             f"By the {lens}, of one pair nothing is sure: at the output {in_words(row)}. No layer "
@@ -103,6 +103,6 @@ def nothing_told(told: Told, lens: str) -> str:
     return (
         f"By the {lens}, no layer is named: at the output clean prompts do not differ from "
         f"corrupted ones beyond the noise ({in_words(row)}). The answer is the top token there in "
-        f"{top['clean']:.0%} of clean and {top['corrupted']:.0%} of corrupted prompts; what is "
-        "read whatever the prompt, such as a bias, is no answer to it."
+        f"{percent(top['clean'])} of clean and {percent(top['corrupted'])} of corrupted prompts; "
+        "what is read whatever the prompt, such as a bias, is no answer to it."
     )

@@ -22,7 +22,15 @@ from interp.methods.attribution import NONE, logit_attribution
 from interp.methods.baseline import metric_of
 from interp.report import Report, Section
 from interp.report.figures import bars, curves, heatmap, scatter
-from interp.report.spine import head_name, listed, no_effect, plus_minus
+from interp.report.spine import (
+    head_name,
+    listed,
+    no_effect,
+    number,
+    percent,
+    plus_minus,
+    strongest,
+)
 
 INTERVAL = ("value", "stderr?", "low?", "high?")
 KEY = ["component", "layer", "head"]
@@ -59,17 +67,47 @@ class Split:
         return float(np.abs(self.values.sum(0) - self.total).max())
 
 
-def direct_sections(
-    report: Report, model: Any, pairs: Pairs, layers: list[int], config: Config, noise: float
-) -> None:
-    """The split by heads (or, where a norm stands between, by components), by neurons, and what
-    removing the heads does; left out and said where a logit is no sum of parts."""
+@dataclass(frozen=True, eq=False)
+class Direct:
+    """What every part writes towards the answer, and towards a random pair of tokens."""
+
+    split: Split
+    null: Split
+    table: pd.DataFrame
+    """`direct-parts`, in the order of the split."""
+    removed: pd.DataFrame | None
+    """`direct-and-total-by-head`; None where no head is split off."""
+
+
+def measure_direct(
+    report: Report, model: Any, pairs: Pairs, layers: list[int], config: Config
+) -> Direct | None:
+    """The split by heads (or, where a norm stands between, by components), and what removing the
+    heads does; None, and said, where a logit is no sum of parts."""
     by = _divisible(report, model, pairs)
     if by is None:
-        return
+        return None
     split = divide(model, pairs, pairs.answer, pairs.wrong, by, layers)
     null = divide(model, pairs, *_random_pair(model, pairs, config.seed), by, layers)
     table = _table(split, null)
+    heads = table[(table["component"] == "attn") & (table["head"] != NONE)]
+    if by == "head" and heads.empty:
+        report.skip("Removing heads: no layer is split into heads.")
+    removed = None if heads.empty else _removed(model, pairs, heads, config)
+    return Direct(split, null, table, removed)
+
+
+def direct_sections(
+    report: Report,
+    model: Any,
+    pairs: Pairs,
+    layers: list[int],
+    direct: Direct,
+    config: Config,
+    noise: float,
+) -> None:
+    """The evidence behind the split: its parts, neurons, and the heads removed."""
+    split, null, table = direct.split, direct.null, direct.table
     shown = table.reindex(table["value"].abs().nlargest(config.top).index)
     shown = shown.sort_values("value", ascending=False, kind="stable")
     section = report.section(
@@ -81,18 +119,55 @@ def direct_sections(
     )
     _draw(section, split, null, table, shown)
     section.table(
-        table.reindex(table["value"].abs().sort_values(ascending=False, kind="stable").index),
+        strongest(table, by="value"),
         "All parts, the largest first, with what they come to for a random pair of tokens",
-        name="direct-parts", missing=("stderr", "low", "high", "random_low", "random_high"),
+        name="direct-parts",
+        missing=("stderr", "low", "high", "random_low", "random_high"),
         rows=config.top,
-    )  # fmt: skip
+    )
     _tell(report, split, table, shown, config, noise)
     if config.neurons:
         _neurons(report, section, model, pairs, layers, config)
     else:
         report.skip("Single neurons: neurons is off.")
-    if by == "head":
-        _removed(report, model, pairs, table, config, noise)
+    if direct.removed is not None:
+        _show_removed(report, direct.removed, noise)
+
+
+def most_written(report: Report, direct: Direct, noise: float) -> None:
+    """The part that writes most of the answer itself, where one clearly does."""
+    table, total = direct.table, float(direct.split.total.mean())
+    row = table.loc[table["value"].idxmax()]
+    by_chance = max(noise, float(table["random_pair"].abs().max()))
+    clear = row["value"] > by_chance and not row["low"] <= 0
+    report.finding(
+        f"{row['part']} itself writes most towards the answer: {number(row['value'], 'z.1f')} "
+        f"logits of its lead over the wrong one, which is {number(total, 'z.1f')} in all."
+        if clear
+        else "No part clearly writes the answer itself: none writes more towards it than parts do "
+        "towards random tokens.",
+        at="direct-parts-figure",
+    )
+
+
+def most_lost(report: Report, removed: pd.DataFrame, noise: float) -> None:
+    """The head whose removal takes most of the answer, beside what it writes itself."""
+    row = removed.loc[removed["total"].idxmax()]
+    needed = 0.0 if int(row["n"]) < 2 else stats.errors_needed(int(row["n"]), len(removed))
+    lost, written = float(row["total"]), float(row["direct"])
+    if lost <= max(noise, needed * float(np.nan_to_num(row["total_stderr"]))):
+        text = "Of the heads that write most, none takes the answer along when it is removed."
+    elif lost > 2 * max(written, noise):
+        text = (
+            f"Without {row['part']}, {number(lost, 'z.1f')} logits of the answer's lead are lost, "
+            f"though it writes {number(written, 'z.1f')} itself: it acts through later layers."
+        )
+    else:
+        text = (
+            f"Without {row['part']}, {number(lost, 'z.1f')} logits of the answer's lead are lost; "
+            f"it writes {number(written, 'z.1f')} itself."
+        )
+    report.finding(text, at="direct-and-total")
 
 
 def divide(
@@ -246,12 +321,11 @@ def _tell(
     sum_of, left = stats.mean(carried), stats.mean(rest)
     share = ""
     if abs(total.value) > 2 * np.nan_to_num(total.stderr) and total.value != 0:
-        share = f", {float(sum_of.value / total.value):.0%} of it,"
+        share = f", {percent(float(sum_of.value / total.value))} of it,"
     report.finding(
-        f"The mean logit difference is {plus_minus(total.value, total.stderr)}. The "
-        f"{len(shown)} parts shown write {plus_minus(sum_of.value, sum_of.stderr)}"
-        f"{share} and the other {len(table) - len(shown)} parts "
-        f"{plus_minus(left.value, left.stderr)}."
+        f"The mean logit difference is {_with_error(total)}. The {len(shown)} parts shown write "
+        f"{_with_error(sum_of)}{share} and the other {len(table) - len(shown)} parts "
+        f"{_with_error(left)}."
     )
     report.sure(
         f"All {len(table)} parts add up to the logit difference of every prompt to within "
@@ -279,6 +353,11 @@ def _tell(
         else "Direct attribution counts what a part says to the unembedding with the norm's scale "
         "held; a part that acts through later layers shows nothing here."
     )
+
+
+def _with_error(estimate: stats.Estimate) -> str:
+    """A mean over prompts with its standard error."""
+    return plus_minus(float(estimate.value), float(estimate.stderr))
 
 
 def _both_ways(table: pd.DataFrame, noise: float, most: int = 3) -> str:
@@ -337,15 +416,10 @@ def _neurons(
     )
 
 
-def _removed(
-    report: Report, model: Any, pairs: Pairs, table: pd.DataFrame, config: Config, noise: float
-) -> None:
-    """Zeroes each of the heads that write most, where the answer is expected."""
-    heads = table[(table["component"] == "attn") & (table["head"] != NONE)]
-    if heads.empty:
-        report.skip("Removing heads: no layer is split into heads.")
-        return
-    heads = heads.reindex(heads["value"].abs().nlargest(config.top).index)
+def _removed(model: Any, pairs: Pairs, heads: pd.DataFrame, config: Config) -> pd.DataFrame:
+    """Each of the heads that write most set to zero where the answer is expected:
+    `direct-and-total-by-head`."""
+    heads = strongest(heads, config.top, by="value")
     nodes = [
         {"row": i, "site": "attn.hook_z", "layer": row["layer"], "head": row["head"], "role": "end"}
         for i, (_, row) in enumerate(heads.iterrows())
@@ -365,6 +439,11 @@ def _removed(
         }
     )
     frame.attrs = swept.attrs
+    return frame
+
+
+def _show_removed(report: Report, frame: pd.DataFrame, noise: float) -> None:
+    """What removing the heads does, beside what they write."""
     section = report.section(
         "What removing these heads does",
         "Direct attribution is no cause. Here the output of each of these heads is set to zero "

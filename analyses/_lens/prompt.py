@@ -6,10 +6,11 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from interp.data.tasks import Pairs
 from interp.methods.lens import TunedLens, logit_lens, top_tokens
-from interp.report import Report
+from interp.report import Report, Section
 from interp.report.figures import heatmap
 
 PLACES = ("lens", "layer", "pos", "token", "top_token", "top_prob", "entropy", "kl", "answer_rank")
@@ -43,10 +44,8 @@ def prompt_section(
     frame = _positions(model, one, layers, lens)
     plain = frame[frame["lens"] == "plain"]
     names = {"pos": _names(model, one)}
-    _ranks(section, plain, names, "ranks-over-the-prompt", "logit lens")
     if lens is not None:
-        tuned = frame[frame["lens"] == "tuned"]
-        _ranks(section, tuned, names, "ranks-over-the-prompt-tuned", "tuned lens")
+        ranks_figure(section, model, one, layers, lens)
     drawn = _fitting(plain)[["layer", "pos", "token", "top_token", "top_prob"]]
     sure = drawn.loc[drawn["top_prob"].idxmax()]
     figure = heatmap(
@@ -90,19 +89,29 @@ def _positions(model: Any, one: Pairs, layers: list[int], lens: TunedLens | None
     return frame.rename(columns={"rank": "answer_rank"})[list(PLACES)]
 
 
-def _ranks(section: Any, frame: pd.DataFrame, names: dict, name: str, lens: str) -> None:
-    drawn = _fitting(frame)
+def ranks_figure(
+    section: Section, model: Any, one: Pairs, layers: list[int], lens: TunedLens | None
+) -> None:
+    """The answer's rank behind each token of a prompt, by layer."""
+    reader = "logit lens" if lens is None else "tuned lens"
+    frame = _positions(model, one, layers, lens)
+    drawn = _fitting(frame[frame["lens"] == ("plain" if lens is None else "tuned")])
     drawn = drawn.assign(log10_rank=np.log10(drawn["answer_rank"]))[list(CELLS)]
-    best = drawn[drawn["pos"] == drawn["pos"].max()]
+    last = drawn[drawn["pos"] == drawn["pos"].max()]
     figure = heatmap(
-        drawn, rows="layer", columns="pos", value="log10_rank", names=names, diverging=False,
-        axis=f"log₁₀ rank of the answer, {lens} (0, pale: the top token)",
-        titles={"pos": "token that was read last"},
-        alt=f"Rank of the answer by layer and position in the first prompt, {lens}. Behind the "
-        f"last token it goes from {int(best['answer_rank'].iloc[0]):,} to "
-        f"{int(best['answer_rank'].iloc[-1]):,}.",
+        drawn, rows="layer", columns="pos", value="answer_rank", names={"pos": _names(model, one)},
+        ranks=True, axis="rank of the answer among all tokens (1: the likeliest)",
+        titles={"pos": "token that was read last", "layer": "layers passed"},
+        alt=f"Rank of the answer by layer and position in the first prompt, {reader}. Behind the "
+        f"last token it goes from {int(last['answer_rank'].iloc[0]):,} to "
+        f"{int(last['answer_rank'].iloc[-1]):,}.",
     )  # fmt: skip
-    section.figure(figure, f"The answer's rank behind each token, {lens}", name=name)
+    answer = "".join(token_words(model, one.answer.reshape(-1)[:1]).tolist()).strip()
+    section.figure(
+        figure, f"Rank of the answer “{answer}” in the first prompt, read by the {reader} behind "
+        "each token; it is asked for behind the last",
+        name="ranks-over-the-prompt" + ("" if lens is None else "-tuned"),
+    )  # fmt: skip
 
 
 def _fitting(frame: pd.DataFrame) -> pd.DataFrame:
@@ -115,8 +124,9 @@ def _names(model: Any, one: Pairs) -> list[str]:
     return token_words(model, pd.Series(one.clean.ids[0].tolist())).tolist()
 
 
-def token_words(model: Any, ids: pd.Series) -> pd.Series:
+def token_words(model: Any, ids: pd.Series | Tensor) -> pd.Series:
     """Each id as its piece of text; as its number where the model has no tokenizer."""
+    ids = pd.Series(ids.tolist()) if isinstance(ids, Tensor) else ids
     distinct = ids.unique().tolist()
     pieces = map(str, distinct) if model.tokenizer is None else model.tokenizer.str_tokens(distinct)
     known = dict(zip(distinct, pieces, strict=True))

@@ -15,11 +15,11 @@ from analyses._lens.corrupted import (
     DIFFERENCE,
     FIRST,
     ON_CORRUPTED,
-    Told,
+    Contrast,
     against,
+    clean_against_corrupted,
     in_words,
-    nothing_told,
-    told_of,
+    no_layer,
 )
 from analyses._lens.prompt import PROMPT_TABLES, prompt_section, token_words
 from interp import stats
@@ -27,7 +27,7 @@ from interp.data.tasks import Pairs
 from interp.methods.lens import TunedLens, logit_lens, random_lens
 from interp.report import Report, Section
 from interp.report.figures import curves
-from interp.report.spine import number
+from interp.report.spine import number, percent
 
 DRAWN = ("curve", "layer", "value", "low", "high")
 ARRIVAL = ("lens", "example", "first_top?", "top_for_good?", "ahead_for_good?")
@@ -62,16 +62,22 @@ def lens_sections(
     pairs: Pairs,
     layers: list[int],
     lens: TunedLens | None,
+    read: pd.DataFrame,
     config: Config,
     noise: float,
 ) -> None:
     """Findings and evidence of all lenses at the answer, then over the first prompt. Differences up
     to `noise` are rounding."""
-    read = read_lenses(model, pairs, layers, lens, config.seed)
     summary, arrived, both = by_layer(read), arrival(read), against(read)
     for name in (one for one in LENSES if one in set(read["lens"])):
         own = arrived[arrived["lens"] == name]
-        _tell(report, told_of(both, name, noise), own, LENSES[name], model.cfg.n_layers)
+        _tell(
+            report,
+            clean_against_corrupted(both, name, noise),
+            own,
+            LENSES[name],
+            model.cfg.n_layers,
+        )
     _controls(report, summary, both, config)
     section = report.section(
         "Layer by layer, where the answer is expected",
@@ -254,43 +260,84 @@ def _curve(rows: pd.DataFrame, label: str) -> pd.DataFrame:
     return rows[["layer", "value"]].assign(curve=label, low=low, high=high)[list(DRAWN)]
 
 
-def _tell(report: Report, told: Told, arrived: pd.DataFrame, lens: str, n_layers: int) -> None:
+def _tell(
+    report: Report, contrast: Contrast, arrived: pd.DataFrame, lens: str, n_layers: int
+) -> None:
     """From which layer on clean prompts differ from corrupted ones, and when the answer is on top:
     only where it is less often so on corrupted prompts."""
-    if told.layer is None:
-        report.finding(nothing_told(told, lens))
+    if contrast.layer is None:
+        report.finding(no_layer(contrast, lens))
         return
     report.finding(
-        f"By the {lens}, clean prompts differ from corrupted ones from layer {told.layer} on: "
-        f"there {in_words(told.at(told.layer))}. {_on_top(told, arrived)} (layer l: what layer l "
-        f"reads; {n_layers}: the output)."
+        f"By the {lens}, clean prompts differ from corrupted ones from layer {contrast.layer} on: "
+        f"there {in_words(contrast.at(contrast.layer))}. {_on_top(contrast, arrived)} "
+        f"(layer l: what layer l reads; {n_layers}: the output)."
     )
-    jump = _jump(told)
+    jump = growth(contrast)
     if jump:
         report.finding(f"By the {lens}, {jump}.")
 
 
-def _on_top(told: Told, arrived: pd.DataFrame) -> str:
+def in_one_sentence(contrast: Contrast, middle: int | None, n_layers: int) -> str:
+    """The answer of the report: after how many layers the answer of the task can be read. `middle`
+    is the layer from which it stays the top token, in half of the prompts or more."""
+    if contrast.layer is None:
+        return (
+            "One pair of prompts cannot tell at which layer the answer appears."
+            if int(contrast.table["n"].iloc[0]) == 1
+            else "The answer appears at no layer: it is read as clearly from prompts that ask for "
+            "another."
+        )
+    layers = sorted(set(contrast.table["layer"]))
+    late = [layer for layer in layers if middle is not None and layer >= middle]
+    told_apart = [all(contrast.sure(after, FIRST) for after in late[i:]) for i in range(len(late))]
+    if True in told_apart:
+        reached = late[told_apart.index(True)]
+        return (
+            f"The answer can be read {_after(reached, n_layers)}: from there on it is the "
+            "likeliest token where the prompt asks for it, and not where it asks for another."
+        )
+    leans = (
+        f"{_capital(_after(contrast.layer, n_layers))} the model leans towards the answer where "
+        "the prompt asks for it, but"
+    )
+    if middle is None:
+        return f"{leans} in half of the prompts or more another token stays likelier."
+    return f"{leans} it is the likeliest token about as often where another is asked for."
+
+
+def _after(layer: int, n_layers: int) -> str:
+    """Behind how many layers what layer `layer` reads stands."""
+    return {0: "before the first layer", n_layers: "only at the output"}.get(
+        layer, f"after {layer} of {n_layers} layers"
+    )
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _on_top(contrast: Contrast, arrived: pd.DataFrame) -> str:
     """When the answer is first the top token, if corrupted prompts have it there less often."""
     first, stays = (_when(arrived[name]) for name in ("first_top", "top_for_good"))
-    middle = _middle(arrived["first_top"])
+    middle = middle_of(arrived["first_top"])
     if middle is None:
         return f"The answer is the top token at {first}"
-    layers = sorted(set(told.table["layer"]))
-    if told.sure(middle, FIRST):
+    layers = sorted(set(contrast.table["layer"]))
+    if contrast.sure(middle, FIRST):
         return (
             f"The answer is first the top token at {first} and stays so"
             f"{'' if first == stays else f' from {stays}'}"
         )
-    named = next((layer for layer in layers if told.sure(layer, FIRST)), None)
-    row = told.at(middle, FIRST)
+    named = next((layer for layer in layers if contrast.sure(layer, FIRST)), None)
+    row = contrast.at(middle, FIRST)
     return (
-        f"At layer {middle} it is the top token in {row['clean']:.0%} of clean and "
-        f"{row['corrupted']:.0%} of corrupted prompts, which may be chance or a bias; "
+        f"At layer {middle} it is the top token in {percent(row['clean'])} of clean and "
+        f"{percent(row['corrupted'])} of corrupted prompts, which may be chance or a bias; "
         + (
             f"more often on clean ones from layer {named}"
             if named is not None
-            and all(told.sure(layer, FIRST) for layer in layers if layer >= named)
+            and all(contrast.sure(layer, FIRST) for layer in layers if layer >= named)
             else "no layer is named for that"
         )
     )
@@ -301,16 +348,17 @@ def _controls(report: Report, summary: pd.DataFrame, both: pd.DataFrame, config:
     rank = summary[(summary["lens"] == TURNED) & (summary["what"] == RANKS["answer_rank"])]
     report.sure(
         f"Control: in streams turned at random (seed {config.seed}) the answer is the top token in "
-        f"at most {turned['value'].max():.0%} of the prompts at any layer, with median ranks of "
-        f"{rank['value'].min():.0f} and more; untouched, it ends as the top token in "
-        f"{_at_end(summary, FIRST):.0%}."
+        f"at most {percent(turned['value'].max())} of the prompts at any layer, with median "
+        f"ranks of {rank['value'].min():.0f} and more; untouched, it ends as the top token in "
+        f"{percent(_at_end(summary, FIRST))}."
     )
     top = both[(both["lens"] == PLAIN) & (both["what"] == FIRST)].sort_values("layer")
     last = top.iloc[-1]
     report.sure(
         "Control: read from the corrupted prompts, the same answer is the top token in "
-        f"{top['corrupted'].min():.0%} to {top['corrupted'].max():.0%} of them by layer, at the "
-        f"output in {last['corrupted']:.0%} (clean prompts {last['clean']:.0%})."
+        f"{percent(top['corrupted'].min())} to {percent(top['corrupted'].max())} of them by "
+        f"layer, at the output in {percent(last['corrupted'])} (clean prompts "
+        f"{percent(last['clean'])})."
     )
     others = RANKS["other_rank"]
     if others in set(summary["what"]):
@@ -324,7 +372,7 @@ def _controls(report: Report, summary: pd.DataFrame, both: pd.DataFrame, config:
         report.skip("The control with another prompt's answer: all prompts share one answer.")
 
 
-def _middle(layers: pd.Series) -> int | None:
+def middle_of(layers: pd.Series) -> int | None:
     """The median layer; None where it is never."""
     late = layers.astype(float).fillna(np.inf).to_numpy()
     middle = _quartiles(late)[1]
@@ -347,9 +395,9 @@ def _when(layers: pd.Series) -> str:
     return f"layer {middle:.0f} (median; quartiles {ends}{most})"
 
 
-def _jump(told: Told) -> str | None:
+def growth(contrast: Contrast) -> str | None:
     """Across which layer what tells clean from corrupted prompts grows most."""
-    own = told.table[told.table["what"] == DIFFERENCE].sort_values("layer")
+    own = contrast.table[contrast.table["what"] == DIFFERENCE].sort_values("layer")
     steps = own["difference"].diff().iloc[1:]
     if steps.empty or steps.max() <= 0:
         return None
