@@ -79,6 +79,11 @@ def test_intervals_are_computed_in_double_precision(dtype):
     ratio = stats.ratio_of_means(values[:1], values[1])
     assert {array.dtype for array in ratio} == {np.dtype(float)}
     assert ratio.value == pytest.approx(0.75, abs=1e-15)
+    grouped, doubled = (
+        stats.clustered_mean(given[0], np.array([0, 0, 1, 1, 2]))
+        for given in (values, values.astype(float))
+    )
+    assert grouped == doubled and {array.dtype for array in grouped} == {np.dtype(float)}
 
 
 def test_a_ratio_of_means_is_taken_row_by_row():

@@ -101,8 +101,9 @@ def paired_difference_of_shares(
 
 def clustered_mean(values: np.ndarray, groups: np.ndarray) -> Estimate:
     """The mean of values [n] whose groups are drawn as wholes, with a normal 95 % interval."""
-    stderr, _ = _clustered(np.asarray(values, float), np.asarray(groups))
-    return _around(np.asarray(np.mean(values)), np.asarray(stderr))
+    values = np.asarray(values, float)
+    stderr, _ = _clustered(values, np.asarray(groups))
+    return _around(np.asarray(values.mean()), np.asarray(stderr))
 
 
 def _clustered(values: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
