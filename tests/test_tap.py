@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from interp.core.sites import UnknownSite
 from interp.core.tap import SILENT, EditError, Tap
 
+from .device.pretend import DEVICE
 from .strategies import configs, random_model, small_config
 
 IDS = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
@@ -312,3 +313,11 @@ def test_a_gradient_is_asked_of_a_read_that_has_none(model):
     assert Tap(model.sites, reads=["hook_embed"], grad=True)("hook_embed", inner) is inner
     edited = Tap(model.sites, fwd_hooks=[("hook_embed", zero)], grad=True)
     assert edited.changes("hook_embed") and not edited.changes("hook_logits")
+
+
+def test_positions_are_picked_on_the_device_of_the_tensor(model):
+    x = torch.randn(2, 4, model.cfg.d_model)
+    tap = Tap(model.sites, reads=["hook_embed"], pos=[3, 1], device="cpu")
+    there = x.to(DEVICE)
+    assert tap("hook_embed", there) is there
+    assert torch.equal(tap.values["hook_embed"], x[:, [3, 1]])

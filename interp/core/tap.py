@@ -175,10 +175,10 @@ class Tap:
 def _same_weights(ours: nn.ModuleList | None, theirs: nn.ModuleList) -> bool:
     if ours is theirs or ours is None:
         return ours is theirs
-    a, b = ours.state_dict(), theirs.state_dict()
-    return a.keys() == b.keys() and all(
-        one.device == other.device and torch.equal(one, other)
-        for one, other in zip(a.values(), b.values(), strict=True)
+    weights, others = ours.state_dict(), theirs.state_dict()
+    return weights.keys() == others.keys() and all(
+        weight.device == others[name].device and torch.equal(weight, others[name])
+        for name, weight in weights.items()
     )
 
 
