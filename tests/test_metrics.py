@@ -15,6 +15,7 @@ from interp.core.finite import NotFinite
 from interp.core.tokens import Tokens
 from interp.sweeps.metrics import Bound
 
+from .device.pretend import DEVICE
 from .strategies import random_model, small_config
 
 LOGITS = [[1.0, 3.0, 3.0, 2.0], [0.0, 0.0, 0.0, 0.0], [4.0, 3.0, 2.0, 1.0]]
@@ -107,9 +108,10 @@ def model():
 
 def measure(metric, model, tokens: Tokens) -> np.ndarray:
     """The numbers of `EXAMPLES`, from `OUTPUTS`."""
-    bound = metric.bind(model, tokens, BASE.__getitem__)
-    read = bound.pick(OUTPUTS[bound.reads][EXAMPLES], EXAMPLES)
-    value = metrics.measured(bound, read, EXAMPLES, WHERE)
+    examples = EXAMPLES.to(model.device)
+    bound = metric.bind(model, tokens, lambda reads: BASE[reads].to(model.device))
+    read = bound.pick(OUTPUTS[bound.reads].to(model.device)[examples], examples)
+    value = metrics.measured(bound, read, examples, WHERE)
     assert value.dtype == torch.float64
     return value.numpy()
 
@@ -223,6 +225,9 @@ def test_a_pooled_cosine_is_that_of_the_mean_of_the_real_tokens(model, side, own
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: metrics.cosine(torch.zeros(32)), "^direction is zero"),
+        (lambda: metrics.pooled_cosine(torch.eye(3)[:, :2]), "^target holds a vector that is zero"),
+        (lambda: metrics.pooled_cosine([[1.0, float("nan")]]), "^target is not finite"),
         (lambda: metrics.cosine(torch.ones(5)), "5 of 32 entries"),
         (lambda: metrics.pooled_cosine(torch.ones(2, 32)), r"shape \[2, 32\], .*one vector per"),
         (lambda: metrics.pooled_cosine(torch.ones(3, 5)), r"shape \[3, 5\], .*one vector per"),
@@ -231,6 +236,21 @@ def test_a_pooled_cosine_is_that_of_the_mean_of_the_real_tokens(model, side, own
 def test_directions_that_do_not_fit_the_run_are_refused(unchecked, model, make, message):
     with pytest.raises(ValueError, match=message):
         make().bind(model, padded("right"), BASE.__getitem__)
+
+
+@pytest.mark.parametrize("pos", [None, 1, "role", [0, 2, 1]], ids=str)
+def test_a_metric_on_another_device_has_the_cpus_numbers(model, pos):
+    """Ids, positions and vectors come from the CPU, the output lies on a device of its own."""
+    tokens, direction, target = padded("right"), normal(D_MODEL, seed=5), normal(3, 32, seed=6)
+    elsewhere = random_model(small_config(d_vocab=D_VOCAB, d_model=D_MODEL)).to(DEVICE)
+    every = [made(name, pos) for name in BY_HAND] + [
+        metrics.kl("all"), metrics.loss(), metrics.cosine(direction, pos),
+        metrics.pooled_cosine(), metrics.pooled_cosine(target), metrics.function(scores),
+    ]  # fmt: skip
+    for metric in every:
+        found = measure(metric, elsewhere, tokens.to(DEVICE))
+        np.testing.assert_allclose(found, measure(metric, model, tokens), rtol=1e-12)
+    assert metrics.single_answer(torch.tensor([2, 2]).to(DEVICE))
 
 
 # What a metric reads ------------------------------------------------------------------------------
@@ -294,6 +314,14 @@ def scores(output, examples):
     return output[:, 0, 0] + 100 * examples
 
 
+def by_place(output, rows):
+    return scores(output, rows)
+
+
+def with_default(output, scale=1.0, examples=None):
+    return scale * scores(output, examples)
+
+
 class Scores:
     def __call__(self, output):
         return output[:, 0, 0]
@@ -301,9 +329,11 @@ class Scores:
 
 @pytest.mark.parametrize("of", ["logits", "residual"])
 def test_a_function_reads_what_it_is_of(model, of):
-    metric = metrics.function(scores, of=of)
     expected = OUTPUTS[of][EXAMPLES, 0, 0] + 100 * EXAMPLES
-    assert (measure(metric, model, padded("left")) == expected.numpy()).all()
+    for fn in (scores, by_place, with_default):
+        metric = metrics.function(fn, of=of)
+        assert (measure(metric, model, padded("left")) == expected.numpy()).all()
+        assert metric.whole is None
     assert (measure(metrics.function(Scores(), of=of), model, padded("left"))
             == OUTPUTS[of][EXAMPLES, 0, 0].numpy()).all()  # fmt: skip
 
@@ -320,6 +350,8 @@ def test_a_function_bears_the_name_it_is_given_or_has():
 def test_a_function_of_a_cache_names_its_sites(model):
     metric = metrics.cache_function(scores, ["z", ("hook_resid_pre", 0)])
     bound = metric.bind(model, padded("right"), BASE.__getitem__)
+    cache = torch.ones(4, 1, 1)  # stands for one
+    assert bound.measure(bound.pick(cache, EXAMPLES), EXAMPLES).tolist() == [201, 1, 101, 201]
     assert bound.reads == "cache" and bound.sites == tuple(
         name for name in model.sites.names
         if name.endswith("attn.hook_z") or name == "blocks.0.hook_resid_pre"
@@ -336,6 +368,8 @@ def test_a_function_that_cannot_be_called_is_told_how_it_should_be(unchecked, ma
         make(lambda a, b, c: a)
     with pytest.raises(ValueError, match=r"^fn is 3, not a function"):
         make(3)
+    with pytest.raises(ValueError, match="of='words': expected 'logits' or 'residual'"):
+        metrics.function(scores, of="words")
 
 
 # Answers and positions ----------------------------------------------------------------------------

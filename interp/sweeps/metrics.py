@@ -52,9 +52,8 @@ class Bound:
     """The sites of the cache that is read."""
 
     def pick(self, out: Any, examples: Int[Tensor, " rows"]) -> Any:
-        """What the metric reads of a whole output [rows pos width]; of a cache, all."""
-        if self.reads == "cache":
-            return out
+        """What the metric reads of a whole output [rows pos width]; of a cache, which has no
+        positions or ids, all."""
         if self.positions is not None:
             at = self.positions[examples][:, :, None].expand(-1, -1, out.shape[-1])
             out = out.gather(1, at)
@@ -279,11 +278,11 @@ def _bind_all(
 
 def _rank(logits: Float[Tensor, "rows d_vocab"], ids: Int[Tensor, "rows k"]) -> Tensor:
     best = logits.gather(-1, ids).amax(-1, keepdim=True)
-    return (logits >= best).sum(-1).to(logits)
+    return (logits >= best).sum(-1)
 
 
 def _is_top(logits: Float[Tensor, "rows d_vocab"], ids: Int[Tensor, "rows k"]) -> Tensor:
-    return (logits.argmax(-1, keepdim=True) == ids).any(-1).to(logits)
+    return (logits.argmax(-1, keepdim=True) == ids).any(-1)
 
 
 def _bind_divergence(
@@ -296,19 +295,18 @@ def _bind_divergence(
 ) -> Bound:
     everywhere = isinstance(pos, str) and pos == "all"
     positions = None if everywhere else one_position(pos, tokens)
-    reads = Bound(lambda x, examples: x, positions=positions)
-    every = torch.arange(len(tokens), device=tokens.device)
-    before = wide(reads.pick(base("logits"), every)).log_softmax(-1)
     real = tokens.real
 
     def measure(x: Tensor, examples: Tensor) -> Tensor:
         per_position = divergence(before[examples], wide(x).log_softmax(-1))
         if not everywhere:
             return per_position[:, 0]
-        weights = real[examples].to(per_position)
-        return (per_position * weights).sum(1) / weights.sum(1)
+        counted = real[examples]
+        return (per_position * counted).sum(1) / counted.sum(1)
 
-    return Bound(measure, positions=positions)
+    bound = Bound(measure, positions=positions)
+    before = wide(bound.pick(base("logits"), torch.arange(len(tokens)))).log_softmax(-1)
+    return bound
 
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:
@@ -350,7 +348,7 @@ def _bind_cosine(
         raise ValueError(f"the direction has {len(direction)} of {model.cfg.d_model} entries")
 
     def measure(x: Tensor, examples: Tensor) -> Tensor:
-        return torch.cosine_similarity(x[:, 0], direction.to(x)[None], dim=-1)
+        return torch.cosine_similarity(x[:, 0], direction.to(x)[None])
 
     return Bound(measure, reads="residual", positions=one_position(pos, tokens))
 
@@ -358,19 +356,18 @@ def _bind_cosine(
 def _bind_pooled_cosine(
     model: HookedTransformer, tokens: Tokens, base: Base, *, target: Float[Tensor, "..."] | None
 ) -> Bound:
-    weights = tokens.real.to(model.dtype)[..., None]
+    real = tokens.real[..., None]
 
     def pooled(x: Tensor, examples: Tensor) -> Tensor:
-        counted = weights[examples]
-        return (x * counted).sum(1) / counted.sum(1)
+        return (x * real[examples]).sum(1)  # of a cosine the length does not matter
 
-    every = torch.arange(len(tokens), device=tokens.device)
+    every = torch.arange(len(tokens))
     aim = pooled(base("residual"), every) if target is None else target.to(model.like)
     if aim.shape != (len(tokens), model.cfg.d_model):
         raise ValueError(f"target has shape {list(aim.shape)}, expected one vector per example")
 
     def measure(x: Tensor, examples: Tensor) -> Tensor:
-        return torch.cosine_similarity(pooled(x, examples), aim[examples], dim=-1)
+        return torch.cosine_similarity(pooled(x, examples), aim[examples])
 
     return Bound(measure, reads="residual")
 
@@ -442,7 +439,7 @@ def one_position(pos: Where, tokens: Tokens) -> Int[Tensor, "batch 1"]:
         if pos not in tokens.roles:
             known = ", ".join(tokens.roles) or "none"
             raise ValueError(f"pos={pos!r}: these tokens have the roles {known}")
-        return tokens.roles[pos].to(tokens.device)[:, None]
+        return tokens.roles[pos][:, None]
     at = index_tensor(pos, width, "pos").to(tokens.device)
     if at.shape not in ((), (batch,)):
         raise ValueError(
