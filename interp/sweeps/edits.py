@@ -47,9 +47,8 @@ class Rows(NamedTuple):
 
     def of(self, at: Sequence[int]) -> Rows:
         """Some of them."""
-        index = torch.as_tensor(at, device=self.examples.device)
         return self._replace(
-            examples=self.examples[index],
+            examples=self.examples[list(at)],
             nodes=[self.nodes[int(i)] for i in at],
             numbers=[self.numbers[int(i)] for i in at],
         )
@@ -190,7 +189,7 @@ def edited_positions(
         rows = torch.arange(len(counted), device=counted.device)
         for pos, role in places:
             at = slice(None) if pos is None else pos
-            found[name][rows, at if role is None else counted.roles[role].to(rows)] = True
+            found[name][rows, at if role is None else counted.roles[role]] = True
     return found
 
 
@@ -398,9 +397,8 @@ def _read(
 def _from_start(values: Tensor, rows: Rows) -> Tensor:
     """A whole run's values from the position on at which the tensor begins."""
     axis = rows.site.pos_axis
-    if rows.start == 0 or values.shape[axis] == 1:
-        return values
-    return values.narrow(axis, rows.start, values.shape[axis] - rows.start)
+    width = values.shape[axis]
+    return values if width == 1 else values.narrow(axis, rows.start, width - rows.start)
 
 
 def _mean(x: Tensor, site: Site, tokens: Tokens, per: str) -> Tensor:
