@@ -270,7 +270,7 @@ def _bind_mean(
     read, other = _read(model, reference, sites), _accepted(model, reference)
     if per == "pos":
         _check_lengths(model, tokens, other, sites, "per='pos' needs equal length; use per='all'")
-        any_row = lambda real: real.any(0, keepdim=True)  # noqa: E731
+        any_row = lambda real: real.any(0)  # noqa: E731
         _check_real(model, tokens, other, sites, any_row, "every row of the reference")
     means = {name: _mean(x, model.sites[name], other, per) for name, x in read.items()}
     return lambda x, rows: _from_start(means[rows.site.name], rows).expand_as(x)
@@ -286,7 +286,7 @@ def _bind_resample(
 ) -> Replace:
     read, other = _read(model, reference, sites), _accepted(model, reference)
     _check_lengths(model, tokens, other, sites, "resampling needs equal length")
-    every_row = lambda real: real.all(0, keepdim=True)  # noqa: E731
+    every_row = lambda real: real.all(0)  # noqa: E731
     _check_real(model, tokens, other, sites, every_row, "a row of the reference")
     size = next(iter(read.values())).shape[0]
 
