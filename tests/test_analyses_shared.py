@@ -32,7 +32,7 @@ def told(model, config):
 def test_a_model_that_can_do_the_task_is_not_warned_of(tinyworld):
     report = told(tinyworld, TaskConfig(n=20))
     assert not report.warnings
-    assert "100% of 20" in report.certainty[0]
+    assert "100\u00a0% of 20" in report.certainty[0]
 
 
 def test_a_model_at_chance_is_named_first_and_in_red():

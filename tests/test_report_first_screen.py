@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import pandas as pd
@@ -17,6 +18,11 @@ from tests.patterns import patterns, words
 from tests.test_report import HOSTILE, Page, figure
 
 FRAME = pd.DataFrame({"layer": [0, 1], "effect": [0.5, -0.25]})
+
+
+@functools.cache
+def drawn():
+    return figure()
 
 
 def order(text: str, *parts: str) -> None:
@@ -36,7 +42,7 @@ def whole() -> Report:
     page.section("Where").one_head(viewer, 1, 2, "Its attention")
     page.finding("It copies; see the others.", at="#head-L1H2", links={"others": "effects"})
     opening = report.answer("L1 H2 copies the name.", links={"L1 H2": "heads/L1H2.html"})
-    opening.figure(figure(), "The map", name="map")
+    opening.figure(drawn(), "The map", name="map")
     report.finding("First, at the map.", at="map")
     report.finding("L1 H2, not L1 H20, is second.", at="effects", links={"L1 H2": "#head-L1H2"})
     report.finding("Third.", at="heads/L1H2.html#head-L1H2-prompt2")
@@ -132,7 +138,7 @@ def test_without_an_answer_the_first_finding_and_the_first_picture_stand_in(tmp_
     report = Report("t", "q")
     section = report.section("Prompts", "What was asked.")
     section.table(FRAME, "Prompts", name="prompts")
-    report.section("Alone").figure(figure(), "The map", name="map")
+    report.section("Alone").figure(drawn(), "The map", name="map")
     for at in range(6):
         report.finding(f"Finding {at}.", at="map")
     text = Page(report.html()).text
@@ -213,3 +219,28 @@ def test_hostile_sentences_are_links_of_text(text):
     links = {one.attrs["href"] for one in inline if one.type == "link_open"}
     assert links == {"index.html#e", "e.csv"}
     assert not {one.type for one in inline} & {"html_inline", "image"}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("23% of it", "23\u00a0% of it"),
+        ("23 % of it", "23\u00a0% of it"),
+        ("23\u202f% of 4.5% and −1%", "23\u00a0% of 4.5\u00a0% and −1\u00a0%"),
+        ("say “ John” and “   of”", "say “John” and “of”"),
+        ("the token “ ” is a space", "the token “ ” is a space"),
+        ("a%20b, %, 5 %s", "a%20b, %, 5 %s"),
+    ],
+)
+def test_numbers_and_quotes_have_one_spelling(text, shown):
+    report = Report("t", "q")
+    for add in (report.warn, report.finding, report.sure, report.doubt, report.skip):
+        add(text)
+    report.answer(text)
+    section = report.section("s", text)
+    section.note(text)
+    words = [*report.warnings, *report.findings, *report.certainty, *report.doubts]
+    assert {*words, *report.skipped, report.headline, section.text} == {shown}
+    assert section.items[0].text == shown
+    section.table(pd.DataFrame({"share": [0.234]}), "Shares", formats={"share": ".0%"})
+    assert section.items[-1].cells == [["23\u00a0%"]]

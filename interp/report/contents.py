@@ -24,7 +24,7 @@ from interp.core.visible import one_line
 
 from .attention import Attention, check_patterns, check_prompt, encode, heads_table
 from .table import SHOWN_ROWS, Schema, Table, blank_columns, check_frame
-from .text import MAX_CELL, shorten, slug
+from .text import MAX_CELL, in_house_style, shorten, slug
 from .tokens import TokenText, check_tokens, tokens_table
 
 if TYPE_CHECKING:
@@ -82,10 +82,11 @@ class Sentence(str):
     def __new__(
         cls, text: str, at: str | None = None, links: Mapping[str, str] | None = None
     ) -> Sentence:
-        sentence = super().__new__(cls, text)
-        sentence.at, sentence.links = at, dict(links or {})
+        sentence = super().__new__(cls, in_house_style(text))
+        sentence.at = at
+        sentence.links = {in_house_style(words): to for words, to in (links or {}).items()}
         for words in sentence.links:
-            if not whole_words([words]).search(text):
+            if not whole_words([words]).search(sentence):
                 raise ValueError(f"links={words!r}: these words do not stand in {shorten(text)!r}")
         return sentence
 
@@ -103,7 +104,7 @@ class Section:
         self, title: str, text: str, taken: set[str] | None, schema: Schema | None = None
     ) -> None:
         self.title = title
-        self.text = text
+        self.text = text if isinstance(text, Sentence) else in_house_style(text)
         self._schema = schema
         self.items: list[Exhibit | Note] = []
         self._taken = taken
@@ -203,7 +204,7 @@ class Section:
 
     def note(self, text: str) -> None:
         """Add a remark."""
-        self.items.append(Note(text))
+        self.items.append(Note(in_house_style(text)))
 
     def _unique(self, name: str | None, caption: str) -> str:
         """The name of an exhibit and its files: the one given, else one made of the caption. Raises
@@ -269,7 +270,7 @@ class Contents:
 
     def warn(self, text: str) -> None:
         """What the reader must know before anything else; it stands first, in red."""
-        self.warnings.append(text)
+        self.warnings.append(in_house_style(text))
 
     def answer(self, text: str, *, links: Mapping[str, str] | None = None) -> Section:
         """The answer in one sentence of plain words. Returns the opening section, without a
@@ -301,15 +302,15 @@ class Contents:
 
     def sure(self, text: str) -> None:
         """How sure: intervals, controls, sizes."""
-        self.certainty.append(text)
+        self.certainty.append(in_house_style(text))
 
     def doubt(self, text: str) -> None:
         """What would make it wrong."""
-        self.doubts.append(text)
+        self.doubts.append(in_house_style(text))
 
     def skip(self, text: str) -> None:
         """What was left out, and why."""
-        self.skipped.append(text)
+        self.skipped.append(in_house_style(text))
 
     def section(self, title: str, text: str = "") -> Section:
         """Open a section at the end of the report."""

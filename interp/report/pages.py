@@ -24,6 +24,9 @@ PAGE_BYTES = 20_000_000
 BRIEF = 200
 """Characters of a warning that stand on the first screen; the rest of it is folded."""
 
+LISTED = 60
+"""Characters of a heading in the list of contents."""
+
 
 def page_html(contents: Contents) -> str:
     """One page. Same contents, same text: no date in it (the manifest has that).
@@ -41,14 +44,17 @@ def page_html(contents: Contents) -> str:
         listed=_listed(contents, screen),
         facts=contents.facts(),
         pieces=partial(pieces, contents),
-        brief=partial(textwrap.shorten, width=BRIEF, placeholder=" …"),
+        brief=partial(_brief, most=BRIEF),
+        most=BRIEF,
         kind=lambda item: type(item).__name__,
     )
 
 
 def _listed(contents: Contents, screen: FirstScreen) -> list[tuple[str, str]]:
     """The sections of a page and their anchors, which no exhibit can have: a slug holds no "_"."""
-    numbered = [(shorten(one_line(s.title)), f"_{n}") for n, s in enumerate(screen.sections, 1)]
+    numbered = [
+        (_brief(one_line(s.title), LISTED), f"_{n}") for n, s in enumerate(screen.sections, 1)
+    ]
     return [
         *([("Further findings", "_further")] if screen.further else []),
         *numbered,
@@ -58,6 +64,11 @@ def _listed(contents: Contents, screen: FirstScreen) -> list[tuple[str, str]]:
         *([("What was skipped", "_skipped")] if contents.skipped else []),
         ("Where this comes from", "_origin"),
     ]
+
+
+def _brief(text: str, most: int) -> str:
+    """The beginning of a text, to the end of a word."""
+    return textwrap.shorten(text, most, placeholder=" …")
 
 
 def page_files(contents: Contents) -> dict[str, str]:

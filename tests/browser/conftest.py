@@ -46,8 +46,10 @@ def open_page(browser) -> Iterator[Open]:
         if "willReadFrequently" not in message:  # said of the tests' own look at a canvas
             faults.append(f"console: {message}")
 
-    def go(path: Path, address: str = "", *, width: int = 1280, **options) -> sync_api.Page:
-        context = browser.new_context(viewport={"width": width, "height": 800}, **options)
+    def go(
+        path: Path, address: str = "", *, width: int = 1280, height: int = 800, **options
+    ) -> sync_api.Page:
+        context = browser.new_context(viewport={"width": width, "height": height}, **options)
         contexts.append(context)
         context.set_offline(True)
         page = context.new_page()
