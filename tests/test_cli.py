@@ -288,3 +288,16 @@ def test_figures_for_a_paper_are_written_alone(planted, capsys):
     assert not list(out.rglob("*.html")) and not list(out.rglob("*.csv"))
     assert cli.main(["run", "embedding-arithmetic", "--out", str(out)]) == 0
     assert (out / "index.html").is_file()
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+@pytest.mark.parametrize(("words", "code"), [("list", 0), ("run nope", 2), ("models", 0)])
+def test_a_stream_that_is_closed_is_no_error(closed, words, code):
+    done = subprocess.run(
+        f"{sys.executable} -m interp {words} {closed}", shell=True, cwd=ROOT, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert bool(done.stdout) == (closed == "2>&-" and code == 0)
+    assert bool(done.stderr) == (closed == ">&-" and code == 2)

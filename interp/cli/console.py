@@ -56,12 +56,13 @@ def guarded(act: Callable[[list[str]], int], arguments: Sequence[str] | None = N
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments or os.environ.get("INTERP_DEBUG", "0") not in ("", "0")
     before = sys.stdout, sys.stderr
-    for stream in before:
+    streams = [_open_stream(stream) for stream in before]
+    for stream in streams:
         if isinstance(stream, io.TextIOWrapper):  # a terminal without “−” must not end a long run
             stream.reconfigure(errors="backslashreplace")
     sys.excepthook = _traceback
     os.environ.setdefault("NO_COLOR", "1")  # colours are escapes, which nobody could tell apart
-    sys.stdout, sys.stderr = Shown(before[0]), Shown(before[1], bars=True)
+    sys.stdout, sys.stderr = Shown(streams[0]), Shown(streams[1], bars=True)
     try:
         code = _run(act, [one for one in arguments if one != "--debug"], debug)
     except BrokenPipeError:  # the reader (head, less) has left; nothing is wrong
@@ -79,6 +80,14 @@ def write_text(text: str) -> None:
     if isinstance(stream, Shown) and not stream.isatty():
         stream = stream.stream
     stream.write(f"{text}\n")
+
+
+def _open_stream(stream: Any) -> Any:
+    """The stream; where the caller closed it (`>&-`, pythonw), one that takes everything: what
+    nobody reads is no reason to lose a report."""
+    if stream is not None and not stream.closed:
+        return stream
+    return open(os.devnull, "w", encoding="utf-8")  # as long as the process
 
 
 def _run(act: Callable[[list[str]], int], arguments: list[str], debug: bool) -> int:
