@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from interp.methods.geometry import Embedding
-from interp.report import Report
+from interp.report import Report, Section
 from interp.report.figures import places, plane
-from interp.report.spine import number
+from interp.report.spine import number, percent
 
 Pair = tuple[str, str]
 SHOWN_PAIRS = 8
@@ -29,13 +29,17 @@ def pairs_of(questions: pd.DataFrame, category: str) -> list[Pair]:
 
 def plane_section(
     report: Report,
+    opening: Section,
     table: Embedding,
     pairs: Sequence[Pair],
     question: tuple[str, str, str],
     answer: str,
     seed: int,
 ) -> None:
-    """The words of the question, its answer and the first of `pairs`, in two dimensions."""
+    """The words of the question, its answer and the first of `pairs`, in two dimensions.
+
+    The picture stands in the opening section.
+    """
     a, b, c = question
     own = [(a, c), (b, answer)]
     shown = [*own, *(one for one in pairs if not {*one} & {a, b, c, answer})][:SHOWN_PAIRS]
@@ -60,32 +64,39 @@ def plane_section(
         ignore_index=True,
     )
     told = (
-        f"{across + up:.1%} of the variance of {len(words)} words "
-        f"({across:.1%} along x, {up:.1%} along y)"
+        f"{percent(across + up, 'z.1f')} of the variance of {len(words)} words "
+        f"({percent(across, 'z.1f')} along x, {percent(up, 'z.1f')} along y)"
     )
+    random = f"{percent(low, 'z.1f')} to {percent(high, 'z.1f')}"
     more = "more than" if across + up > high else "no more than"
     section = report.section(
         "The word pairs in a plane",
         f"The first two principal components of {len(words)} centred unit vectors. They "
-        f"show {told}, {more} 95% of sets of as many random tokens ({low:.1%} to {high:.1%}). What "
+        f"show {told}, {more} 95 % of sets of as many random tokens ({random}). What "
         f"looks near here may be far in the {table.vectors.shape[1]} dimensions; the last column "
         "of the table says how much of each word the plane shows.",
     )
     figure = plane(
         drawn.drop(columns="explained"), label="word", x="x", y="y", group="kind", links=shown,
         outline=(a, b, made, c),
-        x_axis=f"first component ({across:.0%} of the variance)",
-        y_axis=f"second component ({up:.0%} of the variance)",
+        x_axis=f"first component ({percent(across)} of the variance)",
+        y_axis=f"second component ({percent(up)} of the variance)",
         alt=f"{len(words)} words in a plane that shows {told}; pairs joined by lines. A dashed "
         f"parallelogram joins {a}, {b}, {made} and {c}; the nearest word to its last corner in "
         f"this picture is {_nearest(place, x, y)}.",
     )  # fmt: skip
-    section.figure(figure, f"Pairs of words and the parallelogram of {made}", name="plane-figure")
+    opening.figure(
+        figure,
+        f"The dashed parallelogram leads from {a}, {b} and {c} to {made}. Lines join pairs of "
+        f"words. The plane shows {percent(across + up)} of how they differ; the three words of the "
+        "question do not count as answers.",
+        name="plane-figure",
+    )
     section.table(found, "How much of each word the plane shows", name="plane", formats=PERCENT,
                   rows=6)  # fmt: skip
     report.finding(
-        f"The plane of the word pairs shows {told}, {more} what random tokens give ({low:.1%} to "
-        f"{high:.1%})."
+        f"The plane of the word pairs shows {told}, {more} what random tokens give ({random}).",
+        at="plane-figure",
     )
 
 
@@ -113,15 +124,15 @@ def direction_section(
     section = report.section(
         f"The {category} direction",
         f"The mean difference of {len(pairs)} pairs of the list. Each pair is compared with the "
-        f"direction that the other pairs make: {told}. One component holds {explained:.0%} of the "
-        f"squared length of all differences; of random directions of equal norm, {low:.0%} to "
-        f"{high:.0%}.",
+        f"direction that the other pairs make: {told}. One component holds "
+        f"{percent(explained)} of the squared length of all differences; of random directions of "
+        f"equal norm, {percent(low)} to {percent(high)}.",
     )
     section.table(
         agreement.sort_values("cosine", ascending=False, kind="stable"),
         "Each pair against the direction of the others", name="pairs", rows=6,
     )  # fmt: skip
-    report.finding(f"The {category} direction: {told}.")
+    report.finding(f"The {category} direction: {told}.", at="pairs")
     kept = _known(report, table, words, {word for pair in pairs for word in pair}, category)
     if not kept:
         return
@@ -136,15 +147,16 @@ def direction_section(
         along, label="word", value="cosine", low="low", high="high",
         axis=f"cosine with the {category} direction (← {first}   {second} →); grey: random pairs",
         alt=f"{len(along)} words along the {category} direction, from {ends[0]} towards {second} "
-        f"to {ends[1]} towards {first}. {len(outside)} lie outside of what 95% of the directions "
+        f"to {ends[1]} towards {first}. {len(outside)} lie outside of what 95 % of the directions "
         "between random tokens give.",
     )  # fmt: skip
     section.figure(figure, f"Words that no pair contains, along the {category} direction",
                    name="along-figure")  # fmt: skip
     report.finding(
-        f"Of {len(along)} words placed along it, {len(outside)} lie outside of what 95% of the "
+        f"Of {len(along)} words placed along it, {len(outside)} lie outside of what 95 % of the "
         f"directions between random tokens give (by chance about {0.05 * len(along):.0f}); "
-        f"“{ends[0]}” is farthest towards {second}, “{ends[1]}” towards {first}."
+        f"“{ends[0]}” is farthest towards {second}, “{ends[1]}” towards {first}.",
+        at="along-figure",
     )
     report.doubt(
         f"The {category} direction is what these pairs share, which may be more than {category} "

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
@@ -18,11 +18,12 @@ from analyses import main
 from analyses._word_pairs import direction_section, pairs_of, plane_section
 from interp.core.files import read_csv
 from interp.loading.needs import Needs
-from interp.methods.geometry import Embedding, embedding
-from interp.methods.geometry.analogies import QUESTION, SETTING, accuracy, swap_answers
+from interp.methods.geometry import Embedding, analogy_controls, embedding, every_setting
+from interp.methods.geometry.analogies import QUESTION, SETTING, accuracy
 from interp.report import Report, Section
 from interp.report.figures import bars
 from interp.report.provenance import provenance
+from interp.report.spine import percent
 
 Rule = Literal["3cosadd", "3cosmul", "pairdistance"]
 DATA = Path(__file__).parent / "data" / "analogies.csv"
@@ -136,11 +137,20 @@ def run(model: Any, config: Config) -> Report:
             f"{path}: none of the {len(asked)} questions can be asked; "
             f"the first: {skipped['reason'].iloc[0]}"
         )
-    _one_question(report, table, config)
-    _many_questions(report, table, questions, config)
+    answered = every_setting(table, *config.words, config.k, config.methods)
+    grid = by_setting(table, answered, config)
+    listed = Listed(
+        questions,
+        table.evaluate(questions, methods=config.methods),
+        table.evaluate(questions, methods=["neighbor"], centre=True, exclude_inputs=True),
+    )
+    opening = report.answer(_answer(table, grid, listed, config))
     pairs = pairs_of(questions, config.category)
-    answer = config.followed or str(table.analogy(*config.words, k=1)["token"].iloc[0])
-    plane_section(report, table, pairs, config.words, answer, config.seed)
+    _first_findings(report, grid, listed, config)
+    _one_question(report, grid, answered, config)
+    _many_questions(report, table, listed, config)
+    answer = config.followed or str(answered["token"].iloc[0])
+    plane_section(report, opening, table, pairs, config.words, answer, config.seed)
     direction_section(report, table, config.category, pairs, config.placed, config.seed)
     _neighbours(report, table, config)
     _skipped(report, skipped, len(asked))
@@ -155,72 +165,116 @@ def read_analogies(path: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(QUESTION), dtype=str)
 
 
-def answers(table: Embedding, config: Config) -> pd.DataFrame:
-    """The best answers to the question in every setting: method centre exclude_inputs rank …"""
-    frames = []
-    for method in config.methods:
-        for centre in (True, False):
-            for exclude in (True, False):
-                frame = table.analogy(
-                    *config.words, k=config.k, method=method, centre=centre, exclude_inputs=exclude
-                )
-                setting = dict(zip(SETTING, (method, centre, exclude), strict=True))
-                frames.append(pd.DataFrame(setting, index=frame.index).join(frame))
-    return pd.concat(frames, ignore_index=True)
+class Listed(NamedTuple):
+    """The questions of the list, and how they were answered (`Embedding.evaluate`)."""
+
+    questions: pd.DataFrame
+    answered: pd.DataFrame
+    neighbour: pd.DataFrame
+    """By the word nearest to c, without arithmetic."""
 
 
-def _one_question(report: Report, table: Embedding, config: Config) -> None:
-    found = answers(table, config)
+def by_setting(table: Embedding, answered: pd.DataFrame, config: Config) -> pd.DataFrame:
+    """Per setting of `every_setting` its first three answers and the rank of the followed one."""
     grid = pd.DataFrame(
         dict(zip(SETTING, setting, strict=True)) | dict(zip(PLACES, tokens, strict=False))
-        for setting, tokens in found.groupby(list(SETTING), sort=False)["token"]
+        for setting, tokens in answered.groupby(list(SETTING), sort=False)["token"]
     )
     if config.followed:
-        grid[f"rank_of_{config.followed}"] = _ranks(table, config)
-    grid["method"] = grid["method"].map(RULES)
+        question = pd.DataFrame([("", *config.words, config.followed)], columns=list(QUESTION))
+        ranks = table.evaluate(question, methods=config.methods)["rank"]
+        grid[f"rank_of_{config.followed}"] = ranks.tolist()
+    return grid
+
+
+def _answer(table: Embedding, grid: pd.DataFrame, listed: Listed, config: Config) -> str:
+    """What comes out of the question in the main setting, and how many of the list are right."""
+    total, top = f"{config.b} − {config.a} + {config.c}", grid["first"].iloc[0]
+    carried = next(accuracy(_main(listed.answered, config), by=()).itertuples())
+    plural = "s" if carried.n > 1 else ""
+    share = (
+        f"the same arithmetic answers {percent(carried.accuracy)} of {carried.n:,} question{plural}"
+    )
+    neighbour = table.analogy(*config.words, k=1, method="neighbor")["token"].iloc[0]
+    needless = (
+        f" (as does taking the word nearest to {config.c}, without arithmetic)"
+        if neighbour == top
+        else ""
+    )
+    if config.followed is None:
+        return f"{total} gives “{top}”{needless}; {share}."
+    rank = int(grid[f"rank_of_{config.followed}"].iloc[0])
+    if rank == 1:
+        return f"Yes: {total} gives “{config.followed}”{needless}; {share}."
+    return (
+        f"No: {total} gives “{top}”, and “{config.followed}” only comes at place {rank:,} of "
+        f"{len(table):,} words; {share}."
+    )
+
+
+def _first_findings(report: Report, grid: pd.DataFrame, listed: Listed, config: Config) -> None:
+    """Whether the answer hangs on the setting, on the arithmetic, and on the kind of question."""
+    top, left_in = grid["first"].iloc[0], grid.loc[~grid["exclude_inputs"], "first"]
+    echoes = left_in.str.casefold().str.strip().isin([w.casefold().strip() for w in config.words])
+    report.finding(
+        f"“{top}” comes first in {(grid['first'] == top).sum()} of {len(grid)} ways to count; "
+        "where the three words may answer themselves, one of them wins in "
+        f"{echoes.sum()} of {len(left_in)}.",
+        at="answers-by-setting",
+    )
+    asked = _main(listed.answered, config)
+    answered = next(accuracy(asked, by=()).itertuples())
+    alone = next(accuracy(listed.neighbour, by=()).itertuples())
+    clearly = (
+        ", clearly fewer" if alone.high < answered.low
+        else ", clearly more" if alone.low > answered.high
+        else ", not clearly fewer" if alone.correct < answered.correct else ", no fewer"
+    )  # fmt: skip
+    report.finding(
+        f"Without arithmetic, the word nearest to the third answers {percent(alone.accuracy)} of "
+        f"the questions{clearly} than the {percent(answered.accuracy)} with it.",
+        at="accuracy-figure",
+    )
+    kinds = accuracy(asked).sort_values("accuracy", kind="stable")
+    worst, best = kinds.iloc[0], kinds.iloc[-1]
+    if best["accuracy"] > worst["accuracy"]:
+        report.finding(
+            f"It works best for “{best['category']}” ({percent(best['accuracy'])}) and worst for "
+            f"“{worst['category']}” ({percent(worst['accuracy'])}) of {len(kinds)} kinds of "
+            "question.",
+            at="accuracy-figure",
+        )
+    elif len(kinds) > 1:
+        told = f"All {len(kinds)} kinds of question fare alike: {percent(best['accuracy'])}."
+        report.finding(told, at="accuracy-figure")
+
+
+def _one_question(
+    report: Report, grid: pd.DataFrame, answered: pd.DataFrame, config: Config
+) -> None:
     section = report.section(
         f"{config.b} − {config.a} + {config.c} in {len(grid)} settings",
         "The rule, the centring of the vocabulary and the exclusion of the three words can each "
         "change the answer, so all of them are shown.",
     )
-    section.table(grid, "Best answers, by setting", name="answers-by-setting")
-    section.table(_named(found), "The same with scores", name="answers", rows=config.k)
-    _tell_one(report, grid, found, config)
-
-
-def _ranks(table: Embedding, config: Config) -> list[int]:
-    question = pd.DataFrame([("", *config.words, config.followed)], columns=list(QUESTION))
-    return table.evaluate(question, methods=config.methods)["rank"].tolist()
-
-
-def _tell_one(report: Report, grid: pd.DataFrame, found: pd.DataFrame, config: Config) -> None:
-    best = found.head(min(config.k, 2)).to_dict("records")  # of the first setting
-    first = best[0]
-    others = "".join(f"; next “{one['token']}”, {one['score']:.3f}" for one in best[1:])
+    section.table(_named(grid), "Best answers, by setting", name="answers-by-setting")
+    section.table(_named(answered), "The same with scores", name="answers", rows=config.k)
+    first, *others = answered.head(min(config.k, 2)).to_dict("records")  # of the first setting
+    more = "".join(f"; next “{other['token']}”, {other['score']:.3f}" for other in others)
     report.finding(
         f"{config.b} − {config.a} + {config.c}: “{first['token']}” comes first by "
         f"{RULES[first['method']]}, centred, the three words left out "
-        f"(score {first['score']:.3f}{others})."
-    )
-    answer = first["token"]
-    agreeing = grid["first"] == answer
-    left_in = grid[~grid["exclude_inputs"]]
-    words = {word.casefold().strip() for word in config.words}
-    echoes = sum(token.casefold().strip() in words for token in left_in["first"])
-    report.finding(
-        f"“{answer}” is first in {agreeing.sum()} of {len(grid)} settings. Where the three words "
-        f"may answer themselves, one of them does in {echoes} of {len(left_in)}."
+        f"(score {first['score']:.3f}{more}).",
+        at="answers",
     )
 
 
-def _many_questions(
-    report: Report, table: Embedding, questions: pd.DataFrame, config: Config
-) -> None:
-    frame = table.evaluate(questions, methods=config.methods)
-    blind = table.evaluate(questions, methods=["neighbor"], centre=True, exclude_inputs=True)
+def _many_questions(report: Report, table: Embedding, listed: Listed, config: Config) -> None:
+    questions, frame = listed.questions, listed.answered
     overall, by_category = accuracy(frame, by=()), accuracy(frame)
+    neighbour = accuracy(listed.neighbour)
     main_rule = _main(by_category, config).assign(rule=RULES[config.methods[0]])
-    baseline = accuracy(blind).assign(rule=RULES["neighbor"])
+    baseline = neighbour.assign(rule=RULES["neighbor"])
     section = report.section(
         f"{len(questions)} questions in {questions['category'].nunique()} categories",
         "An answer is right when the expected word is first of all tokens. The neighbour of c is "
@@ -229,7 +283,7 @@ def _many_questions(
     )
     _draw(section, pd.concat([main_rule, baseline]))
     section.table(_named(overall), "All questions, by setting", name="accuracy", formats=PERCENT)
-    both = pd.concat([by_category, accuracy(blind)])
+    both = pd.concat([by_category, neighbour])
     section.table(_wide(both), "By category, centred, inputs excluded", name="rules-by-category",
                   formats=dict.fromkeys(RULES.values(), ".0%"))  # fmt: skip
     long = both.sort_values(list(SETTING), key=_in_order, kind="stable")
@@ -239,7 +293,7 @@ def _many_questions(
     )  # fmt: skip
     _misses(section, frame, config)
     section.table(_named(frame), "Every question in every setting", name="questions", rows=4)
-    _tell_many(report, overall, main_rule, baseline, config)
+    _tell_many(report, overall, main_rule, baseline)
     _controls(report, table, questions, frame, config)
 
 
@@ -259,14 +313,16 @@ def _in_order(column: pd.Series) -> pd.Series:
 
 
 def _draw(section: Section, data: pd.DataFrame) -> None:
-    data = data[["category", "rule", "n", "correct", "accuracy", "low", "high"]]
+    data = data[["category", "rule", *COUNTED]]
     order = data.iloc[: data["category"].nunique()].sort_values("accuracy", ascending=False)
     rank = {category: number for number, category in enumerate(order["category"])}
     data = data.sort_values("category", key=lambda c: c.map(rank), kind="stable")
-    told = "; ".join(f"{row.category} {row.accuracy:.0%}" for row in order.itertuples(index=False))
+    told = "; ".join(
+        f"{row.category} {percent(row.accuracy)}" for row in order.itertuples(index=False)
+    )
     figure = bars(
         data, label="category", value="accuracy", low="low", high="high", group="rule",
-        axis="share of questions answered (95% Wilson interval)", limits=(0.0, 1.0),
+        axis="share of questions answered (95 % Wilson interval)", limits=(0.0, 1.0),
         alt=f"Bars of accuracy per category under {order['rule'].iloc[0]} beside the baseline that "
         f"takes the nearest neighbour of c. {order['rule'].iloc[0]}: {told}.",
     )  # fmt: skip
@@ -285,32 +341,22 @@ def _misses(section: Section, frame: pd.DataFrame, config: Config) -> None:
 
 
 def _tell_many(
-    report: Report,
-    overall: pd.DataFrame,
-    main_rule: pd.DataFrame,
-    baseline: pd.DataFrame,
-    config: Config,
+    report: Report, overall: pd.DataFrame, main_rule: pd.DataFrame, baseline: pd.DataFrame
 ) -> None:
-    rule = RULES[config.methods[0]]
-    best, worst = (main_rule.sort_values("accuracy").iloc[i] for i in (-1, 0))
+    rule = main_rule["rule"].iloc[0]
     kept = overall[overall["centre"] & overall["exclude_inputs"]]
     shares = "; ".join(f"{RULES[row.method]} {_share(row)}" for row in kept.itertuples())
     left_in = overall[overall["centre"] & ~overall["exclude_inputs"]].iloc[0]
     report.finding(
         f"Of the questions of the list, centred and with the inputs excluded: {shares}. With the "
-        f"inputs left in, {rule} answers {left_in['accuracy']:.0%}."
+        f"inputs left in, {rule} answers {percent(left_in['accuracy'])}."
     )
-    if best["accuracy"] > worst["accuracy"]:
-        report.finding(
-            f"Categories differ: {best['category']} {best['accuracy']:.0%}, {worst['category']} "
-            f"{worst['accuracy']:.0%} by {rule}."
-        )
     alone = baseline["correct"].sum()
     rivals = baseline["accuracy"].to_numpy() >= main_rule["accuracy"].to_numpy()
     named = ", ".join(main_rule["category"][rivals])
     report.finding(
         f"The nearest neighbour of c, which never sees a and b, is right in {alone} of "
-        f"{baseline['n'].sum()} ({alone / baseline['n'].sum():.0%}). "
+        f"{baseline['n'].sum()} ({percent(alone / baseline['n'].sum())}). "
         + (f"It does no worse than {rule} in: {named}." if named else "No category is its own.")
     )
 
@@ -318,16 +364,7 @@ def _tell_many(
 def _controls(
     report: Report, table: Embedding, questions: pd.DataFrame, frame: pd.DataFrame, config: Config
 ) -> None:
-    options = {"methods": config.methods, "centre": True, "exclude_inputs": True}
-    kept = frame[frame["centre"] & frame["exclude_inputs"]]
-    swapped = swap_answers(questions, config.seed)
-    runs = {
-        "as asked": kept,
-        "answers swapped": table.evaluate(swapped, **options),
-        "vectors shuffled": table.shuffled(config.seed).evaluate(questions, **options),
-    }
-    shares = [accuracy(run, by=()).assign(control=name) for name, run in runs.items() if len(run)]
-    result = pd.concat(shares)[["control", "method", "n", "correct", "accuracy", "low", "high"]]
+    result = analogy_controls(table, questions, config.methods, config.seed, answered=frame)
     section = report.section(
         "Controls",
         "The same code on the same questions, spoilt in two ways: each answer swapped for that of "
@@ -335,16 +372,17 @@ def _controls(
         "“As asked” is the positive control: what the code finds where there is something.",
     )
     section.table(_named(result), "Centred, inputs excluded", name="controls", formats=PERCENT)
-    if len(swapped) < len(questions):
+    swapped = int(result.loc[result["control"] == "answers swapped", "n"].iloc[:1].sum())
+    if swapped < len(questions):
         section.note(
-            f"{len(questions) - len(swapped)} questions have no other answer in their category and "
+            f"{len(questions) - swapped} questions have no other answer in their category and "
             "are not in the swapped control."
         )
     told = result[result["method"] == config.methods[0]].set_index("control")
     counts = "; ".join(f"{name} {row.correct} of {row.n}" for name, row in told.iterrows())
     report.sure(f"Controls, {RULES[config.methods[0]]}: {counts} (seed {config.seed}).")
     report.sure(
-        "Intervals are 95% Wilson intervals over the questions; the smallest category has "
+        "Intervals are 95 % Wilson intervals over the questions; the smallest category has "
         f"{questions['category'].value_counts().min()}."
     )
 
@@ -399,7 +437,8 @@ def _named(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _share(row: Any) -> str:
-    return f"{row.correct} of {row.n} ({row.accuracy:.0%}, {row.low:.0%} to {row.high:.0%})"
+    interval = f"{percent(row.low)} to {percent(row.high)}"
+    return f"{row.correct} of {row.n} ({percent(row.accuracy)}, {interval})"
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ import torch
 
 import interp
 from analyses._word_pairs import pairs_of
-from analyses.embedding_arithmetic import DATA, Config, answers, read_analogies, run
-from interp.methods.geometry import embedding
+from analyses.embedding_arithmetic import DATA, Config, read_analogies, run
+from interp.methods.geometry import analogy_controls, embedding, every_setting
 from interp.methods.geometry.analogies import QUESTION
 from tests.words import WordTokenizer
 
@@ -68,6 +68,87 @@ def test_the_report_finds_what_is_planted_and_its_controls_do_not(tmp_path, own_
     assert f"{PAIRS} of {PAIRS}" in page
 
 
+LONGEST = 25
+"""Words of a finding on the first screen."""
+
+
+@pytest.mark.parametrize(
+    ("options", "answer"),
+    [
+        ({}, "Yes: king − man + woman gives “queen”; the same arithmetic answers 100 % of 12 "),
+        (
+            {"expected": "noise3"},
+            "No: king − man + woman gives “queen”, and “noise3” only comes at place ",
+        ),
+        (
+            {"a": "w0", "b": "v0", "c": "w1"},
+            "v0 − w0 + w1 gives “v1” (as does taking the word nearest to w1, without arithmetic); ",
+        ),
+    ],
+)
+def test_the_first_screen_answers_in_words(own_list, options, answer):
+    report = run(planted_model(), Config(analogies=own_list, **options))
+    assert report.headline.replace("\u00a0", " ").startswith(answer)
+    assert [item.name for item in report.opening.items] == ["plane-figure"]
+    first = report.first_screen().findings
+    assert [sentence.at for sentence in first][:2] == ["answers-by-setting", "accuracy-figure"]
+    assert all(len(sentence.split()) <= LONGEST for sentence in first)
+    assert "“queen” comes first" in first[0] or "“v1” comes first" in first[0]
+    assert "of the questions, clearly fewer than the 100\u00a0% with it" in first[1]
+    report.html()  # what the sentences lead to is there
+
+
+def near_model() -> SimpleNamespace:
+    """As the planted one, but every v lies beside its w: no arithmetic is needed to find it."""
+    model = planted_model()
+    table = model.W_E.clone()
+    generator = torch.Generator().manual_seed(1)
+    half = PAIRS + 2
+    beside = 0.2 * torch.randn(half, table.shape[1], generator=generator, dtype=table.dtype)
+    table[half : 2 * half] = table[:half] + beside
+    return SimpleNamespace(name="near", W_E=table, W_U=None, tokenizer=model.tokenizer)
+
+
+def test_where_a_neighbour_would_do_the_first_screen_says_so(own_list):
+    report = run(near_model(), Config(a="w0", b="v0", c="w1", expected="v1", analogies=own_list))
+    assert report.headline.startswith(
+        "Yes: v0 − w0 + w1 gives “v1” (as does taking the word nearest to w1, without arithmetic)"
+    )
+    assert "no fewer than" in report.findings[1]
+
+
+def test_kinds_of_question_are_compared_where_there_are_several(tmp_path):
+    rows = [f"good,w{i},v{i},w{i + 1},v{i + 1}" for i in range(4)]
+    bad = [f"bad,w{i},v{i},w{i + 1},noise{i}" for i in range(4)]
+    file = tmp_path / "kinds.csv"
+    file.write_text("\n".join([HEADING, *rows, *bad]))
+    found = run(planted_model(), Config(analogies=file)).findings[2].replace("\u00a0", " ")
+    assert (
+        found
+        == "It works best for “good” (100 %) and worst for “bad” (0 %) of 2 kinds of question."
+    )
+    file.write_text("\n".join([HEADING, *rows, *(row.replace("good", "fine") for row in rows)]))
+    told = run(planted_model(), Config(analogies=file)).findings[2].replace("\u00a0", " ")
+    assert told == "All 2 kinds of question fare alike: 100 %."
+
+
+def test_controls_from_a_script_equal_those_measured_before():
+    table = embedding(planted_model())
+    asked = pd.DataFrame(
+        [("g", f"w{i}", f"v{i}", f"w{i + 1}", f"v{i + 1}") for i in range(5)],
+        columns=list(QUESTION),
+    )
+    found = analogy_controls(table, asked, ["3cosadd"], seed=3)
+    assert found.set_index("control")["correct"].to_dict() == {
+        "as asked": 5, "answers swapped": 0, "vectors shuffled": 0,
+    }  # fmt: skip
+    known = table.evaluate(asked, methods=["3cosadd"])
+    again = analogy_controls(table, asked, ["3cosadd"], seed=3, answered=known)
+    pd.testing.assert_frame_equal(found, again)
+    alone = analogy_controls(table, asked.head(1), ["3cosadd"])
+    assert alone["control"].tolist() == ["as asked", "vectors shuffled"]
+
+
 def test_questions_that_cannot_be_asked_are_counted_and_named(tmp_path, own_list):
     report = run(planted_model(), Config(analogies=own_list))
     folder = report.write(tmp_path / "r").parent
@@ -96,8 +177,9 @@ def test_the_users_own_question(tmp_path, own_list):
         a="w0", b="v0", c="w1", analogies=own_list, methods=("3cosmul",), k=1, expected="v1"
     )
     report = run(planted_model(), config)
-    assert "v0 − w0 + w1: “v1” comes first by 3CosMul" in report.findings[0]
-    assert "next" not in report.findings[0]
+    told = next(f for f in report.findings if "by 3CosMul, centred, the three words left out" in f)
+    assert told.startswith("v0 − w0 + w1: “v1” comes first")
+    assert "next" not in told
     best = pd.read_csv(report.write(tmp_path / "r").parent / "answers-by-setting.csv")
     assert best["rank_of_v1"][0] == 1
     assert len(best) == 4
@@ -162,7 +244,8 @@ def test_minilm_says_queen(minilm):
     table = embedding(minilm)
     assert table.analogy("man", "king", "woman").token[0] == "queen"
     assert table.row("Paris") == table.row("paris")
-    found = answers(table, Config(k=1)).set_index(["method", "centre", "exclude_inputs"]).token
+    found = every_setting(table, "man", "king", "woman", k=1)
+    found = found.set_index(["method", "centre", "exclude_inputs"]).token
     assert (found.loc[["3cosadd", "3cosmul"]].xs(True, level="exclude_inputs") == "queen").all()
     assert (found.xs(False, level="exclude_inputs") == "king").all()
     assert (found.loc["pairdistance"].xs(True, level="exclude_inputs") == "kings").all()

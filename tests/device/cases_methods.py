@@ -289,6 +289,8 @@ METHOD_EXEMPT = {
     "activations.vector_site": "no tensors",
     "geometry.Embedding": "numpy: a table that `embedding` has read",
     "geometry.Places": "numpy",
+    "geometry.analogy_controls": "numpy",
+    "geometry.every_setting": "numpy",
     "geometry.cka": "numpy",
     "geometry.cka_matrix": "numpy",
     "geometry.procrustes": "numpy",
