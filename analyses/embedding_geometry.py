@@ -13,6 +13,7 @@ from typing import Any
 
 from analyses import main
 from analyses._geometry.config import Config
+from analyses._geometry.first import Shape, first_screen
 from analyses._geometry.layers import alignment_section, compare_section, depth_section
 from analyses._geometry.senses import (
     COSINES,
@@ -97,14 +98,16 @@ def run(model: Any, config: Config) -> Report:
     texts, known = _texts(model, config)
     name = "the texts" if config.data is not None else "the sentences of tinyworld"
     check_unknown(report, model, texts, name, allowed=config.allow_unknown)
-    spectrum_section(report, table, config)
+    sizes = spectrum_section(report, table, config)
     cosine_section(report, table, config)
     clusters_section(report, table, config)
     neighbours_section(report, model, table, texts, config)
-    places = depth_section(report, model, texts, config)
-    senses_section(report, model, known, config)
+    places, by_layer = depth_section(report, model, texts, config)
+    senses = senses_section(report, model, known, config)
     alignment_section(report, places, config)
     compare_section(report, model, texts, config)
+    width = table.vectors.shape[1]
+    first_screen(report, Shape(width, sizes, by_layer, senses, reads.cfg.causal))
     _certainty(report, model, table, config)
     return report
 

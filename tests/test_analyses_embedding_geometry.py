@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import interp
+from analyses._geometry.first import Shape, first_screen
 from analyses._geometry.layers import alignment_section, compare_section, depth_section
 from analyses._geometry.senses import (
     AFTER,
@@ -18,7 +19,7 @@ from analyses._geometry.senses import (
     users_senses,
 )
 from analyses.embedding_geometry import Config, run
-from interp.methods.geometry import at_words, disambiguation
+from interp.methods.geometry import Senses, at_words, disambiguation
 from interp.report import Report
 from tests.vocabularies import model_of, models_by_kind, whole_words
 
@@ -80,6 +81,54 @@ def test_minilm_tells_senses_apart_by_context_and_not_by_the_word(minilm):
         assert abs(found.gap[0]) < 0.02 < found.gap[6]
 
 
+def pooled(*rows):
+    """Senses of words whose layers have these share, half an interval, upper null and p."""
+    frame = pd.DataFrame(
+        [
+            (layer, share, share - half, share + half, 0.5, 0.4, high, p)
+            for layer, (share, half, high, p) in enumerate(rows)
+        ],
+        columns=["layer", "accuracy", "low", "high", "null", "null_low", "null_high", "p"],
+    )
+    return Senses(pd.DataFrame(), frame)
+
+
+APART, NEAR = (0.9, 0.05, 0.6, 0.01), (0.6, 0.05, 0.6, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("senses", "causal", "answer"),
+    [
+        ({}, False, "no words with two senses could be looked at"),
+        ({BEFORE: pooled(NEAR, APART)}, True, "come apart at layer 1, where 90 % of"),
+        ({BEFORE: pooled(NEAR, (0.7, 0.05, 0.6, 0.01), APART)}, True,
+         "come apart at layer 1 already and most at layer 2, where 90 %"),
+        ({BEFORE: pooled(NEAR, NEAR)}, True, "in no layer do the senses"),
+        ({OWN: pooled(NEAR, (0.9, 0.05, 0.6, 0.2))}, False, "in no layer do the senses"),
+        ({AFTER: pooled(NEAR, APART)}, True, "cannot be known here, since every cue"),
+        ({AFTER: pooled(NEAR, APART)}, False, "come apart at layer 1, where"),
+        ({AFTER: pooled(APART, APART), BEFORE: pooled(NEAR, NEAR)}, True, "in no layer do"),
+    ],
+)  # fmt: skip
+def test_the_first_screen_is_true_of_every_outcome(senses, causal, answer):
+    sizes = pd.DataFrame([("participation ratio", 205.2, 379.0)],
+                         columns=["measure", "value", "control"])  # fmt: skip
+    report = Report("T", "Q?")
+    report.finding("A long one.")
+    report.section("S").table(sizes, "Sizes", name="dimension")
+    first_screen(report, Shape(384, sizes, sizes.assign(layer=3), senses, causal))
+    told = report.headline.replace("\u00a0", " ")
+    assert told.startswith("Word vectors use about 205 of their 384 dimensions; ")
+    assert answer in told
+    names = [item.name for item in report.opening.items]
+    assert names == (["senses-figure"] if senses else [])
+    first = report.first_screen().findings
+    assert all(len(sentence.split()) <= 25 for sentence in report.findings)
+    ats = ["dimension", *(["senses-figure"] if senses else []), "dimension-by-layer-figure"]
+    assert [sentence.at for sentence in first][: len(ats)] == ats
+    assert report.findings[-1] == "A long one."
+
+
 def test_the_users_texts(tmp_path):
     rows = [(f"the {c} and the king and the king", "King#2", s)
             for s, some in (("a", ("Mary", "John")), ("b", ("store", "book")))
@@ -96,6 +145,7 @@ def test_the_users_texts(tmp_path):
     assert "0 of 0 categories" in skipped
     assert "zebra (W_E)" in skipped
     assert any(one.startswith("Senses, your texts") for one in report.findings)
+    assert [item.name for item in report.opening.items] == ["senses-figure"]
 
 
 def test_what_cannot_be_read_is_said(tmp_path):
@@ -109,7 +159,7 @@ def test_what_cannot_be_read_is_said(tmp_path):
     report = Report("T", "Q?")
     config = Config(data=written(tmp_path, rows), **QUICK)
     senses_section(report, model, users_senses(config), config)
-    assert depth_section(report, model, [text for text, *_ in rows], config) is None
+    assert depth_section(report, model, [text for text, *_ in rows], config) == (None, None)
     alignment_section(report, None, config)
     assert "2 words have no two senses" in report.skipped[0]
     assert "no word with two senses can be read here." in report.skipped[1]

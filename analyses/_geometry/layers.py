@@ -20,17 +20,23 @@ FOLDS = 2
 RATIO = "participation ratio"
 
 
-def depth_section(report: Report, model: Any, texts: list[str], config: Config) -> Places | None:
-    """Anisotropy and effective dimension of the vectors of words in texts, layer by layer."""
+def depth_section(
+    report: Report, model: Any, texts: list[str], config: Config
+) -> tuple[Places | None, pd.DataFrame | None]:
+    """Anisotropy and effective dimension of the vectors of words in texts, layer by layer.
+
+    Returns the places, and `layer measure value control` of their effective dimension; None for
+    what could not be measured.
+    """
     try:
         places = at_tokens(model, texts, config.places, config.seed, config.layers)
     except ValueError as error:
         report.skip(f"Layers: {error}.")
-        return None
+        return None, None
     n, d = places.vectors.shape[1:]
     if n < LEAST:
         report.skip(f"Layers: the texts have {n} places that can be read here, {LEAST} needed.")
-        return None
+        return None, None
     removed = tuple(k for k in (1, 3) if k < min(d, n - 1))
     cosines, sizes, bad = [], [], []
     for layer in places.layers:
@@ -43,7 +49,7 @@ def depth_section(report: Report, model: Any, texts: list[str], config: Config) 
     if bad:
         report.skip(f"Shape of layer {', '.join(map(str, bad))}: its vectors do not differ.")
     if not sizes:
-        return places
+        return places, None
     section = report.section(
         "From layer to layer",
         f"{n} places of {len(texts)} texts, the same in every layer: the residual stream that a "
@@ -51,12 +57,13 @@ def depth_section(report: Report, model: Any, texts: list[str], config: Config) 
         "any final norm. Gaussian vectors of the same shape are the control.",
     )
     _anisotropy(report, section, pd.concat(cosines, ignore_index=True))
-    _dimension(report, section, pd.concat(sizes, ignore_index=True), n, d)
+    by_layer = pd.concat(sizes, ignore_index=True)
+    _dimension(report, section, by_layer, n, d)
     report.sure(
         f"By layer: {n} places drawn from {len(texts)} texts (seed {config.seed}), all pairs of "
         "them. Few vectors cannot fill many dimensions; the control says how far so many can."
     )
-    return places
+    return places, by_layer
 
 
 def _anisotropy(report: Report, section: Any, frame: pd.DataFrame) -> None:

@@ -15,8 +15,8 @@ from interp.core.occurrence import bare_word
 from interp.methods.geometry import Senses, at_words, disambiguation, separable
 from interp.methods.geometry.reading import reader
 from interp.report import Report, Section
-from interp.report.figures import curves
-from interp.report.spine import listed, number
+from interp.report.figures import Figure, curves
+from interp.report.spine import listed, number, percent
 from interp.zoo import tinyworld
 from interp.zoo.tinyworld.lexicon import tables
 
@@ -89,8 +89,9 @@ def _known(model: Any, text: str) -> bool:
 
 def senses_section(
     report: Report, model: Any, known: dict[str, pd.DataFrame], config: Config
-) -> None:
-    """In which layer the senses of a word lie apart."""
+) -> dict[str, Senses]:
+    """In which layer the senses of a word lie apart; returns what was found, by kind of text. The
+    figure of it is the caller's to place (`senses_figure`)."""
     found: dict[str, Senses] = {}
     for side, table in known.items():
         words, left = separable(table)
@@ -112,14 +113,14 @@ def senses_section(
                 else "."
             )
         )
-        return
+        return {}
     causal = reader(model).cfg.causal
     section = report.section("Words with two senses", _about(found, causal))
-    section.figure(_figure(found), "Senses told apart, by layer", name="senses-figure")
     _tables(section, found)
     for side, one in found.items():
         _tell(report, side, one, causal)
     _doubts(report, found, config)
+    return found
 
 
 def _tables(section: Section, found: dict[str, Senses]) -> None:
@@ -158,7 +159,8 @@ def _about(found: dict[str, Senses], causal: bool) -> str:
     ).rstrip()
 
 
-def _figure(found: dict[str, Senses]) -> Any:
+def senses_figure(found: dict[str, Senses]) -> Figure:
+    """The share of places given to their sense, layer by layer, beside shuffled senses."""
     frames, told = [], []
     for side, one in found.items():
         own = one.pooled
@@ -168,8 +170,8 @@ def _figure(found: dict[str, Senses]) -> Any:
         )
         frames.append(null.assign(texts=SHUFFLED[side]))
         first, last = own.iloc[0], own.iloc[-1]
-        told.append(f"{side}: {first['accuracy']:.0%} at layer {first['layer']:.0f}, "
-                    f"{last['accuracy']:.0%} at layer {last['layer']:.0f}")  # fmt: skip
+        told.append(f"{side}: {percent(first['accuracy'])} at layer {first['layer']:.0f}, "
+                    f"{percent(last['accuracy'])} at layer {last['layer']:.0f}")  # fmt: skip
     return curves(
         pd.concat(frames, ignore_index=True), x="layer", value="accuracy", low="low", high="high",
         group="texts", x_axis="layer (0: what the first one reads)",
@@ -187,14 +189,14 @@ def _tell(report: Report, side: str, found: Senses, causal: bool) -> None:
     clear = at_best[at_best["low"] > at_best["null"]]
 
     def share(row: Any) -> str:
-        return f"{row['accuracy']:.0%} ({row['low']:.0%} to {row['high']:.0%})"
+        return f"{percent(row['accuracy'])} ({percent(row['low'])} to {percent(row['high'])})"
 
     known = side != AFTER or not causal
     report.finding(
         f"Senses, {side}: {share(first)} of {first['n']:.0f} places of {first['words']:.0f} words "
         f"are given to their sense at layer {first['layer']:.0f}, {share(last)} at layer "
         f"{last['layer']:.0f}, most at layer {best['layer']:.0f} with {share(best)}; shuffled "
-        f"senses there give {best['null_low']:.0%} to {best['null_high']:.0%} (p = "
+        f"senses there give {percent(best['null_low'])} to {percent(best['null_high'])} (p = "
         f"{best['p']:.3f}). The mean cosine of two vectors of one sense is there "
         f"{number(best['gap'], 'z.3f')} above that of two senses. "
         + (
@@ -209,7 +211,7 @@ def _tell(report: Report, side: str, found: Senses, causal: bool) -> None:
 def _doubts(report: Report, found: dict[str, Senses], config: Config) -> None:
     sizes = listed(f"{one.pooled['n'].iloc[0]:.0f} places ({side})" for side, one in found.items())
     report.sure(
-        f"Senses: {sizes}; 95% Wilson intervals over places, {config.draws} shuffles (seed "
+        f"Senses: {sizes}; 95 % Wilson intervals over places, {config.draws} shuffles (seed "
         f"{config.seed}), so that no p lies below {1 / (1 + config.draws):.3f}. The best layer "
         "is chosen after the fact; the figure shows all."
     )

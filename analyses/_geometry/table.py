@@ -10,7 +10,7 @@ from analyses._geometry.config import Config
 from interp.methods.geometry import Embedding, embedding
 from interp.report import Report
 from interp.report.figures import curves, plane
-from interp.report.spine import listed, number
+from interp.report.spine import listed, number, percent
 
 LEAST = 3
 """Words of a category that is looked for."""
@@ -19,8 +19,11 @@ WITHIN = 0.1
 """|cosine| up to which two directions are called nearly orthogonal in the findings."""
 
 
-def spectrum_section(report: Report, table: Embedding, config: Config) -> None:
-    """Variance along the principal components, effective dimension, norms, anisotropy."""
+def spectrum_section(report: Report, table: Embedding, config: Config) -> pd.DataFrame:
+    """Variance along the principal components, effective dimension, norms, anisotropy.
+
+    Returns the effective dimension and norms (`Embedding.dimension`).
+    """
     spectrum, sizes = table.spectrum(config.seed), table.dimension(config.seed)
     d = table.vectors.shape[1]
     removed = tuple(k for k in (1, 3, max(d // 100, 1)) if k < min(d, len(table) - 1))
@@ -47,7 +50,7 @@ def spectrum_section(report: Report, table: Embedding, config: Config) -> None:
         group="vectors", x_axis="principal component", axis="share of variance held so far",
         limits=(0.0, 1.02),
         alt=f"Share of variance that the first components hold together. {many['value']:.0f} of "
-        f"{d} hold 90% of it in this table, {many['control']:.0f} in Gaussian vectors.",
+        f"{d} hold 90 % of it in this table, {many['control']:.0f} in Gaussian vectors.",
     )  # fmt: skip
     section.figure(figure, "Variance held by the first components", name="spectrum-figure")
     section.table(sizes, "Effective dimension and norms", name="dimension",
@@ -67,11 +70,12 @@ def spectrum_section(report: Report, table: Embedding, config: Config) -> None:
     )
     report.finding(
         f"Of {d} dimensions the table uses as many as {ratio['value']:.0f} equal ones would be "
-        f"(participation ratio; Gaussian {ratio['control']:.0f}); 90% of its variance lie in "
+        f"(participation ratio; Gaussian {ratio['control']:.0f}); 90 % of its variance lie in "
         f"{many['value']:.0f} (Gaussian {many['control']:.0f}). Norms are {norm['value']:.2f} on "
         f"average, with a deviation of {measure.iloc[4]['value']:.2f} (Gaussian "
         f"{measure.iloc[4]['control']:.2f})."
     )
+    return sizes
 
 
 def cosine_section(report: Report, table: Embedding, config: Config) -> None:
@@ -99,8 +103,8 @@ def cosine_section(report: Report, table: Embedding, config: Config) -> None:
         pd.concat(frames, ignore_index=True), x="cosine", value="share", low="share", high="share",
         group="of", x_axis="cosine of two rows", axis="pairs, per unit of cosine",
         alt=f"Densities of the cosine of random pairs of rows as they are and centred, of random "
-        f"directions, and of theory. Within ±{WITHIN} lie {plain['share']:.0%}, "
-        f"{centred['share']:.0%} and {plain['random']:.0%} of pairs.",
+        f"directions, and of theory. Within ±{WITHIN} lie {percent(plain['share'])}, "
+        f"{percent(centred['share'])} and {percent(plain['random'])} of pairs.",
     )  # fmt: skip
     section.figure(figure, "Cosines of random pairs", name="cosines-figure")
     quantiles = table.cosine_quantiles(**own)
@@ -113,10 +117,11 @@ def cosine_section(report: Report, table: Embedding, config: Config) -> None:
         "no count of what is here)", name="orthogonality",
         formats=dict.fromkeys(("share", "random", "normal"), ".1%") | {"could_hold": ",.0f"},
     )  # fmt: skip
+    centrally = percent(centred["share"], "z.1f")
     report.finding(
-        f"{plain['share']:.1%} of pairs of rows lie within ±{WITHIN} of orthogonal as they are, "
-        f"{centred['share']:.1%} centred; of random directions in {d} dimensions "
-        f"{plain['random']:.1%} (theory {plain['normal']:.1%})."
+        f"{percent(plain['share'], 'z.1f')} of pairs of rows lie within ±{WITHIN} of orthogonal as "
+        f"they are, {centrally} centred; of random directions in {d} dimensions "
+        f"{percent(plain['random'], 'z.1f')} (theory {percent(plain['normal'], 'z.1f')})."
     )
 
 
@@ -162,10 +167,10 @@ def clusters_section(report: Report, table: Embedding, config: Config) -> None:
     )
     figure = plane(
         place.drop(columns="explained").assign(category=labels), label="word", x="x", y="y",
-        group="category", x_axis=f"first component ({across:.0%} of the variance)",
-        y_axis=f"second component ({up:.0%} of the variance)",
+        group="category", x_axis=f"first component ({percent(across)} of the variance)",
+        y_axis=f"second component ({percent(up)} of the variance)",
         alt=f"{len(words)} words in the plane of their first two components, "
-        f"{across + up:.0%} of their variance, a colour for each of {listed(kept)}.",
+        f"{percent(across + up)} of their variance, a colour for each of {listed(kept)}.",
     )  # fmt: skip
     section.figure(figure, "Words in the plane that shows most of them", name="clusters-figure")
     section.table(controls, "Clusters and their controls", name="clusters-controls",
