@@ -28,7 +28,7 @@ from analyses._steering.measure import (
     side_by_side,
     summary,
 )
-from analyses._steering.report import say_findings, show
+from analyses._steering.report import first_screen, said, say_findings, show
 from analyses._task import TASKS, Task
 from analyses._unknown import check_unknown
 from interp.core.indices import index
@@ -298,7 +298,9 @@ def examine(
     frame = compared(model, direction, prompts, words, plan)
     short = summary(frame)
     beside, greedy = side_by_side(model, direction, prompts, config.texts, plan)
-    say_findings(report, model, short, words, direction, told, plan.n_random)
+    saying = said(model, short, words, plan.n_random)
+    first_screen(report, saying, beside, greedy, words, told)
+    say_findings(report, saying, direction, told)
     show(report, model, short, frame, beside, greedy, words)
     _certainty(report, frame, plan, direction, config)
     return short

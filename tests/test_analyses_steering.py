@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from types import SimpleNamespace
+
+import pandas as pd
 import pytest
 import torch
 
 import interp
-from analyses._steering.measure import Plan, Words, continued, measured, steered
+from analyses._steering import report as steering_report
+from analyses._steering.measure import SUMMARY, Plan, Words, continued, measured, steered
 from analyses.steering import Config, examine, run
 from interp.methods.directions import Direction, word_direction
 from interp.report import Report
@@ -26,6 +31,52 @@ def frame_of(report, name):
     return getattr(found, "table", found).frame
 
 
+def check_first_screen(report, answer):
+    """The answer begins so; below it two continuations; three short sentences lead on."""
+    assert report.headline.startswith(answer), report.headline
+    assert [item.name for item in report.opening.items] == ["two-continuations"]
+    first = report.first_screen().findings
+    assert [sentence.at for sentence in first] == [
+        "share-by-factor", "summary", "perplexity-by-factor",
+    ]  # fmt: skip
+    assert all(len(sentence.split()) <= 25 for sentence in first), first
+    report.html()  # what the sentences lead to is there
+
+
+def summary_of(*rows, base=0.4):
+    """A summary whose steps have these factor, share, half an interval and p."""
+    steps = [(0.0, base, 0.05, 1.0), *rows]
+    frame = pd.DataFrame(
+        [
+            (factor, share, share - half, share + half, base, base, base, p, 0.1, 5 + factor, 5.0)
+            for factor, share, half, p in steps
+        ],
+        columns=list(SUMMARY),
+    )
+    return frame.sort_values("factor", ignore_index=True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "n_random", "answer"),
+    [
+        ([(1.0, 0.6, 0.1, 0.05), (2.0, 0.9, 0.1, 0.05)], 19, r"Yes: with \+2 steps .* “she” more"),
+        ([(-1.0, 0.1, 0.1, 0.05), (1.0, 0.5, 0.2, 0.5)], 19, "Yes: with −1 steps .* “she” less"),
+        ([(1.0, 0.6, 0.3, 0.05)], 19, "No: .* no more than random directions do; at .1 steps"),
+        ([(1.0, 0.9, 0.1, 0.20)], 19, "No: .* 90 % of the continuations hold “she” instead of 40"),
+        ([(-1.0, 0.9, 0.1, 0.05)], 3, "This run cannot tell .* at −1 steps"),
+    ],
+)
+def test_the_answer_is_true_of_every_outcome(rows, n_random, answer):
+    ids = {"she": 0, "he": 1}
+    words = Words(*(torch.tensor([i]) for i in ids.values()))
+    model = SimpleNamespace(
+        tokenizer=SimpleNamespace(str_tokens=lambda ask: [f" {[*ids][i]}" for i in ask])
+    )
+    told = steering_report.said(model, summary_of(*rows), words, n_random)
+    assert re.match(answer, steering_report.answer_of(told).replace("\u00a0", " "))
+    assert ("no price" in steering_report.answer_of(told)) == answer.endswith("less")
+
+
 def test_a_planted_axis_turns_men_into_women_and_random_ones_do_not():
     known = planted.vocabulary(seed=0)
     model, pairs = known.model, RELATIONS["gender"]
@@ -39,7 +90,12 @@ def test_a_planted_axis_turns_men_into_women_and_random_ones_do_not():
     assert short.loc[4.0, "p"] == pytest.approx(1 / 20)
     assert short.loc[4.0, "positive_low"] > short.loc[4.0, "random_high"]
     assert short.loc[-4.0, "negative"] > 0.8 and short.loc[-4.0, "positive"] < 0.5
-    assert "beyond random directions at" in report.findings[0] and "+4" in report.findings[0]
+    told = " ".join(report.findings)
+    assert "beyond random directions at" in told and "+4" in told
+    check_first_screen(report, "Yes: with ")
+    plain, steer = report.opening.items[0].columns.values()
+    assert plain == "man … man man man" and steer.split()[2] in {w for _, w in pairs}
+    assert "comes or goes" in report.opening.items[0].caption
     table = frame_of(report, "continuations").set_index(["prompt", "chosen"])
     assert table.loc[("man", "greedy"), "unsteered"].split() == ["man"] * 3
     assert table.loc[("man", "greedy"), "+4 steps"].split()[0] in {w for _, w in pairs}
@@ -59,7 +115,8 @@ def test_a_direction_that_nothing_reads_changes_nothing():
                     n_random=19)  # fmt: skip
     short = examine(report, model, own, Words(*ids), "planted", config)
     assert short["p"].iloc[-1] > 0.05
-    assert "no more than random directions" in report.findings[0]
+    assert any("no more than random directions" in finding for finding in report.findings)
+    check_first_screen(report, "No: adding the direction changes what is written no more than ")
 
 
 def test_what_is_added_and_what_it_costs_is_what_a_hook_and_a_forward_say():
@@ -111,14 +168,16 @@ def test_words_and_a_saved_direction_are_used(tmp_path):
              "factors": (2.0,)}  # fmt: skip
     report = run(model, Config(positive="she, Mary,zebu", negative="he,John,gnu",
                                allow_unknown=True, **small))  # fmt: skip
-    assert "from he to she" in report.findings[0] and "blocks.0." in report.findings[0]
+    told = next(finding for finding in report.findings if finding.startswith("Adding"))
+    assert "from he to she" in told and "blocks.0." in told
+    check_first_screen(report, "This run cannot tell")
     assert any("zebu" in text for text in report.skipped)
     vector = torch.randn(model.cfg.d_model, generator=torch.Generator().manual_seed(0))
     kept = Direction(vector, "blocks.0.hook_resid_mid", "drawn", "another").save(
         tmp_path / "kept.safetensors"
     )
     report = run(model, Config(direction=kept, **small))
-    assert "blocks.0.hook_resid_mid" in report.findings[0]
+    assert any("blocks.0.hook_resid_mid" in finding for finding in report.findings)
     assert "another" in report.warnings[0]
     assert len(frame_of(report, "counted")) == 20
 

@@ -2,69 +2,181 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from analyses._steering.measure import SUMMARY, Words, shaded
+from analyses._steering.measure import SUMMARY, Words, name_of, shaded
 from interp.methods.directions import Direction
 from interp.report import Report
 from interp.report.figures import curves
-from interp.report.spine import listed, number, out_of_reach
+from interp.report.spine import listed, number, out_of_reach, percent
 
 SURE = 0.05
 
 
-def say_findings(
-    report: Report, model: Any, short: pd.DataFrame, words: Words, direction: Direction, told: str,
-    n_random: int,
-) -> None:  # fmt: skip
-    toward, away = (_one_of(model, ids) for ids in words)
+@dataclass(frozen=True)
+class Said:
+    """What a run says about one direction and the tokens that are counted."""
+
+    toward: str
+    """The words counted on the side that the direction leads to."""
+    away: str
+    base: pd.Series
+    """Row of the summary without steering."""
+    steps: pd.DataFrame
+    """Rows of the summary with steering."""
+    sure: pd.DataFrame
+    """Those that change what is written beyond random directions."""
+    few: str
+    """Why no number of these random directions could tell; empty where it could."""
+
+    @property
+    def clearest(self) -> pd.Series:
+        """The row that the first screen is about: of the sure ones the largest change, else the
+        largest step towards the concept."""
+        if len(self.sure):
+            change = (self.sure["positive"] - self.base["positive"]).abs()
+            return self.sure.loc[change.idxmax()]
+        up = self.steps[self.steps["factor"] > 0]
+        return (up if len(up) else self.steps).iloc[-1]
+
+
+def said(model: Any, short: pd.DataFrame, words: Words, n_random: int) -> Said:
+    """Reads the summary. A step is sure where its p is small enough and its interval leaves out the
+    unsteered share."""
     base = short[short["factor"] == 0].iloc[0]
     steps = short[short["factor"] != 0]
-    sure = steps[
-        (steps["p"] <= SURE)
-        & ((steps["positive_low"] > base["positive"]) | (steps["positive_high"] < base["positive"]))
-    ]
-    up = steps[steps["factor"] > 0]
-    best = (up if len(up) else steps).iloc[-1]
     few = out_of_reach(n_random, 1, "factor", "random directions", "n-random", "none")
-    acts = (
-        f"cannot be told from chance: {few}"
-        if few
-        else f"changes what is written beyond random directions at {listed(_steps(sure))} steps"
-        if len(sure)
-        else "changes what is written no more than random directions do"
+    beyond = (steps["positive_low"] > base["positive"]) | (
+        steps["positive_high"] < base["positive"]
     )
-    report.finding(f"Adding the direction ({told}; {direction.site}) {acts}.")
-    for _, row in steps.iterrows():
-        report.finding(
-            f"At {_step(row['factor'])} steps {row['positive']:.0%} of the continuations hold "
-            f"{toward} (95 % interval {row['positive_low']:.0%} to "
-            f"{row['positive_high']:.0%}), unsteered {base['positive']:.0%}; with random "
-            f"directions {row['random_low']:.0%} to {row['random_high']:.0%} (p = "
-            f"{row['p']:.2f}); {row['negative']:.0%} hold {away}, unsteered "
-            f"{base['negative']:.0%}."
-        )
+    sure = steps[(steps["p"] <= SURE) & beyond & (not few)]
+    return Said(
+        _one_of(model, words.positive), _one_of(model, words.negative), base, steps, sure, few
+    )
+
+
+def first_screen(
+    report: Report, told: Said, beside: pd.DataFrame, greedy: list, words: Words, origin: str
+) -> None:
+    """The answer above two continuations of one prompt, and what stands behind it."""
+    row, base = told.clearest, told.base
+    opening = report.answer(answer_of(told))
+    row_of_prompt, why = _telling_prompt(greedy, row["factor"], words)
+    shown = beside[beside["chosen"] == "greedy"].iloc[row_of_prompt]
+    step = _step(row["factor"])
+    opening.texts(
+        {
+            "As it is": f"{shown['prompt']} … {shown[name_of(0.0)].strip()}",
+            f"With {step} steps of the direction": f"{shown['prompt']} … "
+            f"{shown[name_of(row['factor'])].strip()}",
+        },
+        f"What the model writes behind “{shown['prompt']}”, most likely token by token. {why} "
+        f"The direction: {origin}.",
+        name="two-continuations",
+    )
     report.finding(
-        f"The price: the unsteered model's perplexity of what is written goes from "
-        f"{base['perplexity']:.1f} to {best['perplexity']:.1f} at {_step(best['factor'])} steps; "
-        f"with random directions of equal norm to {best['random_perplexity']:.1f}."
+        f"At {step} steps {percent(row['positive'])} of the continuations hold {told.toward}; "
+        f"without steering {percent(base['positive'])}, with random directions "
+        f"{percent(row['random_low'])} to {percent(row['random_high'])}.",
+        at="share-by-factor",
     )
+    report.finding(
+        f"At {step} steps {percent(row['negative'])} hold {told.away}; without steering "
+        f"{percent(base['negative'])}.",
+        at="summary",
+    )
+    dearer = row["perplexity"] > base["perplexity"]
+    report.finding(
+        f"The text becomes {'less' if dearer else 'no less'} fluent: its perplexity under the "
+        f"plain model is {row['perplexity']:.1f} instead of {base['perplexity']:.1f}; with random "
+        f"directions {row['random_perplexity']:.1f}.",
+        at="perplexity-by-factor",
+    )
+
+
+def answer_of(told: Said) -> str:
+    """The sentence of the first screen."""
+    row, base = told.clearest, told.base
+    shares = (
+        f"{percent(row['positive'])} of the continuations hold {told.toward} instead of "
+        f"{percent(base['positive'])}"
+    )
+    if told.few:
+        return (
+            "This run cannot tell whether steering works, since too few random directions stand "
+            f"beside it: at {_step(row['factor'])} steps {shares}."
+        )
+    if not len(told.sure):
+        return (
+            "No: adding the direction changes what is written no more than random directions do; "
+            f"at {_step(row['factor'])} steps {shares}."
+        )
+    more = "more" if row["positive"] > base["positive"] else "less"
+    price = row["perplexity"] > base["perplexity"]
+    return (
+        f"Yes: with {_step(row['factor'])} steps of the direction the model writes {told.toward} "
+        f"{more} often: {shares}, {'at some' if price else 'at no'} price in fluency."
+    )
+
+
+def _telling_prompt(greedy: list, factor: float, words: Words) -> tuple[int, str]:
+    """The row of the prompt that is shown, and why it is the one."""
+    plain, steered = (next(told for at, told in greedy if at == wanted) for wanted in (0.0, factor))
+    holds = [
+        (torch.isin(told.made.new_ids, words.positive.to(told.made.new_ids)) & told.real).any(1)
+        for told in (plain, steered)
+    ]
+    texts = [told.made.completions for told in (plain, steered)]
+    n = len(texts[0])
+    turned = [i for i in range(n) if bool(holds[0][i]) != bool(holds[1][i])]
+    if turned:
+        return turned[0], (
+            f"A counted word comes or goes in {len(turned)} of {n} prompts; shown is the first of "
+            "these."
+        )
+    moved = [i for i in range(n) if texts[0][i] != texts[1][i]]
+    if moved:
+        return moved[0], (
+            f"In none of {n} prompts does a counted word come or go; shown is the first of "
+            f"{len(moved)} where anything changes."
+        )
+    return 0, f"In none of {n} prompts does anything change."
+
+
+def say_findings(report: Report, told: Said, direction: Direction, origin: str) -> None:
+    """Every step in numbers, behind the first screen."""
+    base = told.base
+    acts = "changes what is written no more than random directions do"
+    if told.few:
+        acts = f"cannot be told from chance: {told.few}"
+    elif len(told.sure):
+        steps = listed(_step(factor) for factor in told.sure["factor"])
+        acts = f"changes what is written beyond random directions at {steps} steps"
+    report.finding(f"Adding the direction ({origin}; {direction.site}) {acts}.", at="summary")
+    for _, row in told.steps.iterrows():
+        report.finding(
+            f"At {_step(row['factor'])} steps {percent(row['positive'])} of the continuations hold "
+            f"{told.toward} (95 % interval {percent(row['positive_low'])} to "
+            f"{percent(row['positive_high'])}), unsteered {percent(base['positive'])}; with random "
+            f"directions {percent(row['random_low'])} to {percent(row['random_high'])} (p = "
+            f"{row['p']:.2f}); {percent(row['negative'])} hold {told.away}, unsteered "
+            f"{percent(base['negative'])}.",
+            at="share-by-factor",
+        )
 
 
 def _one_of(model: Any, ids: Int[Tensor, " k"]) -> str:
-    """The counted words of a side, each once, with or without its space."""
+    """The counted word of a side, with or without its space; of several how many they are."""
     texts = model.tokenizer.str_tokens(ids.tolist())
-    named = list(dict.fromkeys(f"“{text.strip()[:30]}”" for text in texts))
-    return named[0] if len(named) == 1 else f"one of {listed(named, 4)}"
-
-
-def _steps(frame: pd.DataFrame) -> list[str]:
-    return [_step(one) for one in frame["factor"]]
+    named = dict.fromkeys(f"“{text.strip()[:30]}”" for text in texts)
+    return next(iter(named)) if len(named) == 1 else f"one of {len(named)} words"
 
 
 def _step(factor: float) -> str:
@@ -96,7 +208,10 @@ def show(
     percent = [one for one in SUMMARY[1:9] if one != "p"]
     section.table(short, "By factor", name="summary", formats=dict.fromkeys(percent, ".0%"))
     section.table(frame, "Every direction", name="steered", rows=8)
-    section.table(_named(model, words), "Counted tokens", name="counted", rows=20)
+    section.table(
+        _named(model, words), "The tokens that are counted: positive ones are those that the "
+        "direction leads to", name="counted", rows=20,
+    )  # fmt: skip
 
 
 def _named(model: Any, words: Words) -> pd.DataFrame:
@@ -118,13 +233,14 @@ def _share(short: pd.DataFrame) -> Any:
         ignore_index=True,
     )[["factor", "added", "share", "low", "high"]]  # fmt: skip
     first, last = own.iloc[0], own.iloc[-1]
+    low, high = percent(random["random_low"].min()), percent(random["random_high"].max())
     return curves(
         data, x="factor", value="share", low="low", high="high", group="added",
         x_axis="steps added", axis="continuations with a positive word",
-        alt=f"Continuations with a positive word: {first['share']:.0%} at "
-        f"{number(first['factor'], 'g')} steps, {last['share']:.0%} at "
-        f"{number(last['factor'], 'g')}; with random directions {random['random_low'].min():.0%} "
-        f"to {random['random_high'].max():.0%}.",
+        alt=f"Continuations with a positive word: {percent(first['share'])} at "
+        f"{number(first['factor'], 'g')} steps, {percent(last['share'])} at "
+        f"{number(last['factor'], 'g')}; with random directions {low} "
+        f"to {high}.",
     )  # fmt: skip
 
 
