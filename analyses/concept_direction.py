@@ -200,7 +200,7 @@ def examine(report: Report, model: Any, concept: Concept, ask: Ask, config: Conf
     own = checks[layer, config.method]
     parts.causal_section(report, own, *both, layer, config.method, ask.name)
     direction = found.directions[layer, config.method]
-    parts.dormancy_section(
+    dormant = parts.dormancy_section(
         report, model, ask.tokens, direction, ask.metric, where, direction.scale or None,
         progress=progress,
     )  # fmt: skip
@@ -214,10 +214,16 @@ def examine(report: Report, model: Any, concept: Concept, ask: Ask, config: Conf
         (separated["layer"] == layer) & (separated["method"] == METHODS[config.method])
     ].iloc[0]
     noise = _rounding(model, held)
-    told = verdict(row, summary(own, layer, config.method), config.n_random, noise)
+    caused = summary(own, layer, config.method)
+    told = verdict(row, caused, config.n_random, noise)
+    changed = "the answer"
     if ask.toward is None:
+        changed = "what comes next"
         _without_a_task(report, found)
-    parts.headline(report, told, found, layer, config.method)
+    outcome = parts.Outcome(
+        layer, config.method, told, row, caused, own, bool(dormant), ask.name, changed
+    )
+    parts.first_screen(report, found, outcome)
     _certainty(report, found, held, layer, config)
     _doubts(report, model, found, ask, config)
     return told

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -41,6 +43,18 @@ def frame_of(report, name):
     return getattr(found, "table", found).frame
 
 
+def check_first_screen(report, answer):
+    """The answer begins so; below it dose and response; three short sentences lead on."""
+    assert report.headline.startswith(answer), report.headline
+    assert [item.name for item in report.opening.items] == ["dose-response"]
+    first = report.first_screen().findings
+    assert [sentence.at for sentence in first] == [
+        "separation-by-layer", "dose-response", "causal-methods",
+    ]  # fmt: skip
+    assert all(len(sentence.split()) <= 25 for sentence in first), first
+    report.html()  # what the sentences lead to is there
+
+
 def of_lookup(known, feature, seed):
     """A feature of the planted lookup as a concept, and prompts whose answer depends on bit(a)."""
     inputs = known.labelled(192, seed=seed)
@@ -66,7 +80,8 @@ def test_the_linear_feature_of_the_lookup_is_found_and_used(seed):
     config = Config(site="resid_mid", seed=seed, **QUICK)
     told = examine(report, known.model, concept, ask, config, progress=False)
     assert told == Verdict(readable=True, used=True, moves=True, plain=True)
-    assert "readable and used" in report.findings[0]
+    assert "readable and used" in report.findings[3]
+    check_first_screen(report, "A direction at layer 0 tells odd from even, and the model uses it:")
     table = frame_of(report, "separation")
     assert set(table["method"]) == {"difference of means", "linear probe"}
     # the means of 96 texts also hold some of the fillers' noise
@@ -86,7 +101,8 @@ def test_what_is_not_linear_is_not_found(feature):
     told = examine(report, known.model, concept, ask, Config(site="resid_mid", **QUICK),
                    progress=False)  # fmt: skip
     assert not told.readable and not told.used
-    assert "not found" in report.findings[0]
+    assert "not found" in report.findings[3]
+    check_first_screen(report, "No direction is found: at layer 0 none tells even and odd of new ")
     assert frame_of(report, "separation")["auroc_low"].max() < 0.5
 
 
@@ -105,7 +121,10 @@ def test_a_feature_that_nothing_reads_is_readable_but_not_used():
     config = Config(site="resid_mid", **QUICK)
     told = examine(report, model, concept, ask, config, progress=False)
     assert told == Verdict(readable=True, used=False, moves=False, plain=False)
-    assert "readable but not used" in report.findings[0]
+    assert "readable but not used" in report.findings[3]
+    check_first_screen(
+        report, "A direction at layer 0 tells odd from even, but the model does not use it: it acts"
+    )
 
 
 def test_a_planted_axis_of_words_is_found_and_turns_men_into_women():
@@ -214,17 +233,20 @@ def test_your_own_texts_are_read(tmp_path):
     pd.DataFrame(rows).to_csv(path, index=False)
     options = {"data": path, "text": "sentence", "label": "sex", "n": 6, "factors": (1.0,)}
     report = run(model, Config(**options, n_random=2, task="gendered-pronoun"))
-    assert "f to m" in report.findings[0] and "own.csv" in report.findings[0]
+    assert "f to m" in report.findings[3] and "own.csv" in report.findings[3]
     assert any("not made for each other" in doubt for doubt in report.doubts)
     # Two random directions can decide nothing, which is said first and in place of a verdict.
     assert any("--n-random 19 lets it" in text for text in report.warnings)
-    assert "is not settled" in report.findings[0]
+    assert "is not settled" in report.findings[3]
+    check_first_screen(
+        report, "This run cannot tell whether the model uses a direction from f to m:"
+    )
     without = run(model, Config(**options, n_random=19))
     said = " ".join([*without.findings, *without.doubts, *without.skipped])
     assert "logit(" not in said and "pronoun" not in said  # nothing of a task that nobody named
     assert "the next token's distribution (KL, nats)" in said
-    assert "Without a task, effects are changes of the next token" in without.findings[1]
-    assert "not whether it moves an answer from f to m" in without.findings[1]
+    assert "Without a task, effects are changes of the next token" in without.findings[4]
+    assert "not whether it moves an answer from f to m" in without.findings[4]
     assert any("--prompts takes pairs of yours" in doubt for doubt in without.doubts)
     assert not any("not made for each other" in doubt for doubt in without.doubts)
     table = frame_of(without, "causal")
@@ -247,7 +269,33 @@ def test_on_ones_own_texts_a_direction_that_is_read_acts_and_another_does_not():
         report = Report("t", "q?")
         told = examine(report, known.model, concept, of_texts(concept), config, progress=False)
         assert told.moves == told.plain == used
-        assert "Without a task" in report.findings[1]
+        assert "Without a task" in report.findings[4]
+        assert ("what comes next" in report.headline) == used
+
+
+@pytest.mark.parametrize(
+    ("verdict", "answer"),
+    [
+        (Verdict(True, True, True, True), "uses it: removing or adding it changes the answer{}."),
+        (Verdict(True, True, False, True), "needs it: .* no more than other directions do{}."),
+        (Verdict(True, False, True, True), "does without it: .* removing other directions{}."),
+        (Verdict(True, False, False, True), "acts no more on the answer than whatever else"),
+        (Verdict(True, False, False, False), "the model does not use it"),
+        (Verdict(False, False, True, True), "No direction is found.*what was found acts{}."),
+        (Verdict(False, False, False, False), "No direction is found.*from shuffled labels."),
+        (Verdict(True, True, True, True, False), "This run cannot tell"),
+    ],
+)
+@pytest.mark.parametrize("dormant", [True, False])
+def test_the_answer_is_true_of_every_outcome(verdict, answer, dormant):
+    found = SimpleNamespace(concept=SimpleNamespace(classes=("he", "she")))
+    nothing = pd.DataFrame()
+    outcome = parts.Outcome(
+        2, "means", verdict, nothing, nothing, nothing, dormant, "logit", "the answer"
+    )
+    illusion = ", though only by a part of it along which no text varies" if dormant else ""
+    assert re.search(answer.format(illusion), parts.answer_of(found, outcome))
+    assert ("though only by" in parts.answer_of(found, outcome)) == (dormant and "{}" in answer)
 
 
 def test_what_it_refuses():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from interp.methods.stats import wilson
 from interp.methods.steering import dormancy
 from interp.report import Report
 from interp.report.figures import bars, curves, heatmap
-from interp.report.spine import listed, number, out_of_reach, plus_minus, signed
+from interp.report.spine import listed, number, out_of_reach, percent, plus_minus, signed
 
 COSINES = ("layer_a", "method_a", "layer_b", "method_b", "cosine", "chance")
 TOKENS = ("side", "rank", "token", "logit", "z")
@@ -50,12 +51,13 @@ def separation_section(report: Report, found: Found, frame: pd.DataFrame, layer:
         name="projections",
     )  # fmt: skip
     own = _row(frame, layer, method)
+    interval = f"{percent(own['auroc_low'])} to {percent(own['auroc_high'])}"
     report.finding(
         f"At layer {layer} the {METHODS[method]} puts {second} above {first} in "
-        f"{own['auroc']:.1%} of held-out comparisons (AUROC; 95 % interval {own['auroc_low']:.0%} "
-        f"to {own['auroc_high']:.0%}) and is right about {own['accuracy']:.0%} of "
-        f"{int(own['n'])} texts. 95 % of random directions stay below {own['random']:.0%}, of "
-        f"shuffled labels below {own['shuffled']:.0%} (p = {own['p_shuffled']:.2f})."
+        f"{percent(own['auroc'], 'z.1f')} of held-out comparisons (AUROC; 95 % interval "
+        f"{interval}) and is right about {percent(own['accuracy'])} of "
+        f"{int(own['n'])} texts. 95 % of random directions stay below {percent(own['random'])}, of "
+        f"shuffled labels below {percent(own['shuffled'])} (p = {own['p_shuffled']:.2f})."
     )
     good = frame[(frame["auroc_low"] > 0.5) & (frame["p_shuffled"] <= SURE)]
     told = [
@@ -201,7 +203,6 @@ def causal_section(
         "Off target: the divergence over all other tokens, in nats, where some are asked for. "
         "Bands of controls: the middle 95 %; p is a rank among them by mean absolute effect.",
     )
-    section.figure(_dose(frame, name, layer), "Dose and response", name="dose-response")
     section.figure(
         _layers(layers, name, METHODS[method]), "One step in every layer", name="causal-by-layer"
     )
@@ -315,8 +316,8 @@ def dormancy_section(
     whole, varies, dormant = (row for _, row in frame.iterrows())
     share = frame.attrs["dormant_effect"]
     parts = (
-        f"{dormant['share']:.0%} of its squared length (a random direction "
-        f"{dormant['expected']:.0%}) lies where the prompts do not vary; of one step's effect "
+        f"{percent(dormant['share'])} of its squared length (a random direction "
+        f"{percent(dormant['expected'])}) lies where the prompts do not vary; of one step's effect "
         f"{_effect(whole)} that part alone gives "
         f"{signed(dormant['effect'])}, the part that varies {signed(varies['effect'])}"
     )
@@ -356,24 +357,112 @@ def erasure_section(
                   rows=8)  # fmt: skip
     none, leace = (frame[frame["erased"] == one].iloc[0] for one in ("none", "leace"))
     random = frame[frame["erased"] == "random"]
+    interval = f"{percent(leace['low'])} to {percent(leace['high'])}"
     report.finding(
-        f"Erasing it (LEACE, layer {layer}) takes a probe from {none['accuracy']:.0%} to "
-        f"{leace['accuracy']:.0%} (chance {leace['chance']:.0%}; {leace['low']:.0%} to "
-        f"{leace['high']:.0%}), and changes {concept.task_name} by "
+        f"Erasing it (LEACE, layer {layer}) takes a probe from {percent(none['accuracy'])} to "
+        f"{percent(leace['accuracy'])} (chance {percent(leace['chance'])}; {interval}), "
+        f"and changes {concept.task_name} by "
         f"{_effect(leace)}; as many random directions by "
         f"{random['effect'].abs().quantile(EVEN):.2f} at most in 95 % of draws (p = "
         f"{leace['p']:.2f})."
     )
 
 
-def headline(report: Report, own: Verdict, found: Found, layer: int, method: Method) -> None:
-    """The verdict, before everything else."""
+@dataclass(frozen=True)
+class Outcome:
+    """What the first screen says of the direction of one layer and method."""
+
+    layer: int
+    method: Method
+    verdict: Verdict
+    separated: pd.Series
+    """Its row of the separation of held-out texts."""
+    caused: pd.DataFrame
+    """Its rows of the causal summary: ablated, and added by each factor."""
+    tried: pd.DataFrame
+    """Every direction that was tried at this layer (`causal_check`)."""
+    dormant: bool
+    """Whether it acts by a part along which the texts do not vary."""
+    asked: str
+    """What the effects are changes of."""
+    changed: str
+    """The same in plain words: the answer, or the next token."""
+
+
+def first_screen(report: Report, found: Found, outcome: Outcome) -> None:
+    """The answer above dose and response, and three findings before all others; then the verdict
+    with its provenance."""
     first, second = found.concept.classes
-    report.findings.insert(
-        0,
-        f"The direction from {first} to {second} ({found.concept.name}; {METHODS[method]}, layer "
-        f"{layer}) is {own.words}.",
+    report.answer(answer_of(found, outcome)).figure(
+        _dose(outcome.tried, outcome.asked, outcome.layer),
+        f"How far {outcome.asked} moves when the direction is added, beside random directions and "
+        "ones drawn as the texts vary. Bands: 95 %.",
+        name="dose-response",
     )
+    further, report.findings = report.findings, []
+    added, gone = outcome.caused[outcome.caused["action"] == "steer"], outcome.caused
+    top = added.loc[added["factor"].idxmax()]
+    gone = gone[gone["action"] == "ablate"].iloc[0]
+    read = outcome.separated
+    report.finding(
+        f"New texts: it puts {second} above {first} in {percent(read['auroc'])} of comparisons; "
+        f"directions from shuffled labels in up to {percent(read['shuffled'])}.",
+        at="separation-by-layer",
+    )
+    report.finding(
+        f"Adding {number(top['factor'], 'g')} standard deviations changes {outcome.asked} by "
+        f"{signed(top['effect'])}; random directions by up to {top['random_size']:.2f}.",
+        at="dose-response",
+    )
+    report.finding(
+        f"Removing it changes that by {gone['size']:.2f} per prompt; random directions by up to "
+        f"{gone['random_size']:.2f}, those drawn as texts vary {gone['covariance_size']:.2f}.",
+        at="causal-methods",
+    )
+    report.finding(
+        f"The direction from {first} to {second} ({found.concept.name}; {METHODS[outcome.method]}, "
+        f"layer {outcome.layer}) is {outcome.verdict.words}.",
+        at="causal-methods",
+    )
+    report.findings += further
+
+
+def answer_of(found: Found, outcome: Outcome) -> str:
+    """The sentence of the first screen."""
+    first, second = found.concept.classes
+    own, layer, changed = outcome.verdict, outcome.layer, outcome.changed
+    illusion = (
+        ", though only by a part of it along which no text varies"
+        if outcome.dormant and (own.used or own.moves)
+        else ""
+    )
+    if not own.testable:
+        return (
+            f"This run cannot tell whether the model uses a direction from {first} to {second}: "
+            "too few random directions stand beside it."
+        )
+    if not own.readable:
+        acts = ", though adding what was found acts" if own.moves else ""
+        return (
+            f"No direction is found: at layer {layer} none tells {first} and {second} of new texts "
+            f"apart better than one from shuffled labels{acts}{illusion}."
+        )
+    read = f"A direction at layer {layer} tells {second} from {first}"
+    if own.used and own.moves:
+        return f"{read}, and the model uses it: removing or adding it changes {changed}{illusion}."
+    if own.used:
+        return (
+            f"{read}, and the model needs it: removing it changes {changed}, but adding more of it "
+            f"does no more than other directions do{illusion}."
+        )
+    if own.moves:
+        return (
+            f"{read}, and adding it changes {changed}, but the model does without it: removing it "
+            f"does no more than removing other directions{illusion}."
+        )
+    if own.plain:
+        return f"{read}, but acts no more on {changed} than whatever else the texts vary along."
+    return f"{read}, but the model does not use it: it acts no more on {changed} than chance does."
 
 
 def _effect(row: Any) -> str:
