@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from analyses._unknown import check_unknown
 from interp.core.files import read_beginning
 from interp.core.tokens import Tokens
+from interp.data.rows import tokens_of_rows
 from interp.report import Report
 
 MAX_BYTES = 16 << 20
@@ -82,17 +83,6 @@ def _read(model: Any, path: Path, width: int, windows: int, bos: bool | None) ->
     part = f"the first {windows} windows" if left else f"the first {MAX_BYTES >> 20} MB"
     told = f"Of {path.name} {part} were read." if left or not whole else None
     return Text(tokens_of_rows(model, rows), told, lines[:used])
-
-
-def tokens_of_rows(model: Any, rows: Sequence[Sequence[int]]) -> Tokens:
-    """Rows of ids as the model's tokens, padded on the right, with their pieces as strings."""
-    tokenizer = model.tokenizer
-    pad = tokenizer.pad_id if tokenizer.pad_id is not None else 0
-    made = Tokens.from_rows(rows, pad_id=pad)
-    width = made.shape[1]
-    strings = [[*tokenizer.str_tokens(row), *[""] * (width - len(row))] for row in rows]
-    bos = tokenizer.bos_id is not None and all(row[0] == tokenizer.bos_id for row in rows)
-    return model.accept(Tokens(made.ids, mask=made.mask, strings=strings, bos=bos))
 
 
 def _windows(

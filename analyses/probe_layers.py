@@ -9,20 +9,21 @@ from the words alone, from shuffled labels, and on a control task that can only 
 from __future__ import annotations
 
 import sys
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
 from analyses import main
-from analyses._probes.config import Config
-from analyses._probes.measure import Measured, measure
-from analyses._probes.shown import PROBE_TABLES, evidence
-from analyses._probes.texts import Read, read_texts
-from analyses._probes.words import doubts, findings
+from analyses._probe_figures import PROBE_TABLES, evidence
+from analyses._probe_texts import Config, read_texts
+from analyses._probe_words import answer_of, doubts, findings
 from analyses._unknown import check_unknown
 from interp.core.indices import indices
 from interp.core.sites import UnknownSite
 from interp.loading.needs import Needs
+from interp.methods.probes.compare import Compared, compare_probes
+from interp.methods.probes.texts import TextExamples
+from interp.model import HookedTransformer
 from interp.report import Report
 from interp.report.provenance import provenance
 from interp.report.spine import listed
@@ -32,7 +33,7 @@ TABLES = PROBE_TABLES
 """The CSV files of the report and their columns."""
 
 
-def run(model: Any, config: Config) -> Report:
+def run(model: HookedTransformer, config: Config) -> Report:
     """The report. Raises ValueError on texts, labels or groups that cannot be used, naming the
     line, and on a model that does not read text."""
     if model.cfg.inputs != "tokens":
@@ -55,17 +56,29 @@ def run(model: Any, config: Config) -> Report:
     return report
 
 
-def examine(report: Report, model: Any, read: Read, config: Config) -> Measured:
+def examine(
+    report: Report, model: HookedTransformer, read: TextExamples, config: Config
+) -> Compared:
     """Everything below the title; the examples may be anybody's."""
     names = site_names(report, model, config)
-    measured = measure(model, _enough(read, config), names, config)
-    findings(report, measured, config)
-    evidence(report, measured)
-    doubts(report, measured, config)
-    return measured
+    compared = compare_probes(
+        model,
+        _enough(read, config),
+        names,
+        C=config.C,
+        folds=config.folds,
+        shuffles=config.shuffles,
+        random=config.random,
+        seed=config.seed,
+    )
+    opening = report.answer(answer_of(compared, config))
+    findings(report, compared, config)
+    evidence(report, opening, compared)
+    doubts(report, compared, config)
+    return compared
 
 
-def site_names(report: Report, model: Any, config: Config) -> list[str]:
+def site_names(report: Report, model: HookedTransformer, config: Config) -> list[str]:
     """The full names of the sites; says which of them the model has not."""
     n = model.cfg.n_layers
     layers = range(n) if config.layers is None else indices(config.layers, n, "layers")
@@ -91,15 +104,13 @@ def site_names(report: Report, model: Any, config: Config) -> list[str]:
     return list(dict.fromkeys(chosen))
 
 
-def _enough(read: Read, config: Config) -> Read:
+def _enough(read: TextExamples, config: Config) -> TextExamples:
     """Without classes that are too rare for the folds; texts that stand several times as groups."""
     frame = read.frame
     if "group" not in frame and frame["text"].duplicated().any():
         frame = frame.assign(group=frame["text"])
-        read = Read(
-            frame, read.tokens, read.weight, read.what,
-            (*read.left_out, "Some texts stand in several rows, which are held out together."),
-        )  # fmt: skip
+        together = "Some texts stand in several rows, which are held out together."
+        read = replace(read, frame=frame, left_out=(*read.left_out, together))
     if read.regression or "side" in frame:
         return read
     has = frame.groupby("label")["group" if "group" in frame else "line"].nunique()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -11,11 +12,18 @@ import torch
 from threadpoolctl import threadpool_limits
 
 import interp
-from analyses._probes.measure import _gain, measure
-from analyses._probes.texts import Read, activations, read_texts
+from analyses._probe_texts import read_texts
 from analyses.probe_layers import Config, examine, run
 from interp import stats
-from interp.methods.probes import held_out_predictions, probe_sweep
+from interp.methods.probes import (
+    TextExamples,
+    compare_probes,
+    held_out_predictions,
+    probe_sweep,
+    text_examples,
+)
+from interp.methods.probes.compare import score_gain
+from interp.methods.probes.texts import activations
 from interp.model import HookedTransformer
 from interp.report import Report
 from interp.zoo import planted
@@ -59,7 +67,7 @@ def read_of(tokens, labels, position=-1):
             "read": "end",
         }
     )
-    return Read(frame, tokens, weight, "feature")
+    return TextExamples(frame, tokens, weight, "feature")
 
 
 def written(tmp_path, rows, name="own.csv"):
@@ -87,6 +95,23 @@ def lookup():
     return planted.lookup(seed=1)
 
 
+def told(report, start):
+    """The finding that begins so."""
+    (finding,) = [one for one in report.findings if one.startswith(start)]
+    return finding
+
+
+def check_first_screen(report, answer, site="resid-post"):
+    """The answer is so; below it the curve of the site above its controls; three short sentences
+    lead on."""
+    assert re.match(answer, report.headline.replace("\u00a0", " ")), report.headline
+    assert [item.name for item in report.opening.items] == [f"{site}-figure"]
+    first = report.first_screen().findings
+    assert [sentence.at for sentence in first] == [f"{site}-figure", "rivals", "by-layer"]
+    assert all(len(sentence.split()) <= 25 for sentence in first), first
+    report.html()  # what the sentences lead to is there
+
+
 @pytest.mark.parametrize(
     ("feature", "site", "there"),
     [
@@ -103,7 +128,17 @@ def test_what_is_linear_is_found_and_nothing_else(lookup, feature, site, there):
     report = Report("t", "q?")
     found = examine(report, lookup.model, read, Config(sites=(site,), **FAST))
     assert found.found == there
-    assert report.findings[0].startswith("“feature” can be read" if there else "Nothing is found")
+    first = told(report, "“feature” can be read best" if there else "Nothing is found")
+    answer = {
+        ("b", "resid_mid"): ".*can be read at resid_mid of layer 0 .*not measurably better than",
+        (
+            "a",
+            "resid_mid",
+        ): "Yes: “feature” can be read at resid_mid of layer 0 .* better than from",
+        ("xor", "resid_post"): "Yes: “feature” can be read behind layer 0 .* better than from ",
+    }
+    nothing = "No: at none of 1 places can a linear probe read “feature” better than from shuffled"
+    check_first_screen(report, answer.get((feature, site), nothing), site.replace("_", "-"))
     table = frame_of(report, "by-layer").set_index("source")
     if there:
         assert table.loc["model", "score"] > 0.95 and table.loc["model", "p_adjusted"] <= 0.025
@@ -113,16 +148,42 @@ def test_what_is_linear_is_found_and_nothing_else(lookup, feature, site, there):
     else:
         assert table.loc["model", "low"] < 0.5  # held-out accuracy at chance may fall short of it
         assert table.loc["model", "compression"] < 1.1
-        assert "corrected for the number of places, p = " in report.findings[0].lower()
+        assert "corrected for the number of places, p = " in first.lower()
+
+
+def test_from_a_script_texts_are_compared_in_three_lines():
+    model = model_of(whole_words())
+    frame = pd.DataFrame(
+        [(f"the {a} saw the {b}", a) for a in ("king", "queen") for b in ("man", "woman", "doctor")]
+        * 4,
+        columns=["text", "label"],
+    )
+    examples = text_examples(model, frame)
+    found = compare_probes(
+        model, examples, ["blocks.0.hook_resid_post"], folds=2, shuffles=19, random=False
+    )
+    assert examples.frame["read"].str.strip().tolist() == [t.split()[-1] for t in frame["text"]]
+    x = activations(model, examples, ["blocks.0.hook_resid_post"])["blocks.0.hook_resid_post"]
+    cache = model.run_with_cache(examples.tokens, "resid_post")[1]
+    assert torch.allclose(x, cache["resid_post", 0][:, -1])
+    again = probe_sweep(
+        {"blocks.0.hook_resid_post": x}, frame["label"].to_numpy(), C=0.1, cv=2, n_shuffles=19,
+        texts=frame["text"].tolist(), seed=0,
+    )  # fmt: skip
+    assert found.best["score"] == again["accuracy"].iloc[0]
+    assert found.of("words alone")["score"].tolist() == [1.0]  # the label is one of the words
+    assert found.of("embedding")["score"].max() < 0.7  # and does not stand at the last token
+    assert set(found.rivals["rival"]) == {"embedding", "words alone"}
 
 
 def test_a_label_that_is_drawn_is_found_no_more_often_than_by_chance(lookup):
-    made, config = lookup.labelled(128, seed=0), Config(sites=("resid_post",), random=False, **FAST)
+    made, options = lookup.labelled(128, seed=0), {**FAST, "random": False}
     names = ["blocks.0.hook_resid_post"]
     found = []
     for seed in range(8):
         labels = np.random.default_rng(seed).integers(0, 2, 128)
-        found.append(measure(lookup.model, read_of(made.tokens, labels), names, config).found)
+        read = read_of(made.tokens, labels)
+        found.append(compare_probes(lookup.model, read, names, **options).found)
     assert sum(found) <= 2
 
 
@@ -130,15 +191,18 @@ def test_sentiment_is_read_in_tinyworld_and_not_from_its_last_token():
     model = interp.load("tinyworld", device="cpu")
     report = run(model, Config(n=160, sites=("resid_post",), **FAST))
     assert not report.warnings
-    assert report.findings[0].startswith("“sentiment” can be read best at resid_post of layer")
+    assert told(report, "“sentiment” can be read best at resid_post of layer")
+    check_first_screen(
+        report, r"(Yes: )?“sentiment” can be read behind layer \d \(9\d\.\d % right\), "
+    )
     rivals = frame_of(report, "rivals").set_index("rival")
     assert rivals.loc["embedding", "low"] > 0.2
     best = frame_of(report, "by-layer").query("source == 'model'")["score"].max()
     assert best > 0.9
     assert any("concept-direction" in one for one in report.doubts)
     assert any("control task" in one for one in report.skipped)
-    told = " ".join(report.findings)
-    assert "more than from the embedding" in told and "Description length" in told
+    said = " ".join(report.findings)
+    assert "more than from the embedding" in said and "Description length" in said
     assert len(frame_of(report, "examples")) <= 160
 
 
@@ -211,7 +275,7 @@ def test_differences_of_accuracies_stay_within_a_hundred_points(tmp_path):
         pd.DataFrame({"example": range(10), "label": 1, "predicted": row.astype(int)})
         for row in right
     ]
-    apart, same = (_gain(frames[0], other, read) for other in frames[::-1])
+    apart, same = (score_gain(frames[0], other, read) for other in frames[::-1])
     normal = 0.9 + 1.96 * (right[0].astype(float) - right[1]).std(ddof=1) / 10**0.5
     assert normal > 1 >= apart.high > apart.value == pytest.approx(0.9)
     assert same.value == 0 and same.low < -0.2 < 0.2 < same.high
@@ -234,7 +298,8 @@ def test_too_few_shuffles_are_said_and_not_called_nothing(shuffles, short, tmp_p
         data=written(tmp_path, rows), sites=("resid_post",), shuffles=shuffles, random=False
     )
     report = run(model, config)
-    first = report.findings[0]
+    assert report.headline.startswith("This run cannot tell" if short else "No: at none of ")
+    first = told(report, "This run cannot tell" if short else "Nothing is found")
     assert first.startswith("This run cannot tell") == short, first
     assert first.startswith("Nothing is found") != short
     assert ("--shuffles 39 lets it" in first) == short
@@ -358,7 +423,7 @@ def test_numbers_are_a_regression(tmp_path):
     report = run(model, own)
     table = frame_of(report, "by-layer")
     assert {"spearman", "mae"} <= set(table) and "bits" not in table
-    assert "R²" in report.findings[0]
+    assert "R²" in report.headline and "R²" in report.findings[0]
     assert "predictions-figure" in names_of(report) and "confusion" not in names_of(report)
     wrong = frame_of(report, "wrong")
     assert wrong["error"].abs().is_monotonic_decreasing

@@ -56,6 +56,16 @@ def probe(b):
     return probes.LinearProbe().fit(*b.features)
 
 
+LABELLED = pd.DataFrame(
+    [(f"{one} and {other}", str(i % 2)) for i, one in enumerate(TEXTS) for other in TEXTS],
+    columns=["text", "label"],
+)
+
+
+def labelled(b) -> probes.TextExamples:
+    return probes.text_examples(b.model, LABELLED)
+
+
 def harvested(f, b):
     found = f(
         b.model, b.tokens, "resid_post", b.folder / "harvest", dtype="float64", sample=2, seed=3,
@@ -219,6 +229,14 @@ METHOD_CASES = {
         )
     ],
     "probes.held_out_predictions": lambda f, b: f(*b.features, C=[0.1, 1.0]),
+    "probes.text_examples": lambda f, b: [
+        (examples.tokens.ids, examples.weight)
+        for examples in (f(b.model, LABELLED, position=where) for where in ("last", "mean"))
+    ],
+    "probes.compare_probes": lambda f, b: [
+        getattr(f(b.model, labelled(b), [SITE], folds=2, shuffles=19), name)
+        for name in ("sweep", "rivals", "predictions")
+    ],
     "probes.random_copy": lambda f, b: f(b.model, seed=3),
     "probes.LinearProbe.fit": lambda f, b: (
         f(probes.LinearProbe(), *b.features).coef_,
@@ -289,6 +307,8 @@ METHOD_EXEMPT = {
     "activations.vector_site": "no tensors",
     "geometry.Embedding": "numpy: a table that `embedding` has read",
     "geometry.Places": "numpy",
+    "probes.Compared": "numpy",
+    "probes.TextExamples": "run by compare_probes",
     "geometry.analogy_controls": "numpy",
     "geometry.every_setting": "numpy",
     "geometry.cka": "numpy",

@@ -45,6 +45,7 @@ ELSEWHERE = {
     "occurrence": "no tensors",
     "precision": "run by every factorisation",
     "provenance": "run by every report",
+    "rows": "run by probes.text_examples",
     "report": "tables and pictures: run by every analysis",
     "rerun": "run by every sweep",
     "sites": "no tensors",
