@@ -36,15 +36,15 @@ class Config:
     the number of a subject, the gender of a name. Not used where --data is given."""
     data: Path | None = None
     """Your own texts: a CSV, TSV or JSON-lines file with a text and a label in each row."""
-    text: str = "text"
+    text_column: str = "text"
     """Column of --data with the text."""
-    label: str = "label"
+    label_column: str = "label"
     """Column of --data with the label: a class, or a number."""
-    group: str | None = None
+    group_column: str | None = None
     """Column of --data that says which texts belong together (the same author, film, source): no
     probe is asked about a group that it has learned from. By default texts are by themselves, and
     rows with the same text belong together."""
-    split: str | None = None
+    split_column: str | None = None
     """Column of --data that says which rows are train and which are test (or 0 and 1); by default
     every row is held out once."""
     task: Literal["auto", "classification", "regression"] = "auto"
@@ -95,9 +95,12 @@ class Config:
                 raise ValueError(f"{name}=(): expected one at least; leave it out for the default")
         if not all(0 < one < float("inf") for one in self.C or ()):
             raise ValueError(f"C={self.C}: expected positive numbers")
-        if self.data is None and (self.split or self.group or self.task == "regression"):
+        if self.data is None and (
+            self.split_column or self.group_column or self.task == "regression"
+        ):
             raise ValueError(
-                "split, group and task=regression are for your own texts: give them with data"
+                "split_column, group_column and task=regression are for your own texts: give them "
+                "with data"
             )
 
 
@@ -105,7 +108,7 @@ def read_texts(model: HookedTransformer, config: Config) -> TextExamples:
     """The examples of a config. Raises ValueError, naming the line, on a label or a word that does
     not fit, and on a model that reads no texts."""
     frame, left_out = _rows(config)
-    what = config.label if config.data is not None else config.bundled
+    what = config.label_column if config.data is not None else config.bundled
     frame = _typed(frame, what, config.task)
     key = [name for name in ("text", "word", "label") if name in frame]
     whole, frame = len(frame), frame.drop_duplicates(key, ignore_index=True)
@@ -127,19 +130,23 @@ def _rows(config: Config) -> tuple[pd.DataFrame, list[str]]:
     if config.data is None:
         return _bundled(config), []
     more = ["word"] if config.position == "word" else []
-    more += [config.split] if config.split else []
+    more += [config.split_column] if config.split_column else []
     frame = read_labelled(
-        config.data, text=config.text, label=config.label, group=config.group, more=more
+        config.data,
+        text=config.text_column,
+        label=config.label_column,
+        group=config.group_column,
+        more=more,
     )
-    if config.split:
-        sides = frame[config.split].str.lower().map(SIDES)
+    if config.split_column:
+        sides = frame[config.split_column].str.lower().map(SIDES)
         if sides.isna().any():
             row = frame[sides.isna()].iloc[0]
             raise ValueError(
-                f"{config.data}, line {row['line']}: {config.split} is {row[config.split]!r}; "
-                "expected train or test (or 0 and 1, false and true)"
+                f"{config.data}, line {row['line']}: {config.split_column} is "
+                f"{row[config.split_column]!r}; expected train or test (or 0 and 1, false and true)"
             )
-        frame = frame.drop(columns=config.split).assign(side=sides)
+        frame = frame.drop(columns=config.split_column).assign(side=sides)
     return frame, []
 
 

@@ -386,7 +386,8 @@ def doubts(report: Report, compared: Compared, config: Config) -> None:
     if "group" not in compared.examples.frame:
         report.doubt(
             "Texts are taken as independent. Where they have sources, authors or templates in "
-            "common, name them with --group: intervals and p-values are too narrow otherwise."
+            "common, name them with --group-column: intervals and p-values are too narrow "
+            "otherwise."
         )
     elif compared.shuffled == "examples":
         report.doubt(
