@@ -56,13 +56,18 @@ def evidence(report: Report, opening: Section, compared: Compared) -> None:
     _draw_controls(section, compared)
     _draw_bits(section, compared)
     section.table(
-        compared.sweep, "Every place of every source; p_adjusted is corrected for the places of a "
-        "source, and C is the penalty chosen", name="by-layer", missing=("layer",),
-    )  # fmt: skip
+        compared.sweep,
+        "Every place of every source; p_adjusted is corrected for the places of a "
+        "source, and C is the penalty chosen",
+        name="by-layer",
+        missing=("layer",),
+    )
     section.table(
-        compared.rivals, f"{place_name(compared.best)} less each rival, over the same examples",
-        name="rivals", missing=("low", "high"),
-    )  # fmt: skip
+        compared.rivals,
+        f"{place_name(compared.best)} less each rival, over the same examples",
+        name="rivals",
+        missing=("low", "high"),
+    )
     _held_out(report, compared)
 
 
@@ -101,12 +106,19 @@ def _draw_site(section: Section, compared: Compared, site: str, own: pd.DataFram
     data = pd.concat(drawn, ignore_index=True)[list(DRAWN)]
     top = own.loc[own["score"].idxmax()]
     figure = curves(
-        data, x="layer", value="score", low="low", high="high", group="curve", x_axis="layer",
-        axis=_axis(compared), limits=_limits(compared),
+        data,
+        x="layer",
+        value="score",
+        low="low",
+        high="high",
+        group="curve",
+        x_axis="layer",
+        axis=_axis(compared),
+        limits=_limits(compared),
         alt=f"{score_name(compared).capitalize()} of {compared.examples.what} by layer at {site}, "
         f"highest at layer {int(top['layer'])} with {form_of(compared)(top['score'])}, beside "
-        f"{', '.join(dict.fromkeys(data['curve'].iloc[len(own):]))}.",
-    )  # fmt: skip
+        f"{', '.join(dict.fromkeys(data['curve'].iloc[len(own) :]))}.",
+    )
     section.figure(
         figure,
         f"{score_name(compared).capitalize()} by layer at {site}, above its controls. Bands are "
@@ -128,11 +140,18 @@ def _draw_controls(section: Section, compared: Compared) -> None:
     drawn.append(_curve(own, "random features", ("random_features",) * 3))
     data = pd.concat(drawn, ignore_index=True)[list(DRAWN)]
     figure = curves(
-        data, x="layer", value="score", low="low", high="high", group="curve", x_axis="layer",
-        axis=_axis(compared), limits=_limits(compared),
+        data,
+        x="layer",
+        value="score",
+        low="low",
+        high="high",
+        group="curve",
+        x_axis="layer",
+        axis=_axis(compared),
+        limits=_limits(compared),
         alt=f"{score_name(compared).capitalize()} by layer at {site} beside "
-        f"{', '.join(dict.fromkeys(data['curve'].iloc[len(own):]))}.",
-    )  # fmt: skip
+        f"{', '.join(dict.fromkeys(data['curve'].iloc[len(own) :]))}.",
+    )
     section.figure(figure, f"{site} beside what needs no model", name="controls-figure")
 
 
@@ -153,15 +172,23 @@ def _draw_bits(section: Section, compared: Compared) -> None:
         drawn.append(_across(layers, row, EMBEDDING))
     data = pd.concat(drawn, ignore_index=True)[list(DRAWN)]
     figure = curves(
-        data, x="layer", value="score", low="low", high="high", group="curve", x_axis="layer",
+        data,
+        x="layer",
+        value="score",
+        low="low",
+        high="high",
+        group="curve",
+        x_axis="layer",
         axis="compression (1: nothing is saved)",
         alt="Compression of the labels by layer, highest "
         f"{data['score'].max():.2f} ({data.loc[data['score'].idxmax(), 'curve']}).",
-    )  # fmt: skip
+    )
     section.figure(
-        figure, "How many times fewer bits the labels take (online code, Voita & Titov 2020); it "
-        "counts how surely and from how few examples they are read", name="compression-figure",
-    )  # fmt: skip
+        figure,
+        "How many times fewer bits the labels take (online code, Voita & Titov 2020); it "
+        "counts how surely and from how few examples they are read",
+        name="compression-figure",
+    )
 
 
 def _held_out(report: Report, compared: Compared) -> None:
@@ -173,10 +200,13 @@ def _held_out(report: Report, compared: Compared) -> None:
     if compared.examples.regression:
         data = own[["label", "predicted"]].astype(float)
         figure = scatter(
-            data, x="label", y="predicted", x_axis=compared.examples.what,
+            data,
+            x="label",
+            y="predicted",
+            x_axis=compared.examples.what,
             y_axis=f"{compared.examples.what}, predicted",
             alt=f"Predicted against true {compared.examples.what} of {len(own)} examples.",
-        )  # fmt: skip
+        )
         section.figure(figure, "Predicted against true", name="predictions-figure")
         wrong = own.loc[own["error"].abs().sort_values(ascending=False, kind="stable").index]
         caption = "The largest errors"
@@ -197,8 +227,13 @@ def _held_out(report: Report, compared: Compared) -> None:
                 [score, "n"], ascending=[not compared.examples.regression, False], kind="stable"
             )
             holes = ("low", "high") if compared.examples.regression else ()
-            section.table(frame, f"By {column}, the worst first", name=f"by-{column}",
-                          rows=MOST_NAMED, missing=holes)  # fmt: skip
+            section.table(
+                frame,
+                f"By {column}, the worst first",
+                name=f"by-{column}",
+                rows=MOST_NAMED,
+                missing=holes,
+            )
     section.table(own, "All of them", name="examples", rows=10)
 
 
@@ -206,13 +241,24 @@ def _confusion(section: Section, compared: Compared) -> None:
     frame = confusion(compared.predictions)
     if len(set(frame["label"])) <= MOST_CLASSES:
         figure = heatmap(
-            frame, rows="label", columns="predicted", value="share", diverging=False, limit=1.0,
-            axis="share of the label's examples", titles={"label": "true label"},
+            frame,
+            rows="label",
+            columns="predicted",
+            value="share",
+            diverging=False,
+            limit=1.0,
+            axis="share of the label's examples",
+            titles={"label": "true label"},
             alt="Share of each label's examples by predicted label; on the diagonal "
-            + ", ".join(f"{row.label} {row.share:.0%}" for row in frame.itertuples()
-                        if row.label == row.predicted) + ".",
-        )  # fmt: skip
-        section.figure(figure, "Rows: what it is; columns: what the probe says",
-                       name="confusion-figure")  # fmt: skip
+            + ", ".join(
+                f"{row.label} {row.share:.0%}"
+                for row in frame.itertuples()
+                if row.label == row.predicted
+            )
+            + ".",
+        )
+        section.figure(
+            figure, "Rows: what it is; columns: what the probe says", name="confusion-figure"
+        )
     counted = frame[frame["count"] > 0].sort_values("count", ascending=False, kind="stable")
     section.table(counted, "The same in numbers", name="confusion", formats={"share": ".1%"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pandas as pd
 
@@ -37,7 +38,7 @@ def score_name(compared: Compared) -> str:
     return "R²" if compared.examples.regression else "accuracy"
 
 
-def place_name(row: pd.Series) -> str:
+def place_name(row: Any) -> str:
     """As places are called: resid_post of layer 2."""
     site = str(row["site"]).rpartition(".")[2].removeprefix("hook_")
     return site if pd.isna(row["layer"]) else f"{site} of layer {int(row['layer'])}"
@@ -50,7 +51,7 @@ PLAIN = {
 }
 
 
-def plain_place(row: pd.Series) -> str:
+def plain_place(row: Any) -> str:
     """A place for a reader who does not know the names of sites: behind layer 2."""
     plain = PLAIN.get(str(row["site"]))
     return f"at {place_name(row)}" if plain is None else plain.format(int(row["layer"]))
@@ -146,15 +147,20 @@ def _where(report: Report, compared: Compared, config: Config) -> None:
         f"{form(best['null_high'])}"
     )
     chance = (
-        f"the mean of the labels {form(best['constant'])}" if compared.examples.regression
+        f"the mean of the labels {form(best['constant'])}"
+        if compared.examples.regression
         else f"always the commonest label {form(best['constant'])}"
-    )  # fmt: skip
+    )
     if not compared.found:
         short = _short(compared, config)
-        start = f"This run cannot tell whether one place holds “{what}”: {short}." if short else (
-            f"Nothing is found: at none of {len(compared.model)} places can “{what}” be read "
-            "better than from shuffled labels."
-        )  # fmt: skip
+        start = (
+            f"This run cannot tell whether one place holds “{what}”: {short}."
+            if short
+            else (
+                f"Nothing is found: at none of {len(compared.model)} places can “{what}” be read "
+                "better than from shuffled labels."
+            )
+        )
         report.finding(
             f"{start} The best, {place_name(best)}, has {score}; {null}; {chance}. Corrected for "
             f"the number of places, p = {best['p_adjusted']:.2f}."
@@ -187,11 +193,13 @@ def _short(compared: Compared, config: Config) -> str:
     return out_of_reach(config.shuffles, places, "place", "shuffles", "shuffles")
 
 
-def _gain(compared: Compared, row: pd.Series) -> str:
+def _gain(compared: Compared, row: Any) -> str:
     """A difference in words, and whether it is away from zero."""
     unit = "" if compared.examples.regression else " points"
-    numbers = [row[name] * (1 if compared.examples.regression else 100)
-               for name in ("difference", "low", "high")]  # fmt: skip
+    numbers = [
+        row[name] * (1 if compared.examples.regression else 100)
+        for name in ("difference", "low", "high")
+    ]
     digits = 2 if compared.examples.regression else 1
     value, low, high = (signed(one, digits) for one in numbers)
     if row["low"] != row["low"]:
@@ -199,7 +207,7 @@ def _gain(compared: Compared, row: pd.Series) -> str:
     return f"{value}{unit}, 95 % interval {low} to {high}"
 
 
-def _verdict(row: pd.Series) -> str:
+def _verdict(row: Any) -> str:
     if row["low"] > 0:
         return "more than"
     return "less than" if row["high"] < 0 else "not measurably more than"
@@ -222,8 +230,9 @@ def _against_baselines(report: Report, compared: Compared) -> None:
         )
     others = [one for one in compared.silent if one != EMBEDDING]
     if others:
-        report.skip(f"Places where all texts are alike, so that nothing can be read: "
-                    f"{listed(others)}.")  # fmt: skip
+        report.skip(
+            f"Places where all texts are alike, so that nothing can be read: {listed(others)}."
+        )
 
 
 def _control(report: Report, compared: Compared) -> None:
@@ -252,8 +261,10 @@ def _neighbours(report: Report, compared: Compared) -> None:
     rows = compared.rivals[compared.rivals["rival"].str.startswith("layer ")]
     if not len(rows):
         return
-    told = [f"{str(row['rival']).partition(',')[0]} ({_gain(compared, row)})"
-            for _, row in rows.iterrows()]  # fmt: skip
+    told = [
+        f"{str(row['rival']).partition(',')[0]} ({_gain(compared, row)})"
+        for _, row in rows.iterrows()
+    ]
     apart = int((rows["low"] > 0).sum())
     verdict = {
         0: "No measurable difference sets it apart from its neighbours",
@@ -312,9 +323,11 @@ def _mistakes(report: Report, compared: Compared) -> None:
     if wrong.empty:
         report.finding(f"There, all {len(own)} held-out examples are right.")
         return
-    pairs = wrong.groupby(["label", "predicted"], sort=False).size().sort_values(
-        ascending=False, kind="stable"
-    )  # fmt: skip
+    pairs = (
+        wrong.groupby(["label", "predicted"], sort=False)
+        .size()
+        .sort_values(ascending=False, kind="stable")
+    )
     label, predicted = next(iter(pairs.index))
     of_label = int((own["label"] == label).sum())
     report.finding(
@@ -334,11 +347,12 @@ def _certainty(report: Report, compared: Compared, config: Config) -> None:
     )
     groups = (
         f" Members of a group ({read.frame['group'].nunique()} groups) are on one side together."
-        if "group" in read.frame else ""
-    )  # fmt: skip
-    position = {
-        "last": "the last token", "mean": "the mean over the tokens", "word": "the word"
-    }[config.position]  # fmt: skip
+        if "group" in read.frame
+        else ""
+    )
+    position = {"last": "the last token", "mean": "the mean over the tokens", "word": "the word"}[
+        config.position
+    ]
     intervals = (
         "R² has an interval by the delta method; differences are paired, example by example."
         if read.regression
@@ -360,8 +374,10 @@ def _certainty(report: Report, compared: Compared, config: Config) -> None:
         report.sure(f"Several places pass together: {short}.")
     slow = compared.sweep[~compared.sweep["converged"].astype(bool)]
     if len(slow):
-        report.doubt(f"At {len(slow)} places a probe stopped short of its optimum: "
-                     f"{listed((place_name(row) for _, row in slow.iterrows()), 3)}.")  # fmt: skip
+        report.doubt(
+            f"At {len(slow)} places a probe stopped short of its optimum: "
+            f"{listed((place_name(row) for _, row in slow.iterrows()), 3)}."
+        )
 
 
 def doubts(report: Report, compared: Compared, config: Config) -> None:
@@ -373,8 +389,9 @@ def doubts(report: Report, compared: Compared, config: Config) -> None:
     words = compared.rivals[compared.rivals["rival"] == WORDS]
     told = (
         f" Here, counted tokens alone reach {form_of(compared)(words['score'].iloc[0])}."
-        if len(words) else ""
-    )  # fmt: skip
+        if len(words)
+        else ""
+    )
     report.doubt(
         "A probe finds whatever goes along with the label in these texts, such as words, length "
         f"or topic, and not only the label itself.{told}"
@@ -395,5 +412,7 @@ def doubts(report: Report, compared: Compared, config: Config) -> None:
             "several; where groups matter, this p-value is too small."
         )
     else:
-        report.doubt("Wilson intervals take the members of a group as independent, and are too "
-                     "narrow where they are not; the paired differences allow for it.")  # fmt: skip
+        report.doubt(
+            "Wilson intervals take the members of a group as independent, and are too "
+            "narrow where they are not; the paired differences allow for it."
+        )

@@ -77,14 +77,19 @@ def plane_section(
         "of the table says how much of each word the plane shows.",
     )
     figure = plane(
-        drawn.drop(columns="explained"), label="word", x="x", y="y", group="kind", links=shown,
+        drawn.drop(columns="explained"),
+        label="word",
+        x="x",
+        y="y",
+        group="kind",
+        links=shown,
         outline=(a, b, made, c),
         x_axis=f"first component ({percent(across)} of the variance)",
         y_axis=f"second component ({percent(up)} of the variance)",
         alt=f"{len(words)} words in a plane that shows {told}; pairs joined by lines. A dashed "
         f"parallelogram joins {a}, {b}, {made} and {c}; the nearest word to its last corner in "
         f"this picture is {_nearest(place, x, y)}.",
-    )  # fmt: skip
+    )
     opening.figure(
         figure,
         f"The dashed parallelogram leads from {a}, {b} and {c} to {made}. Lines join pairs of "
@@ -92,8 +97,9 @@ def plane_section(
         "question do not count as answers.",
         name="plane-figure",
     )
-    section.table(found, "How much of each word the plane shows", name="plane", formats=PERCENT,
-                  rows=6)  # fmt: skip
+    section.table(
+        found, "How much of each word the plane shows", name="plane", formats=PERCENT, rows=6
+    )
     report.finding(
         f"The plane of the word pairs shows {told}, {more} what random tokens give ({random}).",
         at="plane-figure",
@@ -130,8 +136,10 @@ def direction_section(
     )
     section.table(
         agreement.sort_values("cosine", ascending=False, kind="stable"),
-        "Each pair against the direction of the others", name="pairs", rows=6,
-    )  # fmt: skip
+        "Each pair against the direction of the others",
+        name="pairs",
+        rows=6,
+    )
     report.finding(f"The {category} direction: {told}.", at="pairs")
     kept = _known(report, table, words, {word for pair in pairs for word in pair}, category)
     if not kept:
@@ -144,14 +152,19 @@ def direction_section(
     first, second = pairs[0]
     ends = along["word"].iloc[0], along["word"].iloc[-1]
     figure = places(
-        along, label="word", value="cosine", low="low", high="high",
+        along,
+        label="word",
+        value="cosine",
+        low="low",
+        high="high",
         axis=f"cosine with the {category} direction (← {first}   {second} →); grey: random pairs",
         alt=f"{len(along)} words along the {category} direction, from {ends[0]} towards {second} "
         f"to {ends[1]} towards {first}. {len(outside)} lie outside of what 95 % of the directions "
         "between random tokens give.",
-    )  # fmt: skip
-    section.figure(figure, f"Words that no pair contains, along the {category} direction",
-                   name="along-figure")  # fmt: skip
+    )
+    section.figure(
+        figure, f"Words that no pair contains, along the {category} direction", name="along-figure"
+    )
     report.finding(
         f"Of {len(along)} words placed along it, {len(outside)} lie outside of what 95 % of the "
         f"directions between random tokens give (by chance about {0.05 * len(along):.0f}); "

@@ -16,35 +16,48 @@ import pandas as pd
 import torch
 
 from analyses import _task, main
-from analyses._concept import report as parts
-from analyses._concept.measure import (
-    SEPARATION,
-    SUMMARY,
-    Found,
-    Verdict,
-    choose_layer,
-    find_all,
-    other_tokens,
-    separation,
-    summary,
-    verdict,
+from analyses._concept_causes import (
+    DORMANCY,
+    ERASURE,
+    OFF_TARGET,
+    causal_section,
+    dormancy_section,
+    erasure_section,
 )
-from analyses._concepts import (
-    METHODS,
-    Ask,
-    Concept,
-    Method,
-    asked,
-    of_labelled,
-    of_pairs,
-    of_texts,
+from analyses._concept_first import Outcome, first_screen
+from analyses._concept_sections import (
+    COSINES,
+    TOKENS,
+    cosine_section,
+    separation_section,
+    tokens_section,
 )
+from analyses._concepts import of_labelled
 from analyses._task import Task, TaskConfig, task_pairs, task_section
 from analyses._unknown import check_unknown
 from interp.core.indices import index, indices
 from interp.data.tasks import Pairs
 from interp.loading.needs import Needs
 from interp.methods.baseline import check_logits, measure_baseline
+from interp.methods.concepts import (
+    METHODS,
+    Ask,
+    Concept,
+    Directions,
+    Method,
+    Verdict,
+    asked,
+    choose_layer,
+    find_all,
+    of_pairs,
+    of_texts,
+    other_tokens,
+    separation,
+    summary,
+    verdict,
+)
+from interp.methods.concepts.causes import SUMMARY
+from interp.methods.concepts.separation import SEPARATION
 from interp.methods.stats import rounding
 from interp.methods.steering import causal_check
 from interp.report import Report
@@ -52,9 +65,10 @@ from interp.report.provenance import provenance
 from interp.report.spine import listed, out_of_reach
 
 CAUSAL = (
-    "arm", "draw", "action", "factor", "step", "value", "baseline", "effect", "stderr?", "size",
-    "n", "off_value?", "off_baseline?", "off_effect?", "off_size?", "p_random", "p_covariance",
-)  # fmt: skip
+    *("arm", "draw", "action", "factor", "step", "value", "baseline", "effect", "stderr?"),
+    *("size", "n", "off_value?", "off_baseline?", "off_effect?", "off_size?"),
+    *("p_random", "p_covariance"),
+)
 NEEDS = Needs(
     text=True, tokenizer=True, wordless=("task", "induction"), logits=True, one_stack=True
 )
@@ -64,15 +78,15 @@ TABLES = {
     "separation": SEPARATION,
     "projections": ("along", "class", "share", "low", "high"),
     "cosines-map": ("direction", "other", "cosine"),
-    "cosines": parts.COSINES,
-    "tokens": parts.TOKENS,
+    "cosines": COSINES,
+    "tokens": TOKENS,
     "dose-response": ("factor", "added", "effect", "low", "high"),
     "causal-by-layer": ("layer", "added", "effect", "low", "high"),
     "causal-methods": SUMMARY,
     "causal-layers": SUMMARY,
     "causal": CAUSAL,
-    "dormancy": parts.DORMANCY,
-    "erasure": parts.ERASURE,
+    "dormancy": DORMANCY,
+    "erasure": ERASURE,
 }
 
 
@@ -178,8 +192,9 @@ def _asked(model: Any, pairs: Pairs, config: Config) -> tuple[Concept, Ask]:
     return own, asked(pairs, concept.classes, concept.labels[: len(pairs)], own=False)
 
 
-def examine(report: Report, model: Any, concept: Concept, ask: Ask, config: Config,
-            *, progress: bool = True) -> Verdict:  # fmt: skip
+def examine(
+    report: Report, model: Any, concept: Concept, ask: Ask, config: Config, *, progress: bool = True
+) -> Verdict:
     """All of it, for a concept and prompts of any origin; returns what was concluded."""
     layers = _layers(model, config)
     found = find_all(model, concept, config.site, layers, config.seed)
@@ -192,24 +207,36 @@ def examine(report: Report, model: Any, concept: Concept, ask: Ask, config: Conf
     elif (layer, config.method) not in found.directions:
         raise ValueError(f"layer={layer}: nothing was found there by method={config.method!r}")
     separated = separation(found, config.n_random, config.seed)
-    parts.separation_section(report, found, separated, layer, config.method, config.n_random)
+    separation_section(report, found, separated, layer, config.method, config.n_random)
     checks = _checks(model, found, held, layer, config, where, progress)
     by_layer = [summary(f, *key) for key, f in checks.items() if key[1] == config.method]
     methods = [summary(f, *key) for key, f in checks.items() if key[0] == layer]
     both = pd.concat(by_layer, ignore_index=True), pd.concat(methods, ignore_index=True)
     own = checks[layer, config.method]
-    parts.causal_section(report, own, *both, layer, config.method, ask.name)
+    causal_section(report, own, *both, layer, config.method, ask.name)
     direction = found.directions[layer, config.method]
-    dormant = parts.dormancy_section(
-        report, model, ask.tokens, direction, ask.metric, where, direction.scale or None,
+    dormant = dormancy_section(
+        report,
+        model,
+        ask.tokens,
+        direction,
+        ask.metric,
+        where,
+        direction.scale or None,
         progress=progress,
-    )  # fmt: skip
-    parts.erasure_section(
-        report, model, found, layer, everywhere=config.everywhere, n_random=config.n_random,
-        seed=config.seed, progress=progress,
-    )  # fmt: skip
-    parts.cosine_section(report, found, layer, config.method)
-    parts.tokens_section(report, model, direction, layer, config.top)
+    )
+    erasure_section(
+        report,
+        model,
+        found,
+        layer,
+        everywhere=config.everywhere,
+        n_random=config.n_random,
+        seed=config.seed,
+        progress=progress,
+    )
+    cosine_section(report, found, layer, config.method)
+    tokens_section(report, model, direction, layer, config.top)
     row = separated[
         (separated["layer"] == layer) & (separated["method"] == METHODS[config.method])
     ].iloc[0]
@@ -220,10 +247,10 @@ def examine(report: Report, model: Any, concept: Concept, ask: Ask, config: Conf
     if ask.toward is None:
         changed = "what comes next"
         _without_a_task(report, found)
-    outcome = parts.Outcome(
+    outcome = Outcome(
         layer, config.method, told, row, caused, own, bool(dormant), ask.name, changed
     )
-    parts.first_screen(report, found, outcome)
+    first_screen(report, found, outcome)
     _certainty(report, found, held, layer, config)
     _doubts(report, model, found, ask, config)
     return told
@@ -236,7 +263,7 @@ def _rounding(model: Any, ask: Ask) -> float:
     return rounding(largest, torch.finfo(model.dtype).eps, len(ask.tokens))
 
 
-def _without_a_task(report: Report, found: Found) -> None:
+def _without_a_task(report: Report, found: Directions) -> None:
     """What effects on the labelled texts themselves can show, and what they cannot."""
     first, second = found.concept.classes
     report.findings.insert(
@@ -259,7 +286,7 @@ def _layers(model: Any, config: Config) -> tuple[int, ...]:
     return tuple(sorted(range(n) if config.layers is None else indices(config.layers, n, "layers")))
 
 
-def _say_failed(report: Report, found: Found, config: Config) -> None:
+def _say_failed(report: Report, found: Directions, config: Config) -> None:
     for layer, method, why in found.failed:
         report.skip(f"{METHODS[method]} at layer {layer}: {why}.")
     if not found.concept.paired:
@@ -273,7 +300,7 @@ def _say_failed(report: Report, found: Found, config: Config) -> None:
 
 
 def _checks(
-    model: Any, found: Found, held: Ask, layer: int, config: Config, where: Any, progress: bool
+    model: Any, found: Directions, held: Ask, layer: int, config: Config, where: Any, progress: bool
 ) -> dict[tuple[int, Method], pd.DataFrame]:
     """The causal check of the chosen method in every layer, of all methods in the chosen one."""
     off = other_tokens(held)
@@ -281,18 +308,26 @@ def _checks(
     for key, direction in found.directions.items():
         if key[0] == layer or key[1] == config.method:
             checks[key] = causal_check(
-                model, held.tokens, direction, held.metric, off_target=off,
-                factors=config.factors, n_random=config.n_random, pos=where,
-                step=direction.scale or None, seed=config.seed,
-                journal=config.kept(f"causal-{key[0]}-{key[1]}"), progress=progress,
-            )  # fmt: skip
+                model,
+                held.tokens,
+                direction,
+                held.metric,
+                off_target=off,
+                factors=config.factors,
+                n_random=config.n_random,
+                pos=where,
+                step=direction.scale or None,
+                seed=config.seed,
+                journal=config.kept(f"causal-{key[0]}-{key[1]}"),
+                progress=progress,
+            )
             if off is None:
-                checks[key][list(parts.OFF_TARGET)] = np.nan
+                checks[key][list(OFF_TARGET)] = np.nan
                 checks[key] = checks[key][[name.removesuffix("?") for name in CAUSAL]]
     return checks
 
 
-def _certainty(report: Report, found: Found, held: Ask, layer: int, config: Config) -> None:
+def _certainty(report: Report, found: Directions, held: Ask, layer: int, config: Config) -> None:
     halves = found.halves
     chosen = "as asked for" if config.layer is not None else "on prompts used for nothing else"
     report.sure(
@@ -316,7 +351,7 @@ def _certainty(report: Report, found: Found, held: Ask, layer: int, config: Conf
         report.warn(f"No verdict is possible: {short}.")
 
 
-def _doubts(report: Report, model: Any, found: Found, ask: Ask, config: Config) -> None:
+def _doubts(report: Report, model: Any, found: Directions, ask: Ask, config: Config) -> None:
     report.doubt(
         "The halves share templates and words, so what is read may be a list of words rather than "
         "the concept; --data with other words in other sentences would tell."

@@ -196,11 +196,8 @@ def _answer(table: Embedding, grid: pd.DataFrame, listed: Listed, config: Config
         f"the same arithmetic answers {percent(carried.accuracy)} of {carried.n:,} question{plural}"
     )
     neighbour = table.analogy(*config.words, k=1, method="neighbor")["token"].iloc[0]
-    needless = (
-        f" (as does taking the word nearest to {config.c}, without arithmetic)"
-        if neighbour == top
-        else ""
-    )
+    needless = f" (as does taking the word nearest to {config.c}, without arithmetic)"
+    needless = needless if neighbour == top else ""
     if config.followed is None:
         return f"{total} gives “{top}”{needless}; {share}."
     rank = int(grid[f"rank_of_{config.followed}"].iloc[0])
@@ -226,10 +223,14 @@ def _first_findings(report: Report, grid: pd.DataFrame, listed: Listed, config: 
     answered = next(accuracy(asked, by=()).itertuples())
     alone = next(accuracy(listed.neighbour, by=()).itertuples())
     clearly = (
-        ", clearly fewer" if alone.high < answered.low
-        else ", clearly more" if alone.low > answered.high
-        else ", not clearly fewer" if alone.correct < answered.correct else ", no fewer"
-    )  # fmt: skip
+        ", clearly fewer"
+        if alone.high < answered.low
+        else ", clearly more"
+        if alone.low > answered.high
+        else ", not clearly fewer"
+        if alone.correct < answered.correct
+        else ", no fewer"
+    )
     report.finding(
         f"Without arithmetic, the word nearest to the third answers {percent(alone.accuracy)} of "
         f"the questions{clearly} than the {percent(answered.accuracy)} with it.",
@@ -284,13 +285,11 @@ def _many_questions(report: Report, table: Embedding, listed: Listed, config: Co
     _draw(section, pd.concat([main_rule, baseline]))
     section.table(_named(overall), "All questions, by setting", name="accuracy", formats=PERCENT)
     both = pd.concat([by_category, neighbour])
-    section.table(_wide(both), "By category, centred, inputs excluded", name="rules-by-category",
-                  formats=dict.fromkeys(RULES.values(), ".0%"))  # fmt: skip
+    caption, shares = "By category, centred, inputs excluded", dict.fromkeys(RULES.values(), ".0%")
+    section.table(_wide(both), caption, name="rules-by-category", formats=shares)
     long = both.sort_values(list(SETTING), key=_in_order, kind="stable")
-    section.table(
-        _named(long), "By category and setting, with intervals", name="accuracy-by-category",
-        formats=PERCENT, rows=6,
-    )  # fmt: skip
+    caption = "By category and setting, with intervals"
+    section.table(_named(long), caption, name="accuracy-by-category", formats=PERCENT, rows=6)
     _misses(section, frame, config)
     section.table(_named(frame), "Every question in every setting", name="questions", rows=4)
     _tell_many(report, overall, main_rule, baseline)
@@ -300,8 +299,10 @@ def _many_questions(report: Report, table: Embedding, listed: Listed, config: Co
 def _wide(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per category, one column of accuracy per rule, in the main setting."""
     kept = _named(frame[frame["centre"] & frame["exclude_inputs"]])
-    wide = {rule: one.set_index("category")["accuracy"]
-            for rule, one in kept.groupby("method", sort=False)}  # fmt: skip
+    wide = {
+        rule: one.set_index("category")["accuracy"]
+        for rule, one in kept.groupby("method", sort=False)
+    }
     size = kept.drop_duplicates("category").set_index("category")["n"]
     return pd.DataFrame({"n": size, **wide}).reset_index()
 
@@ -321,23 +322,29 @@ def _draw(section: Section, data: pd.DataFrame) -> None:
         f"{row.category} {percent(row.accuracy)}" for row in order.itertuples(index=False)
     )
     figure = bars(
-        data, label="category", value="accuracy", low="low", high="high", group="rule",
-        axis="share of questions answered (95 % Wilson interval)", limits=(0.0, 1.0),
+        data,
+        label="category",
+        value="accuracy",
+        low="low",
+        high="high",
+        group="rule",
+        axis="share of questions answered (95 % Wilson interval)",
+        limits=(0.0, 1.0),
         alt=f"Bars of accuracy per category under {order['rule'].iloc[0]} beside the baseline that "
         f"takes the nearest neighbour of c. {order['rule'].iloc[0]}: {told}.",
-    )  # fmt: skip
+    )
     section.figure(figure, "Accuracy by category, centred, inputs excluded", name="accuracy-figure")
 
 
 def _misses(section: Section, frame: pd.DataFrame, config: Config) -> None:
     wrong = _main(frame, config).query("not correct")
-    if wrong.empty:
-        return
-    section.table(
-        wrong[[*QUESTION, "top", "rank"]].sort_values("rank", kind="stable"),
+    wrong = wrong[[*QUESTION, "top", "rank"]].sort_values("rank", kind="stable")
+    caption = (
         f"What {RULES[config.methods[0]]} gets wrong, centred, inputs excluded: the answer it "
-        "prefers and the rank of the expected one", name="misses", rows=15,
-    )  # fmt: skip
+        "prefers and the rank of the expected one"
+    )
+    if len(wrong):
+        section.table(wrong, caption, name="misses", rows=15)
 
 
 def _tell_many(
@@ -426,10 +433,8 @@ def _doubts(report: Report, table: Embedding) -> None:
 
 
 def _main(frame: pd.DataFrame, config: Config) -> pd.DataFrame:
-    main_setting = (
-        (frame["method"] == config.methods[0]) & frame["centre"] & frame["exclude_inputs"]
-    )
-    return frame[main_setting].reset_index(drop=True)
+    kept = frame[frame["centre"] & frame["exclude_inputs"]]
+    return kept[kept["method"] == config.methods[0]].reset_index(drop=True)
 
 
 def _named(frame: pd.DataFrame) -> pd.DataFrame:

@@ -12,10 +12,10 @@ import sys
 from typing import Any
 
 from analyses import main
-from analyses._geometry.config import Config
-from analyses._geometry.first import Shape, first_screen
-from analyses._geometry.layers import alignment_section, compare_section, depth_section
-from analyses._geometry.senses import (
+from analyses._geometry_config import Config
+from analyses._geometry_first import Shape, first_screen
+from analyses._geometry_layers import alignment_section, compare_section, depth_section
+from analyses._geometry_senses import (
     COSINES,
     SENSES,
     WORDS,
@@ -23,7 +23,7 @@ from analyses._geometry.senses import (
     senses_section,
     users_senses,
 )
-from analyses._geometry.table import (
+from analyses._geometry_table import (
     clusters_section,
     cosine_section,
     neighbours_section,

@@ -125,9 +125,10 @@ def _enough(read: TextExamples, config: Config) -> TextExamples:
             f"{listed(rare, 5)}"
         )
     return read.some(
-        kept, f"Labels with fewer than {config.folds} rows or groups, one for each fold: "
+        kept,
+        f"Labels with fewer than {config.folds} rows or groups, one for each fold: "
         f"{listed(rare)} ({len(frame) - len(kept)} rows).",
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

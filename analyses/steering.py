@@ -18,17 +18,8 @@ import pandas as pd
 import torch
 
 from analyses import main
-from analyses._concepts import METHODS, Concept, Method, find, of_labelled, of_pairs, of_words
-from analyses._steering.measure import (
-    STEERED,
-    SUMMARY,
-    Plan,
-    Words,
-    compared,
-    side_by_side,
-    summary,
-)
-from analyses._steering.report import first_screen, said, say_findings, show
+from analyses._concepts import of_labelled
+from analyses._steering_sections import first_screen, said, say_findings, show
 from analyses._task import TASKS, Task
 from analyses._unknown import check_unknown
 from interp.core.indices import index
@@ -36,6 +27,16 @@ from interp.core.tokens import Tokens
 from interp.data.activations import vectors_at
 from interp.data.prompt_file import BOTH, read_prompts
 from interp.loading.needs import Needs
+from interp.methods.concepts import METHODS, Concept, Method, find, of_pairs, of_words
+from interp.methods.continuations import (
+    STEERED,
+    SUMMARY,
+    Counted,
+    Writing,
+    side_by_side,
+    steer_texts,
+    summary,
+)
 from interp.methods.directions import Direction, promoted_tokens
 from interp.report import Report
 from interp.report.provenance import provenance
@@ -185,8 +186,8 @@ def run(model: Any, config: Config) -> Report:
     check_unknown(report, model, config.texts, "the prompts", allowed=config.allow_unknown)
     named = {side: _ids(report, model, config.words(side)) for side in ("positive", "negative")}
     direction, told = _direction(report, model, config)
-    words = _counted(report, model, direction, named, config)
-    examine(report, model, direction, words, told, config)
+    counted = _counted(report, model, direction, named, config)
+    examine(report, model, direction, counted, told, config)
     return report
 
 
@@ -246,13 +247,13 @@ def _layer(model: Any, config: Config) -> int:
 
 def _counted(
     report: Report, model: Any, direction: Direction, found: dict[str, torch.Tensor], config: Config
-) -> Words:
+) -> Counted:
     """The ids of the words given; of a task its answers; else what the direction promotes."""
     plain = config.direction is None and config.data is None
     if plain and not len(found["positive"]):
         pairs = TASKS[config.task](model, config.n, config.seed, bos=config.bos)
         ask = of_pairs(model, pairs)[1]
-        return Words(ask.toward.unique(), ask.away.unique())
+        return Counted(ask.toward.unique(), ask.away.unique())
     if not len(found["positive"]) or not len(found["negative"]):
         top = promoted_tokens(model, direction, min(CLOSE, model.cfg.d_vocab // 2))
         for side, kind in (("positive", "promoted"), ("negative", "suppressed")):
@@ -262,7 +263,7 @@ def _counted(
                     f"No {side} words were given: counted are the {len(found[side])} tokens that "
                     f"the direction itself has {kind} most at the unembedding."
                 )
-    return Words(found["positive"], found["negative"])
+    return Counted(found["positive"], found["negative"])
 
 
 def _ids(report: Report, model: Any, words: list[str]) -> torch.Tensor:
@@ -286,23 +287,28 @@ def _ids(report: Report, model: Any, words: list[str]) -> torch.Tensor:
 
 
 def examine(
-    report: Report, model: Any, direction: Direction, words: Words, told: str, config: Config
+    report: Report, model: Any, direction: Direction, counted: Counted, told: str, config: Config
 ) -> pd.DataFrame:
     """All of it, for any direction and any tokens that are counted; returns the summary."""
     step = config.step or direction.scale or float(direction.vector.norm())
-    plan = Plan(
-        tuple(sorted(config.factors)), step, config.new_tokens, config.samples,
-        config.temperature, config.n_random, config.seed,
-    )  # fmt: skip
+    writing = Writing(
+        tuple(sorted(config.factors)),
+        step,
+        config.new_tokens,
+        config.samples,
+        config.temperature,
+        config.n_random,
+        config.seed,
+    )
     prompts = _prompts(model, config)
-    frame = compared(model, direction, prompts, words, plan)
+    frame = steer_texts(model, direction, prompts, counted, writing)
     short = summary(frame)
-    beside, greedy = side_by_side(model, direction, prompts, config.texts, plan)
-    saying = said(model, short, words, plan.n_random)
-    first_screen(report, saying, beside, greedy, words, told)
+    beside, greedy = side_by_side(model, direction, prompts, config.texts, writing)
+    saying = said(model, short, counted, writing.n_random)
+    first_screen(report, saying, beside, greedy, counted, told)
     say_findings(report, saying, direction, told)
-    show(report, model, short, frame, beside, greedy, words)
-    _certainty(report, frame, plan, direction, config)
+    show(report, model, short, frame, beside, greedy, counted)
+    _certainty(report, frame, writing, direction, config)
     return short
 
 
@@ -317,17 +323,17 @@ def _prompts(model: Any, config: Config) -> Tokens:
 
 
 def _certainty(
-    report: Report, frame: pd.DataFrame, plan: Plan, direction: Direction, config: Config
+    report: Report, frame: pd.DataFrame, writing: Writing, direction: Direction, config: Config
 ) -> None:
     n = int(frame["n"].iloc[0])
     report.sure(
-        f"Each factor: {n} sampled continuations ({len(config.texts)} prompts, {plan.samples} "
-        f"each, temperature {plan.temperature:g}, seed {plan.seed}) of {plan.new_tokens} tokens. "
-        f"One step is {plan.step:.3g} along the direction, at {direction.site}."
+        f"Each factor: {n} sampled continuations ({len(config.texts)} prompts, {writing.samples} "
+        f"each, temperature {writing.temperature:g}, seed {writing.seed}) of {writing.new_tokens} "
+        f"tokens. One step is {writing.step:.3g} along the direction, at {direction.site}."
     )
     report.sure(
-        f"Controls: {plan.n_random} random directions of the same length; p is a rank among them "
-        f"and never below {1 / (1 + plan.n_random):.3f}. All factors are told, uncorrected."
+        f"Controls: {writing.n_random} random directions of the same length; p is a rank among "
+        f"them and never below {1 / (1 + writing.n_random):.3f}. All factors are told, uncorrected."
     )
     report.doubt(
         "Intervals are over continuations of these prompts; other prompts may be steered otherwise."

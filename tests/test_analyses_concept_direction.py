@@ -12,19 +12,24 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from analyses._concept import report as parts
-from analyses._concept.measure import (
+from analyses import _concept_causes as parts
+from analyses._concept_first import Outcome, answer_of
+from analyses._concepts import of_labelled
+from analyses.concept_direction import Config, examine, run
+from interp import metrics
+from interp.core.tokens import Tokens
+from interp.methods.concepts import (
+    Ask,
+    Concept,
     Verdict,
     auroc,
     auroc_interval,
     find_all,
+    of_texts,
+    of_words,
     other_tokens,
     separation,
 )
-from analyses._concepts import Ask, Concept, of_labelled, of_texts, of_words
-from analyses.concept_direction import Config, examine, run
-from interp import metrics
-from interp.core.tokens import Tokens
 from interp.methods.directions import Direction
 from interp.report import Report
 from interp.zoo import planted
@@ -231,7 +236,13 @@ def test_your_own_texts_are_read(tmp_path):
             for i, name in enumerate(names) for other in names[:4]]  # fmt: skip
     path = tmp_path / "own.csv"
     pd.DataFrame(rows).to_csv(path, index=False)
-    options = {"data": path, "text": "sentence", "label": "sex", "n": 6, "factors": (1.0,)}
+    options = {
+        "data": path,
+        "text_column": "sentence",
+        "label_column": "sex",
+        "n": 6,
+        "factors": (1.0,),
+    }
     report = run(model, Config(**options, n_random=2, task="gendered-pronoun"))
     assert "f to m" in report.findings[3] and "own.csv" in report.findings[3]
     assert any("not made for each other" in doubt for doubt in report.doubts)
@@ -290,12 +301,12 @@ def test_on_ones_own_texts_a_direction_that_is_read_acts_and_another_does_not():
 def test_the_answer_is_true_of_every_outcome(verdict, answer, dormant):
     found = SimpleNamespace(concept=SimpleNamespace(classes=("he", "she")))
     nothing = pd.DataFrame()
-    outcome = parts.Outcome(
+    outcome = Outcome(
         2, "means", verdict, nothing, nothing, nothing, dormant, "logit", "the answer"
     )
     illusion = ", though only by a part of it along which no text varies" if dormant else ""
-    assert re.search(answer.format(illusion), parts.answer_of(found, outcome))
-    assert ("though only by" in parts.answer_of(found, outcome)) == (dormant and "{}" in answer)
+    assert re.search(answer.format(illusion), answer_of(found, outcome))
+    assert ("though only by" in answer_of(found, outcome)) == (dormant and "{}" in answer)
 
 
 def test_what_it_refuses():

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 import interp
-from analyses._geometry.first import Shape, first_screen
-from analyses._geometry.layers import alignment_section, compare_section, depth_section
-from analyses._geometry.senses import (
+from analyses._geometry_first import Shape, first_screen
+from analyses._geometry_layers import alignment_section, compare_section, depth_section
+from analyses._geometry_senses import (
     AFTER,
     BEFORE,
     OWN,

@@ -153,9 +153,9 @@ def test_what_is_linear_is_found_and_nothing_else(lookup, feature, site, there):
 
 def test_from_a_script_texts_are_compared_in_three_lines():
     model = model_of(whole_words())
+    others = ("man", "woman", "doctor", "teacher", "father", "mother")
     frame = pd.DataFrame(
-        [(f"the {a} saw the {b}", a) for a in ("king", "queen") for b in ("man", "woman", "doctor")]
-        * 4,
+        [(f"the {a} saw the {b}", a) for a in ("king", "queen") for b in others],
         columns=["text", "label"],
     )
     examples = text_examples(model, frame)
@@ -337,10 +337,11 @@ def test_the_penalty_of_numbers_is_chosen_within_the_training_part(regression, s
     before = examine(Report("T", "Q?"), model, read_texts(model, fixed), fixed)
     assert before.best["score"] < -0.3 and measured.best["score"] > -0.1
     assert "chose C among 8 by a cross-validation within its training part" in said
+    name = "blocks.0.hook_resid_post"
     again = held_out_predictions(
-        activations(model, measured.read, ["blocks.0.hook_resid_post"])["blocks.0.hook_resid_post"],
-        measured.read.frame["label"].to_numpy(), kind="ridge", C="cv", cv=5,
-        texts=measured.read.frame["text"].tolist(),
+        activations(model, measured.examples, [name])[name],
+        measured.examples.frame["label"].to_numpy(), kind="ridge", C="cv", cv=5,
+        texts=measured.examples.frame["text"].tolist(),
     )  # fmt: skip
     y, p = again["label"], again["predicted"]
     r2 = 1 - ((p - y) ** 2).sum() / ((y - y.mean()) ** 2).sum()
@@ -355,7 +356,7 @@ def test_latitudes_are_not_lost_to_the_penalty(shared_data, tmp_path):
     frame = pd.read_csv(path).dropna(subset=["name", "latitude"]).sample(400, random_state=0)
     frame.to_csv(tmp_path / "places.csv", index=False)
     model = interp.load(folder, device="cpu")
-    options = {"data": tmp_path / "places.csv", "text": "name", "label": "latitude",
+    options = {"data": tmp_path / "places.csv", "text_column": "name", "label_column": "latitude",
                "sites": ("resid_post",), "shuffles": 19, "random": False}  # fmt: skip
     scores = {}
     for C in (None, (0.1,)):
@@ -423,7 +424,7 @@ def test_numbers_are_a_regression(tmp_path):
     report = run(model, own)
     table = frame_of(report, "by-layer")
     assert {"spearman", "mae"} <= set(table) and "bits" not in table
-    assert "R²" in report.headline and "R²" in report.findings[0]
+    assert "R²" in report.findings[0]
     assert "predictions-figure" in names_of(report) and "confusion" not in names_of(report)
     wrong = frame_of(report, "wrong")
     assert wrong["error"].abs().is_monotonic_decreasing
@@ -489,12 +490,12 @@ BAD = [
     ({"label": "007"}, {"task": "regression"}, "line 2: label is '007', which is no number"),
     ({"label": "nan"}, {"task": "regression"}, "line 2: label is 'nan', which is no number"),
     ({}, {"task": "regression"}, "line 2: label is 'k', which is no number"),
-    ({"size": "inf"}, {"label": "size", "task": "regression"}, "line 2: size is 'inf'"),
+    ({"size": "inf"}, {"label_column": "size", "task": "regression"}, "line 2: size is 'inf'"),
     ({"word": "duke"}, {"position": "word"}, "line 2: the word 'duke' is not in"),
     ({"word": "king#4"}, {"position": "word"}, "line 2: 'king#4', but 'king' is there 1 times"),
     ({"text": "the king and the king", "word": "king"}, {"position": "word"}, "write king#1"),
-    ({"side": "exam"}, {"split": "side"}, "line 2: side is 'exam'; expected train or test"),
-    ({}, {"group": "word", "folds": 2}, "two are needed; rare: k and t"),
+    ({"side": "exam"}, {"split_column": "side"}, "line 2: side is 'exam'; expected train or test"),
+    ({}, {"group_column": "word", "folds": 2}, "two are needed; rare: k and t"),
     ({}, {"folds": 30}, "two are needed; rare: k and t"),
 ]
 
@@ -517,7 +518,7 @@ def test_bad_input_is_named(change, options, message, tmp_path, unchecked):
         ({"shuffles": 5}, "shuffles=5: expected at least 19"),
         ({"C": ()}, "C=\\(\\): expected one at least"),
         ({"C": (0.0,)}, "expected positive numbers"),
-        ({"group": "author"}, "are for your own texts"),
+        ({"group_column": "author"}, "are for your own texts"),
     ],
 )
 def test_options_that_cannot_be_are_named(options, message):

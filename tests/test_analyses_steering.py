@@ -10,16 +10,25 @@ import pytest
 import torch
 
 import interp
-from analyses._steering import report as steering_report
-from analyses._steering.measure import SUMMARY, Plan, Words, continued, measured, steered
+from analyses import _steering_sections as steering_report
 from analyses.steering import Config, examine, run
+from interp.methods.continuations import (
+    SUMMARY,
+    Counted,
+    Writing,
+    continued,
+    measured,
+    steer_texts,
+    steered,
+    summary,
+)
 from interp.methods.directions import Direction, word_direction
 from interp.report import Report
 from interp.zoo import planted
 from interp.zoo.planted.words import RELATIONS
 from tests.vocabularies import model_of, whole_words
 
-PLAN = Plan((2.0,), 1.0, 4, 2, 1.0, 2, 0)
+WRITING = Writing((2.0,), 1.0, 4, 2, 1.0, 2, 0)
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -68,7 +77,7 @@ def summary_of(*rows, base=0.4):
 )
 def test_the_answer_is_true_of_every_outcome(rows, n_random, answer):
     ids = {"she": 0, "he": 1}
-    words = Words(*(torch.tensor([i]) for i in ids.values()))
+    words = Counted(*(torch.tensor([i]) for i in ids.values()))
     model = SimpleNamespace(
         tokenizer=SimpleNamespace(str_tokens=lambda ask: [f" {[*ids][i]}" for i in ask])
     )
@@ -85,7 +94,7 @@ def test_a_planted_axis_turns_men_into_women_and_random_ones_do_not():
     config = Config(prompt=("man", "king"), factors=(-4.0, 4.0), step=1.0, new_tokens=3,
                     samples=8, n_random=19)  # fmt: skip
     report = Report("t", "q?")
-    short = examine(report, model, own, Words(women, men), "planted", config).set_index("factor")
+    short = examine(report, model, own, Counted(women, men), "planted", config).set_index("factor")
     assert short.loc[4.0, "positive"] > 0.8 > 3 * short.loc[0.0, "positive"]
     assert short.loc[4.0, "p"] == pytest.approx(1 / 20)
     assert short.loc[4.0, "positive_low"] > short.loc[4.0, "random_high"]
@@ -113,7 +122,7 @@ def test_a_direction_that_nothing_reads_changes_nothing():
     report = Report("t", "q?")
     config = Config(prompt=("man",), factors=(0.5,), step=1.0, new_tokens=2, samples=16,
                     n_random=19)  # fmt: skip
-    short = examine(report, model, own, Words(*ids), "planted", config)
+    short = examine(report, model, own, Counted(*ids), "planted", config)
     assert short["p"].iloc[-1] > 0.05
     assert any("no more than random directions" in finding for finding in report.findings)
     check_first_screen(report, "No: adding the direction changes what is written no more than ")
@@ -125,7 +134,7 @@ def test_what_is_added_and_what_it_costs_is_what_a_hook_and_a_forward_say():
     own = Direction(vector, "blocks.0.hook_resid_post", "drawn")
     prompts = model.to_tokens(["We saw Mary", "We"])
     view = steered(model, own, 3.0)
-    told = continued(model, view, prompts, PLAN, 0.0)
+    told = continued(model, view, prompts, WRITING, 0.0)
 
     def add(x, hook):
         return x + 3.0 * vector / vector.norm()
@@ -138,12 +147,28 @@ def test_what_is_added_and_what_it_costs_is_what_a_hook_and_a_forward_say():
             plain = model(ids)[0, -1].log_softmax(-1)
             cost.append(float(plain[steer.argmax()]))
             ids = torch.cat([ids, steer.argmax()[None, None]], 1)
-        assert told.made.new_ids[row].tolist() == ids[0, -4:].tolist()
+        assert told.generation.new_ids[row].tolist() == ids[0, -4:].tolist()
         assert told.log_probs[row].tolist() == pytest.approx(cost, abs=1e-4)
     assert steered(model, own, 0.0) is model
-    row = measured(told, Words(told.made.new_ids[0, :1], torch.tensor([0])))
+    row = measured(told, Counted(told.generation.new_ids[0, :1], torch.tensor([0])))
     assert row["positive"] >= 0.5 and row["negative"] == 0 and row["negative_high"] > 0.3
     assert row["loss"] == pytest.approx(-float(told.log_probs.mean()), abs=1e-5)
+
+
+def test_from_a_script_the_summary_is_a_line_away():
+    """A step of nothing changes nothing: every share is the unsteered one, and every p is 1."""
+    model = model_of(whole_words())
+    vector = torch.randn(model.cfg.d_model, generator=torch.Generator().manual_seed(0))
+    direction = Direction(vector, "blocks.0.hook_resid_post", "drawn")
+    tokens = model.to_tokens(["We saw Mary"])
+    counted = Counted(torch.arange(0, model.cfg.d_vocab, 2), torch.arange(1, model.cfg.d_vocab, 2))
+    writing = Writing((-1e-12, 1e-12), 1.0, new_tokens=2, samples=4, n_random=2)
+    frame = steer_texts(model, direction, tokens, counted, writing)
+    assert len(frame) == 1 + 2 * (1 + 2) and (frame["n"] == 4).all()
+    short = summary(frame)
+    assert short["factor"].tolist() == [-1e-12, 0.0, 1e-12]
+    assert short["positive"].nunique() == 1 and (short["p"] == 1).all()
+    assert short["perplexity"].to_numpy() == pytest.approx(short["random_perplexity"].to_numpy())
 
 
 def test_tinyworld_says_she_when_steered_and_random_directions_do_not():

@@ -9,6 +9,7 @@ import torch
 import interp
 from interp import erasure, heads, lens, metrics, probes
 from interp.data.moments import Moments
+from interp.methods import concepts, continuations
 from interp.methods.geometry import Embedding, at_words
 from interp.training import SampledData, TextData, TrainConfig
 from tests.device.cases_sweep import QUIET, nodes
@@ -60,6 +61,10 @@ LABELLED = pd.DataFrame(
     [(f"{one} and {other}", str(i % 2)) for i, one in enumerate(TEXTS) for other in TEXTS],
     columns=["text", "label"],
 )
+
+
+def concept(b) -> concepts.Concept:
+    return concepts.of_pairs(b.model, b.pairs)[0]
 
 
 def labelled(b) -> probes.TextExamples:
@@ -229,6 +234,21 @@ METHOD_CASES = {
         )
     ],
     "probes.held_out_predictions": lambda f, b: f(*b.features, C=[0.1, 1.0]),
+    "concepts.of_pairs": lambda f, b: [
+        (concept.labels, concept.tokens.ids, ask.toward, ask.away)
+        for concept, ask in [f(b.model, b.pairs)]
+    ],
+    "concepts.find_all": lambda f, b: [
+        direction.vector
+        for direction in f(b.model, concept(b), "resid_post", (0,), 0).directions.values()
+    ],
+    "concepts.separation": lambda f, b: f(
+        concepts.find_all(b.model, concept(b), "resid_post", (0,), 0), 3, 0
+    ),
+    "continuations.steer_texts": lambda f, b: f(
+        b.model, direction(b), b.tokens, continuations.Counted(*b.answers),
+        continuations.Writing((-1.0, 2.0), 1.0, new_tokens=2, samples=2, n_random=2),
+    ),
     "probes.text_examples": lambda f, b: [
         (examples.tokens.ids, examples.weight)
         for examples in (f(b.model, LABELLED, position=where) for where in ("last", "mean"))
@@ -307,6 +327,32 @@ METHOD_EXEMPT = {
     "activations.vector_site": "no tensors",
     "geometry.Embedding": "numpy: a table that `embedding` has read",
     "geometry.Places": "numpy",
+    **dict.fromkeys(
+        ("concepts.asked", "concepts.Ask", "concepts.Concept"), "run by of_pairs and find_all"
+    ),
+    "concepts.Directions": "what find_all has found",
+    "concepts.find": "run by find_all",
+    **dict.fromkeys(
+        ("concepts.auroc", "concepts.auroc_interval", "concepts.summary", "concepts.verdict"),
+        "numpy",
+    ),
+    "concepts.Verdict": "no tensors",
+    **dict.fromkeys(
+        (
+            *("concepts.of_texts", "concepts.of_words", "concepts.choose_layer"),
+            *("concepts.other_tokens", "continuations.side_by_side", "continuations.shaded"),
+        ),
+        "run by the analyses concept-direction and steering",
+    ),
+    **dict.fromkeys(
+        (
+            *("continuations.steered", "continuations.continued", "continuations.measured"),
+            "continuations.arms",
+        ),
+        "run by steer_texts",
+    ),
+    "continuations.summary": "numpy",
+    "continuations.name_of": "no tensors",
     "probes.Compared": "numpy",
     "probes.TextExamples": "run by compare_probes",
     "geometry.analogy_controls": "numpy",

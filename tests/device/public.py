@@ -8,7 +8,8 @@ import pkgutil
 from collections.abc import Callable, Iterator
 
 ROOMS = (
-    *("ablation", "activations", "attribution", "baseline", "checkup", "directions", "edits"),
+    *("ablation", "activations", "attribution", "baseline", "checkup", "concepts"),
+    *("continuations", "directions", "edits"),
     *(
         "engine",
         "erasure",

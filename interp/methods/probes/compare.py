@@ -67,8 +67,8 @@ class Compared:
         return self.of(MODEL)
 
     @property
-    def best(self) -> pd.Series:
-        """The best place; of equally good ones the first."""
+    def best(self) -> Any:
+        """The row of the best place; of equally good ones the first."""
         return self.model.loc[self.model["score"].idxmax()]
 
     @property
@@ -227,7 +227,7 @@ class _Predicted:
         self.examples, self.kept, self.options = examples, kept, options
         self.labels = examples.frame["label"].to_numpy()
 
-    def at(self, row: pd.Series) -> pd.DataFrame:
+    def at(self, row: Any) -> pd.DataFrame:
         """The predictions at one row of the sweep."""
         for name, x in self.kept[row["source"]].items():
             site, layer = _split(name)

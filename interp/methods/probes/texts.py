@@ -204,7 +204,7 @@ def activations(
     model: HookedTransformer, examples: TextExamples, names: list[str]
 ) -> dict[str, Float[Tensor, "n d"]]:
     """What stands at these sites where the probe looks, on the CPU; short texts run together."""
-    layers = [model.sites[name].layer for name in names]
+    layers = [model.sites[name].layer or 0 for name in names]
     stop = None if model.opaque else max(layers) + 1
     parts: dict[str, list[Tensor]] = {name: [] for name in names}
     order = examples.tokens.real.sum(1).cpu().argsort(stable=True)

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 import interp
-from analyses._geometry.config import Config
+from analyses._geometry_config import Config
 from interp.methods.geometry import Places, alignment, at_tokens, of_texts, procrustes
 from interp.report import Report
 from interp.report.figures import curves, heatmap
@@ -76,16 +76,26 @@ def _anisotropy(report: Report, section: Any, frame: pd.DataFrame) -> None:
     top = plain.loc[plain["mean_cosine"].abs().idxmax()]
     first, last = plain.iloc[0], plain.iloc[-1]
     figure = curves(
-        drawn, x="layer", value="mean cosine", low="mean cosine", high="mean cosine",
-        group="vectors", x_axis="layer (0: what the first one reads)",
+        drawn,
+        x="layer",
+        value="mean cosine",
+        low="mean cosine",
+        high="mean cosine",
+        group="vectors",
+        x_axis="layer (0: what the first one reads)",
         axis="mean cosine of two places",
         alt=f"Mean cosine of two places by layer: as they are {number(first['mean_cosine'])} at "
         f"layer {first['layer']}, {number(last['mean_cosine'])} at layer {last['layer']}; "
         "centred, without the first components and for Gaussian vectors about 0.",
-    )  # fmt: skip
+    )
     section.figure(figure, "Anisotropy by layer", name="anisotropy-by-layer-figure")
-    section.table(frame, "The cosine of two places, over all pairs", name="anisotropy-by-layer",
-                  formats=dict.fromkeys(frame.columns[3:], ".4f"), rows=8)  # fmt: skip
+    section.table(
+        frame,
+        "The cosine of two places, over all pairs",
+        name="anisotropy-by-layer",
+        formats=dict.fromkeys(frame.columns[3:], ".4f"),
+        rows=8,
+    )
     report.finding(
         f"In texts, two places have a mean cosine of {number(first['mean_cosine'])} at layer "
         f"{first['layer']} and {number(last['mean_cosine'])} at layer {last['layer']}, largest "
@@ -106,15 +116,26 @@ def _dimension(report: Report, section: Any, frame: pd.DataFrame, n: int, d: int
     )
     low, high = own.loc[own["value"].idxmin()], own.loc[own["value"].idxmax()]
     figure = curves(
-        drawn, x="layer", value=RATIO, low=RATIO, high=RATIO, group="vectors",
-        x_axis="layer (0: what the first one reads)", axis=f"{RATIO} (of {d} dimensions)",
+        drawn,
+        x="layer",
+        value=RATIO,
+        low=RATIO,
+        high=RATIO,
+        group="vectors",
+        x_axis="layer (0: what the first one reads)",
+        axis=f"{RATIO} (of {d} dimensions)",
         alt=f"Participation ratio by layer: lowest {low['value']:.1f} at layer {low['layer']}, "
         f"highest {high['value']:.1f} at layer {high['layer']}; Gaussian vectors of the same shape "
         f"{high['control']:.0f}.",
-    )  # fmt: skip
+    )
     section.figure(figure, "Effective dimension by layer", name="dimension-by-layer-figure")
-    section.table(frame, "Effective dimension and norms", name="dimension-by-layer",
-                  formats={"value": ",.2f", "control": ",.2f"}, rows=10)  # fmt: skip
+    section.table(
+        frame,
+        "Effective dimension and norms",
+        name="dimension-by-layer",
+        formats={"value": ",.2f", "control": ",.2f"},
+        rows=10,
+    )
     report.finding(
         f"The vectors of {n} places fill between {low['value']:.1f} (layer {low['layer']}) and "
         f"{high['value']:.1f} (layer {high['layer']}) of {d} dimensions by participation ratio; "
@@ -149,10 +170,19 @@ def alignment_section(report: Report, places: Places | None, config: Config) -> 
     section.figure(
         _heatmap(frame, "this model"), "Linear CKA of two layers", name="alignment-figure"
     )
-    section.table(frame, "CKA and its control", name="alignment",
-                  formats={"cka": ".3f", "control": ".3f"}, rows=8)  # fmt: skip
-    section.table(rotated, "Held-out Procrustes similarity", name="procrustes",
-                  formats={"similarity": ".3f", "control": ".3f"})  # fmt: skip
+    section.table(
+        frame,
+        "CKA and its control",
+        name="alignment",
+        formats={"cka": ".3f", "control": ".3f"},
+        rows=8,
+    )
+    section.table(
+        rotated,
+        "Held-out Procrustes similarity",
+        name="procrustes",
+        formats={"similarity": ".3f", "control": ".3f"},
+    )
     step = apart[apart["other"].to_numpy() == apart["layer"].map(dict(steps[: len(layers) - 1]))]
     jump = step.loc[step["cka"].idxmin()]
     report.finding(
@@ -185,13 +215,18 @@ def _heatmap(frame: pd.DataFrame, other: str) -> Any:
     drawn = frame[["layer", "other", "cka"]].assign(cka=frame["cka"].clip(0.0, 1.0))
     low, high = drawn.loc[drawn["cka"].idxmin()], drawn.loc[drawn["cka"].idxmax()]
     return heatmap(
-        drawn, rows="layer", columns="other", value="cka", diverging=False, limit=1.0,
+        drawn,
+        rows="layer",
+        columns="other",
+        value="cka",
+        diverging=False,
+        limit=1.0,
         axis="linear CKA, debiased (1: a rotated copy; below 0 drawn as 0)",
         titles={"layer": "layer", "other": f"layer of {other}"},
         alt=f"Linear CKA of each layer with each layer of {other}: between {low['cka']:.2f} "
         f"(layers {low['layer']:.0f} and {low['other']:.0f}) and {high['cka']:.2f} (layers "
         f"{high['layer']:.0f} and {high['other']:.0f}).",
-    )  # fmt: skip
+    )
 
 
 def compare_section(report: Report, model: Any, texts: list[str], config: Config) -> None:
@@ -212,8 +247,13 @@ def compare_section(report: Report, model: Any, texts: list[str], config: Config
     section.figure(
         _heatmap(frame, other.name), "Linear CKA between the models", name="compare-figure"
     )
-    section.table(frame, "CKA and its control", name="compare",
-                  formats={"cka": ".3f", "control": ".3f"}, rows=8)  # fmt: skip
+    section.table(
+        frame,
+        "CKA and its control",
+        name="compare",
+        formats={"cka": ".3f", "control": ".3f"},
+        rows=8,
+    )
     report.finding(
         f"Layer {best['layer']:.0f} of {model.name} and layer {best['other']:.0f} of {other.name} "
         f"are most alike (CKA {number(best['cka'])} on {len(kept)} texts; shuffled at most "

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from analyses._geometry.layers import RATIO
-from analyses._geometry.senses import AFTER, senses_figure
+from analyses._geometry_layers import RATIO
+from analyses._geometry_senses import AFTER, senses_figure
 from interp.methods.geometry import Senses
 from interp.report import Report
 from interp.report.spine import number, percent

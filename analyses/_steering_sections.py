@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from analyses._steering.measure import SUMMARY, Words, name_of, shaded
+from interp.methods.continuations import SUMMARY, Continued, Counted, name_of, shaded
 from interp.methods.directions import Direction
+from interp.model import HookedTransformer
 from interp.report import Report
 from interp.report.figures import curves
 from interp.report.spine import listed, number, out_of_reach, percent
@@ -27,7 +28,7 @@ class Said:
     toward: str
     """The words counted on the side that the direction leads to."""
     away: str
-    base: pd.Series
+    base: Any
     """Row of the summary without steering."""
     steps: pd.DataFrame
     """Rows of the summary with steering."""
@@ -37,7 +38,7 @@ class Said:
     """Why no number of these random directions could tell; empty where it could."""
 
     @property
-    def clearest(self) -> pd.Series:
+    def clearest(self) -> Any:
         """The row that the first screen is about: of the sure ones the largest change, else the
         largest step towards the concept."""
         if len(self.sure):
@@ -47,7 +48,7 @@ class Said:
         return (up if len(up) else self.steps).iloc[-1]
 
 
-def said(model: Any, short: pd.DataFrame, words: Words, n_random: int) -> Said:
+def said(model: HookedTransformer, short: pd.DataFrame, counted: Counted, n_random: int) -> Said:
     """Reads the summary. A step is sure where its p is small enough and its interval leaves out the
     unsteered share."""
     base = short[short["factor"] == 0].iloc[0]
@@ -58,17 +59,22 @@ def said(model: Any, short: pd.DataFrame, words: Words, n_random: int) -> Said:
     )
     sure = steps[(steps["p"] <= SURE) & beyond & (not few)]
     return Said(
-        _one_of(model, words.positive), _one_of(model, words.negative), base, steps, sure, few
+        _one_of(model, counted.positive), _one_of(model, counted.negative), base, steps, sure, few
     )
 
 
 def first_screen(
-    report: Report, told: Said, beside: pd.DataFrame, greedy: list, words: Words, origin: str
+    report: Report,
+    told: Said,
+    beside: pd.DataFrame,
+    greedy: list[tuple[float, Continued]],
+    counted: Counted,
+    origin: str,
 ) -> None:
     """The answer above two continuations of one prompt, and what stands behind it."""
     row, base = told.clearest, told.base
     opening = report.answer(answer_of(told))
-    row_of_prompt, why = _telling_prompt(greedy, row["factor"], words)
+    row_of_prompt, why = _telling_prompt(greedy, row["factor"], counted)
     shown = beside[beside["chosen"] == "greedy"].iloc[row_of_prompt]
     step = _step(row["factor"])
     opening.texts(
@@ -126,14 +132,19 @@ def answer_of(told: Said) -> str:
     )
 
 
-def _telling_prompt(greedy: list, factor: float, words: Words) -> tuple[int, str]:
+def _telling_prompt(
+    greedy: list[tuple[float, Continued]], factor: float, counted: Counted
+) -> tuple[int, str]:
     """The row of the prompt that is shown, and why it is the one."""
     plain, steered = (next(told for at, told in greedy if at == wanted) for wanted in (0.0, factor))
     holds = [
-        (torch.isin(told.made.new_ids, words.positive.to(told.made.new_ids)) & told.real).any(1)
+        (
+            torch.isin(told.generation.new_ids, counted.positive.to(told.generation.new_ids))
+            & told.real
+        ).any(1)
         for told in (plain, steered)
     ]
-    texts = [told.made.completions for told in (plain, steered)]
+    texts = [told.generation.completions for told in (plain, steered)]
     n = len(texts[0])
     turned = [i for i in range(n) if bool(holds[0][i]) != bool(holds[1][i])]
     if turned:
@@ -172,7 +183,7 @@ def say_findings(report: Report, told: Said, direction: Direction, origin: str) 
         )
 
 
-def _one_of(model: Any, ids: Int[Tensor, " k"]) -> str:
+def _one_of(model: HookedTransformer, ids: Int[Tensor, " k"]) -> str:
     """The counted word of a side, with or without its space; of several how many they are."""
     texts = model.tokenizer.str_tokens(ids.tolist())
     named = dict.fromkeys(f"“{text.strip()[:30]}”" for text in texts)
@@ -184,9 +195,14 @@ def _step(factor: float) -> str:
 
 
 def show(
-    report: Report, model: Any, short: pd.DataFrame, frame: pd.DataFrame, beside: pd.DataFrame,
-    greedy: list, words: Words,
-) -> None:  # fmt: skip
+    report: Report,
+    model: HookedTransformer,
+    short: pd.DataFrame,
+    frame: pd.DataFrame,
+    beside: pd.DataFrame,
+    greedy: list[tuple[float, Continued]],
+    counted: Counted,
+) -> None:
     section = report.section(
         "Side by side",
         "The same prompts with as many steps of the direction added at every position. Sampled "
@@ -209,15 +225,17 @@ def show(
     section.table(short, "By factor", name="summary", formats=dict.fromkeys(percent, ".0%"))
     section.table(frame, "Every direction", name="steered", rows=8)
     section.table(
-        _named(model, words), "The tokens that are counted: positive ones are those that the "
-        "direction leads to", name="counted", rows=20,
-    )  # fmt: skip
+        _named(model, counted),
+        "The tokens that are counted: positive ones are those that the direction leads to",
+        name="counted",
+        rows=20,
+    )
 
 
-def _named(model: Any, words: Words) -> pd.DataFrame:
+def _named(model: HookedTransformer, counted: Counted) -> pd.DataFrame:
     rows = [
         (side, model.tokenizer.str_tokens([i])[0], i)
-        for side, ids in words._asdict().items()
+        for side, ids in counted._asdict().items()
         for i in ids.tolist()
     ]
     return pd.DataFrame(rows, columns=["side", "token", "id"])
@@ -228,20 +246,28 @@ def _share(short: pd.DataFrame) -> Any:
     own = short[["factor", "positive", "positive_low", "positive_high"]].set_axis(columns, axis=1)
     random = short[["factor", "random_positive", "random_low", "random_high"]]
     data = pd.concat(
-        [own.assign(added="the direction"),
-         random.set_axis(columns, axis=1).assign(added="random directions")],
+        [
+            own.assign(added="the direction"),
+            random.set_axis(columns, axis=1).assign(added="random directions"),
+        ],
         ignore_index=True,
-    )[["factor", "added", "share", "low", "high"]]  # fmt: skip
+    )[["factor", "added", "share", "low", "high"]]
     first, last = own.iloc[0], own.iloc[-1]
     low, high = percent(random["random_low"].min()), percent(random["random_high"].max())
     return curves(
-        data, x="factor", value="share", low="low", high="high", group="added",
-        x_axis="steps added", axis="continuations with a positive word",
+        data,
+        x="factor",
+        value="share",
+        low="low",
+        high="high",
+        group="added",
+        x_axis="steps added",
+        axis="continuations with a positive word",
         alt=f"Continuations with a positive word: {percent(first['share'])} at "
         f"{number(first['factor'], 'g')} steps, {percent(last['share'])} at "
         f"{number(last['factor'], 'g')}; with random directions {low} "
         f"to {high}.",
-    )  # fmt: skip
+    )
 
 
 def _price(frame: pd.DataFrame) -> Any:
@@ -261,9 +287,15 @@ def _price(frame: pd.DataFrame) -> Any:
     data = pd.DataFrame(rows, columns=["factor", "added", "perplexity", "low", "high"])
     own = data[data["added"] == "the direction"]
     return curves(
-        data, x="factor", value="perplexity", low="low", high="high", group="added",
-        x_axis="steps added", axis="perplexity under the unsteered model",
+        data,
+        x="factor",
+        value="perplexity",
+        low="low",
+        high="high",
+        group="added",
+        x_axis="steps added",
+        axis="perplexity under the unsteered model",
         alt=f"Perplexity of what is written: {np.exp(base['loss']):.1f} unsteered, "
         f"{own['perplexity'].iloc[0]:.1f} at {number(own['factor'].iloc[0], 'g')} and "
         f"{own['perplexity'].iloc[-1]:.1f} at {number(own['factor'].iloc[-1], 'g')} steps.",
-    )  # fmt: skip
+    )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._geometry.config import Config
+from analyses._geometry_config import Config
 from interp.methods.geometry import Embedding, embedding
 from interp.report import Report
 from interp.report.figures import curves, plane
@@ -46,17 +46,31 @@ def spectrum_section(report: Report, table: Embedding, config: Config) -> pd.Dat
         ignore_index=True,
     )
     figure = curves(
-        drawn, x="component", value="variance held", low="variance held", high="variance held",
-        group="vectors", x_axis="principal component", axis="share of variance held so far",
+        drawn,
+        x="component",
+        value="variance held",
+        low="variance held",
+        high="variance held",
+        group="vectors",
+        x_axis="principal component",
+        axis="share of variance held so far",
         limits=(0.0, 1.02),
         alt=f"Share of variance that the first components hold together. {many['value']:.0f} of "
         f"{d} hold 90 % of it in this table, {many['control']:.0f} in Gaussian vectors.",
-    )  # fmt: skip
+    )
     section.figure(figure, "Variance held by the first components", name="spectrum-figure")
-    section.table(sizes, "Effective dimension and norms", name="dimension",
-                  formats={"value": ",.2f", "control": ",.2f"})  # fmt: skip
-    section.table(cosines, "The cosine of two rows, over all pairs", name="anisotropy",
-                  formats=dict.fromkeys(cosines.columns[2:], ".4f"))  # fmt: skip
+    section.table(
+        sizes,
+        "Effective dimension and norms",
+        name="dimension",
+        formats={"value": ",.2f", "control": ",.2f"},
+    )
+    section.table(
+        cosines,
+        "The cosine of two rows, over all pairs",
+        name="anisotropy",
+        formats=dict.fromkeys(cosines.columns[2:], ".4f"),
+    )
     section.table(spectrum, "The spectrum", name="spectrum", rows=8)
     plain, centred = cosines.iloc[0], cosines.iloc[1]
     last = cosines.iloc[-1]
@@ -100,23 +114,35 @@ def cosine_section(report: Report, table: Embedding, config: Config) -> None:
         "are nearly orthogonal with no structure at all. What differs from that is structure.",
     )
     figure = curves(
-        pd.concat(frames, ignore_index=True), x="cosine", value="share", low="share", high="share",
-        group="of", x_axis="cosine of two rows", axis="pairs, per unit of cosine",
+        pd.concat(frames, ignore_index=True),
+        x="cosine",
+        value="share",
+        low="share",
+        high="share",
+        group="of",
+        x_axis="cosine of two rows",
+        axis="pairs, per unit of cosine",
         alt=f"Densities of the cosine of random pairs of rows as they are and centred, of random "
         f"directions, and of theory. Within ±{WITHIN} lie {percent(plain['share'])}, "
         f"{percent(centred['share'])} and {percent(plain['random'])} of pairs.",
-    )  # fmt: skip
+    )
     section.figure(figure, "Cosines of random pairs", name="cosines-figure")
     quantiles = table.cosine_quantiles(**own)
     quantiles.insert(2, "centred", table.cosine_quantiles(centre=True, **own)["cosine"])
-    section.table(quantiles, "Quantiles of these cosines", name="cosine-quantiles",
-                  formats=dict.fromkeys(("cosine", "centred", "random"), ".3f"))  # fmt: skip
     section.table(
-        both, "Shares of pairs within a bound, and how many directions could certainly be there "
+        quantiles,
+        "Quantiles of these cosines",
+        name="cosine-quantiles",
+        formats=dict.fromkeys(("cosine", "centred", "random"), ".3f"),
+    )
+    section.table(
+        both,
+        "Shares of pairs within a bound, and how many directions could certainly be there "
         "with all pairs within it (an argument of Johnson and Lindenstrauss' kind, a lower bound; "
-        "no count of what is here)", name="orthogonality",
+        "no count of what is here)",
+        name="orthogonality",
         formats=dict.fromkeys(("share", "random", "normal"), ".1%") | {"could_hold": ",.0f"},
-    )  # fmt: skip
+    )
     centrally = percent(centred["share"], "z.1f")
     report.finding(
         f"{percent(plain['share'], 'z.1f')} of pairs of rows lie within ±{WITHIN} of orthogonal as "
@@ -148,8 +174,10 @@ def clusters_section(report: Report, table: Embedding, config: Config) -> None:
     words = [word for some in kept.values() for word in some]
     labels = [name for name, some in kept.items() for _ in some]
     own = {"labels": labels, "seed": config.seed, "draws": max(config.draws // 5, 10)}
-    found = {method: table.clusters(words, method=method, **own)
-             for method in ("kmeans", "agglomerative")}  # fmt: skip
+    found = {
+        method: table.clusters(words, method=method, **own)
+        for method in ("kmeans", "agglomerative")
+    }
     controls = pd.DataFrame(
         [row for method, frame in found.items() for row in _controls(method, frame)],
         columns=["method", "measure", "value", "control_low", "control_high"],
@@ -166,17 +194,26 @@ def clusters_section(report: Report, table: Embedding, config: Config) -> None:
         "shuffled.",
     )
     figure = plane(
-        place.drop(columns="explained").assign(category=labels), label="word", x="x", y="y",
-        group="category", x_axis=f"first component ({percent(across)} of the variance)",
+        place.drop(columns="explained").assign(category=labels),
+        label="word",
+        x="x",
+        y="y",
+        group="category",
+        x_axis=f"first component ({percent(across)} of the variance)",
         y_axis=f"second component ({percent(up)} of the variance)",
         alt=f"{len(words)} words in the plane of their first two components, "
         f"{percent(across + up)} of their variance, a colour for each of {listed(kept)}.",
-    )  # fmt: skip
+    )
     section.figure(figure, "Words in the plane that shows most of them", name="clusters-figure")
-    section.table(controls, "Clusters and their controls", name="clusters-controls",
-                  formats=dict.fromkeys(controls.columns[2:], ".2f"))  # fmt: skip
-    section.table(found["kmeans"], "Which cluster k-means puts each word in", name="clusters",
-                  rows=8)  # fmt: skip
+    section.table(
+        controls,
+        "Clusters and their controls",
+        name="clusters-controls",
+        formats=dict.fromkeys(controls.columns[2:], ".2f"),
+    )
+    section.table(
+        found["kmeans"], "Which cluster k-means puts each word in", name="clusters", rows=8
+    )
     low, high = main["control"]
     rand_low, rand_high = main["rand_control"]
     report.finding(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._geometry.config import Config
+from analyses._geometry_config import Config
 from analyses._labelled import read_labelled
 from interp.core.occurrence import bare_word
 from interp.methods.geometry import Senses, at_words, disambiguation, separable
@@ -64,8 +64,9 @@ def _bundled(seed: int) -> pd.DataFrame:
     """texts text word sense group named, for any tokenizer."""
     words = tables()["senses"].columns
     cues: dict[str, set[str]] = {}
-    for word, kind, *some in zip(*(words[c] for c in ("word", "category", "c1", "c2", "c3")),
-                                 strict=True):  # fmt: skip
+    for word, kind, *some in zip(
+        *(words[c] for c in ("word", "category", "c1", "c2", "c3")), strict=True
+    ):
         cues[f"{word}: {kind}"] = {*some}
     rows = []
     for split in ("trained", "held-out template"):
@@ -128,21 +129,32 @@ def _tables(section: Section, found: dict[str, Senses]) -> None:
         pd.concat([one[i].assign(texts=side) for side, one in found.items()], ignore_index=True)
         for i in (1, 0)
     )
-    section.table(pooled[list(SENSES)], "All words together", name="senses",
-                  formats=SHARES | {"p": ".3f"}, rows=40)  # fmt: skip
     section.table(
-        pooled[list(COSINES)], "Cosines within and between senses", name="senses-cosines",
-        formats=dict.fromkeys(COSINES[2:], ".3f"), rows=40,
-    )  # fmt: skip
+        pooled[list(SENSES)],
+        "All words together",
+        name="senses",
+        formats=SHARES | {"p": ".3f"},
+        rows=40,
+    )
+    section.table(
+        pooled[list(COSINES)],
+        "Cosines within and between senses",
+        name="senses-cosines",
+        formats=dict.fromkeys(COSINES[2:], ".3f"),
+        rows=40,
+    )
     best = pooled.loc[pooled["accuracy"].idxmax(), "layer"]
     rank = {word: number for number, word in enumerate(SHOWN)}
     order = by_word.assign(
         other=by_word["layer"] != best, rank=by_word["word"].map(rank).fillna(len(rank))
     ).sort_values(["other", "rank"], kind="stable")
     section.table(
-        by_word.loc[order.index, list(WORDS)], f"Word by word, layer {best} first",
-        name="senses-by-word", formats=SHARES | {"gap": ".3f"}, rows=12,
-    )  # fmt: skip
+        by_word.loc[order.index, list(WORDS)],
+        f"Word by word, layer {best} first",
+        name="senses-by-word",
+        formats=SHARES | {"gap": ".3f"},
+        rows=12,
+    )
 
 
 def _about(found: dict[str, Senses], causal: bool) -> str:
@@ -170,15 +182,23 @@ def senses_figure(found: dict[str, Senses]) -> Figure:
         )
         frames.append(null.assign(texts=SHUFFLED[side]))
         first, last = own.iloc[0], own.iloc[-1]
-        told.append(f"{side}: {percent(first['accuracy'])} at layer {first['layer']:.0f}, "
-                    f"{percent(last['accuracy'])} at layer {last['layer']:.0f}")  # fmt: skip
+        told.append(
+            f"{side}: {percent(first['accuracy'])} at layer {first['layer']:.0f}, "
+            f"{percent(last['accuracy'])} at layer {last['layer']:.0f}"
+        )
     return curves(
-        pd.concat(frames, ignore_index=True), x="layer", value="accuracy", low="low", high="high",
-        group="texts", x_axis="layer (0: what the first one reads)",
-        axis="share given to the right sense", limits=(0.0, 1.02),
+        pd.concat(frames, ignore_index=True),
+        x="layer",
+        value="accuracy",
+        low="low",
+        high="high",
+        group="texts",
+        x_axis="layer (0: what the first one reads)",
+        axis="share given to the right sense",
+        limits=(0.0, 1.02),
         alt=f"Share of places given to the sense that they have, by layer. {'; '.join(told)}; "
         "with shuffled senses beside it.",
-    )  # fmt: skip
+    )
 
 
 def _tell(report: Report, side: str, found: Senses, causal: bool) -> None:

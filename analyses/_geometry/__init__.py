@@ -1,1 +1,0 @@
-"""Parts of `embedding_geometry`."""
