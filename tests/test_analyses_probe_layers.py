@@ -130,15 +130,12 @@ def test_what_is_linear_is_found_and_nothing_else(lookup, feature, site, there):
     assert found.found == there
     first = told(report, "“feature” can be read best" if there else "Nothing is found")
     answer = {
-        ("b", "resid_mid"): ".*can be read at resid_mid of layer 0 .*not measurably better than",
-        (
-            "a",
-            "resid_mid",
-        ): "Yes: “feature” can be read at resid_mid of layer 0 .* better than from",
-        ("xor", "resid_post"): "Yes: “feature” can be read behind layer 0 .* better than from ",
-    }
+        "b at resid_mid": ".*read at resid_mid of layer 0 .* but not measurably better than",
+        "a at resid_mid": ".*read at resid_mid of layer 0 .* than from counting the words",
+        "xor at resid_post": "Yes: “feature” can be read behind layer 0 .* better than from ",
+    }.get(f"{feature} at {site}")
     nothing = "No: at none of 1 places can a linear probe read “feature” better than from shuffled"
-    check_first_screen(report, answer.get((feature, site), nothing), site.replace("_", "-"))
+    check_first_screen(report, answer or nothing, site.replace("_", "-"))
     table = frame_of(report, "by-layer").set_index("source")
     if there:
         assert table.loc["model", "score"] > 0.95 and table.loc["model", "p_adjusted"] <= 0.025
@@ -153,9 +150,9 @@ def test_what_is_linear_is_found_and_nothing_else(lookup, feature, site, there):
 
 def test_from_a_script_texts_are_compared_in_three_lines():
     model = model_of(whole_words())
-    others = ("man", "woman", "doctor", "teacher", "father", "mother")
+    others = ("Mary", "John", "Peter", "Sarah", "Tom", "James")
     frame = pd.DataFrame(
-        [(f"the {a} saw the {b}", a) for a in ("king", "queen") for b in others],
+        [(f"the {a} saw the {b}", a) for a in ("king", "doctor") for b in others],
         columns=["text", "label"],
     )
     examples = text_examples(model, frame)
@@ -171,7 +168,7 @@ def test_from_a_script_texts_are_compared_in_three_lines():
         texts=frame["text"].tolist(), seed=0,
     )  # fmt: skip
     assert found.best["score"] == again["accuracy"].iloc[0]
-    assert found.of("words alone")["score"].tolist() == [1.0]  # the label is one of the words
+    assert found.of("words alone")["score"].min() > 0.7  # the label is one of the words
     assert found.of("embedding")["score"].max() < 0.7  # and does not stand at the last token
     assert set(found.rivals["rival"]) == {"embedding", "words alone"}
 
