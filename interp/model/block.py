@@ -47,7 +47,8 @@ class Block(nn.Module):
         self.attn = Attention(cfg, layer, f"{name}.attn")
         self.cross_attn = Attention(cfg, layer, f"{name}.cross_attn", True) if crosses else None
         kind = Experts if cfg.n_experts else MLP
-        self.mlp = kind(cfg, f"{name}.mlp") if cfg.d_mlp else None
+        self.has_mlp = cfg.d_mlp > 0  # a module asked for a part of its own looks it up slowly
+        self.mlp = kind(cfg, f"{name}.mlp") if self.has_mlp else None
         normed = cfg.norm != "none"
         self.pre_norm = normed and position in ("pre", "both")
         self.post_norm = normed and position == "post"
@@ -109,7 +110,7 @@ class Block(nn.Module):
             x, q = self.to_cross_q(resid_mid, tap)
             z = self.cross_attn.attend_source(q, encoded, tap)
             resid_mid = self.to_resid_mid_cross(x, z, tap)
-        if self.mlp is None:
+        if not self.has_mlp:
             return tap(self.hook_resid_post, resid_mid)
         return self.from_post(*self.to_post(resid_mid, tap), tap)
 
