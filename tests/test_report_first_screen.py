@@ -242,5 +242,6 @@ def test_numbers_and_quotes_have_one_spelling(text, shown):
     words = [*report.warnings, *report.findings, *report.certainty, *report.doubts]
     assert {*words, *report.skipped, report.headline, section.text} == {shown}
     assert section.items[0].text == shown
-    section.table(pd.DataFrame({"share": [0.234]}), "Shares", formats={"share": ".0%"})
+    section.table(pd.DataFrame({"share": [0.234]}), text, formats={"share": ".0%"})
+    assert section.items[-1].caption == shown
     assert section.items[-1].cells == [["23\u00a0%"]]

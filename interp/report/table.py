@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from pandas.api import types
 
-from .text import csv_cell, number, shorten
+from .text import csv_cell, in_house_style, number, shorten
 
 Schema = Mapping[str, Sequence[str | EllipsisType]]
 """The tables of a report by name, and the columns of each in their order: "stderr?" may be blank in
@@ -29,6 +29,9 @@ class Table:
     name: str
     formats: Mapping[str, str] = field(default_factory=dict)
     rows: int = SHOWN_ROWS
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "caption", in_house_style(self.caption))
 
     @property
     def columns(self) -> list[tuple[str, bool]]:

@@ -26,6 +26,8 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from interp.core.visible import escape, visible
 
+from ..text import in_house_style
+
 PAPER, INK, QUIET, RULE = "#ffffff", "#1f2328", "#5a6270", "#d5d9df"
 BLUE, ORANGE, GREEN, PLUM, GREY = "#2f6db5", "#d9822b", "#1c8573", "#8b4a8f", "#7b828d"
 LINES = {BLUE: "-", ORANGE: "--", GREEN: "-.", PLUM: ":", GREY: (0, (6, 1.5, 1, 1.5, 1, 1.5))}
@@ -206,6 +208,11 @@ def name(text: object, most: int = LABEL) -> str:
         words = "␣" * len(words)
     drawn = "".join(c if ord(c) in known else escape(c) for c in words)
     return drawn if len(drawn) <= most else f"{drawn[:most]}…"
+
+
+def axis_title(text: object) -> str:
+    """What stands beside an axis or above a picture, as the font can draw it."""
+    return name(in_house_style(str(text)), LONG)
 
 
 def quiet_axes(axes: Axes, grid: str = "both") -> None:

@@ -17,7 +17,6 @@ from matplotlib.path import Path
 from .canvas import (
     INK,
     LETTER,
-    LONG,
     NARROW,
     PAPER,
     RULE,
@@ -26,6 +25,7 @@ from .canvas import (
     TITLE,
     WIDTH,
     Figure,
+    axis_title,
     canvas,
     check,
     finish,
@@ -103,10 +103,10 @@ def heatmap(
             draw_cells(axes, shades.levels(grid), gaps)
             mark_ticks(axes.yaxis, texts[0] if axes is maps[0] else [], LINE / layout.tall, False)
             mark_ticks(axes.xaxis, texts[1], LINE * (1 if turned else 1.6) / layout.wide, turned)
-            axes.set_xlabel(name(titles[columns], LONG))
+            axes.set_xlabel(axis_title(titles[columns]))
             if panel is not None:
                 axes.set_title(name(label, 40), fontsize=8, color=INK, loc="left")
-        maps[0].set_ylabel(name(titles[rows], LONG))
+        maps[0].set_ylabel(axis_title(titles[rows]))
         figure.suptitle(layout.title, x=0.01, ha="left", fontsize=TITLE, color=INK)
         draw_scale(scale, shades)
         words = alt or map_words(data, keys, value, axis, noise, names or {}, ranks)
@@ -182,7 +182,7 @@ def _layout(texts: list[list[str]], turned: bool, panels: int, title: str) -> La
             break
     wide = max(wide, 0.004)
     size = max(wide * len(across), 0.6)
-    words = textwrap.fill(name(title, LONG), int(column / 0.075))
+    words = textwrap.fill(axis_title(title), int(column / 0.075))
     # Names below the columns are turned, and need the height of the longest.
     below = 0.5 + LETTER * max(map(len, across)) * turned + 0.2 * (panels > 1)
     height = max(tall * len(down), 0.9) + below + 0.1 + 0.14 * (1 + words.count("\n"))

@@ -7,11 +7,11 @@ import pandas as pd
 from .canvas import (
     LETTER,
     LINES,
-    LONG,
     NARROW,
     RULE,
     WIDTH,
     Figure,
+    axis_title,
     canvas,
     check,
     finish,
@@ -59,7 +59,7 @@ def curves(
                 rows[x], rows[value], color=colour, linestyle=stroke, linewidth=1.6, markersize=3,
                 marker="o" if len(rows) <= 30 else None, label=name(label),
             )  # fmt: skip
-        axes.set(xlabel=name(x_axis, LONG), ylabel=name(axis, LONG), ylim=limits)
+        axes.set(xlabel=axis_title(x_axis), ylabel=axis_title(axis), ylim=limits)
         quiet_axes(axes)
         if pd.api.types.is_integer_dtype(data[x]) and len(set(data[x])) <= 16:
             axes.set_xticks(sorted(data[x].unique()))

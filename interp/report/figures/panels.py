@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from .canvas import INK, LETTER, LONG, TITLE, WIDTH, Figure, canvas, check, finish, name
+from .canvas import INK, LETTER, TITLE, WIDTH, Figure, axis_title, canvas, check, finish, name
 from .described import map_words
 from .grids import (
     HEIGHT,
@@ -66,7 +66,7 @@ def heatmaps(
     room = 1.2 + LETTER * max(map(len, left)) + 0.1 * len(maps)
     wide = max(min(WIDE, (WIDTH - room) / sum(cells)), 0.004)
     title = axis + (", clipped" if shades.clipped else "")
-    words = textwrap.fill(name(title, LONG), int(WIDTH / 0.075))
+    words = textwrap.fill(axis_title(title), int(WIDTH / 0.075))
     longest = max((len(text) for label in named for text in below.get(label, ())), default=0)
     height = max(tall * len(down), 0.9) + 0.8 + LETTER * longest + 0.14 * (1 + words.count("\n"))
     spare = max(WIDTH - room - wide * sum(cells), 0.01)
@@ -80,9 +80,9 @@ def heatmaps(
             turned = label in named
             mark_ticks(place.yaxis, left if place is places[0] else [], LINE / tall, False)
             mark_ticks(place.xaxis, below[label], LINE * (1 if turned else 1.6) / wide, turned)
-            place.set_xlabel(name((titles or {}).get(label, columns), LONG))
+            place.set_xlabel(axis_title((titles or {}).get(label, columns)))
             place.set_title(name(label, 40), fontsize=8, color=INK, loc="left")
-        places[0].set_ylabel(name(rows, LONG))
+        places[0].set_ylabel(axis_title(rows))
         figure.suptitle(words, x=0.01, ha="left", fontsize=TITLE, color=INK)
         draw_scale(scale, shades)
         described = alt or map_words(data, (panel, rows, columns), value, axis, noise, {}, False)

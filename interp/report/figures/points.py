@@ -14,12 +14,12 @@ from matplotlib.transforms import Bbox
 from .canvas import (
     INK,
     LINES,
-    LONG,
     NARROW,
     PAPER,
     QUIET,
     RULE,
     Figure,
+    axis_title,
     canvas,
     check,
     finish,
@@ -53,7 +53,7 @@ def scatter(
     with canvas(3.2, NARROW) as figure:
         axes = figure.add_subplot()
         _points(axes, data, x, y, group)
-        axes.set(xlabel=name(x_axis, LONG), ylabel=name(y_axis, LONG))
+        axes.set(xlabel=axis_title(x_axis), ylabel=axis_title(y_axis))
         axes.set_title(told, loc="left", fontsize=7.5, color=QUIET)
         quiet_axes(axes)
         if group is not None:
@@ -93,7 +93,7 @@ def plane(
             corners = place.loc[[*outline, outline[0]]].to_numpy().T
             axes.plot(*corners, color=INK, linewidth=1.3, linestyle=(0, (4, 2)), zorder=2)
         _points(axes, data, x, y, group)
-        axes.set(xlabel=name(x_axis, LONG), ylabel=name(y_axis, LONG))
+        axes.set(xlabel=axis_title(x_axis), ylabel=axis_title(y_axis))
         axes.margins(0.1)
         axes.set_aspect("equal", adjustable="datalim")
         quiet_axes(axes)

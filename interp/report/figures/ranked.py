@@ -13,13 +13,13 @@ from .canvas import (
     BLUE,
     INK,
     LETTER,
-    LONG,
     NARROW,
     ORANGE,
     QUIET,
     RULE,
     WIDTH,
     Figure,
+    axis_title,
     canvas,
     check,
     finish,
@@ -130,7 +130,7 @@ def _whiskers(axes: Axes, drawn: Any, low: Iterable, high: Iterable) -> None:
 
 
 def _dress(axes: Axes, labels: list, axis: str) -> None:
-    axes.set(xlabel=name(axis, LONG), ylabel="")
+    axes.set(xlabel=axis_title(axis), ylabel="")
     axes.set_yticks(range(len(labels)), [name(one) for one in labels])
     quiet_axes(axes, "x")
     axes.spines["left"].set_visible(False)

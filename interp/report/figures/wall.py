@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 
-from .canvas import GROUPS, INK, LONG, PAPER, RULE, WIDTH, Figure, canvas, check, finish, name
+from .canvas import GROUPS, INK, PAPER, RULE, WIDTH, Figure, axis_title, canvas, check, finish, name
 from .described import wall_words
 from .grids import in_order
 
@@ -68,7 +68,7 @@ def wall(
             words = "" if kind == quiet else _fitting(kind, wide, tall)
             axes.text(x, y, words, color=ink, fontsize=TYPE, ha="center", va="center")
         _dress(axes, [name(one) for one in down], [name(one) for one in across], tall, wide)
-        axes.set(xlabel=name(columns, LONG), ylabel=name(rows, LONG))
+        axes.set(xlabel=axis_title(columns), ylabel=axis_title(rows))
         patches = [Patch(facecolor=colours[one][0], edgecolor="none") for one in legend]
         labels = [f"{name(one)} ({counts[one]})" for one in legend]
         drawn.legend(
