@@ -117,7 +117,8 @@ def at_nodes(model, site: str, examples: list[int], start: int = 0) -> Rows:
 
 
 def of_each(width: int) -> Edit:
-    return edits.each({11: edits.scale(3.0), 12: edits.noise(0.5), 13: edits.patch(OTHER)})
+    """Two of them read another run."""
+    return edits.each({11: edits.mean(OTHER), 12: edits.noise(0.5), 13: edits.patch(OTHER)})
 
 
 EDITS = {
@@ -224,6 +225,10 @@ def test_an_edit_on_another_device_puts_what_it_puts_on_the_cpu(model, name, sit
     new = edit.bind(elsewhere, IDS.to(DEVICE), [site])(x[order].to(DEVICE), rows)
     assert new.device == DEVICE
     torch.testing.assert_close(new.cpu(), expected)
+    kept = elsewhere.run_with_cache(OTHER.to(DEVICE), [site], device="cpu")[1]
+    assert kept[site].device.type == "cpu"
+    patched = edits.patch(kept).bind(elsewhere, IDS.to(DEVICE), [site])(new, rows)
+    torch.testing.assert_close(patched.cpu(), kept[site][order])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])

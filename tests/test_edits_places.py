@@ -101,8 +101,18 @@ def test_a_mean_over_the_source_is_over_its_real_tokens(pair):
     torch.testing.assert_close(new, expected.expand_as(keys))
 
 
+def test_a_cache_of_a_pair_counts_the_source_where_the_site_does(pair):
+    run = read_by(some_ids(2, 3, seed=1), some_ids(2, 6, seed=2))
+    cache = pair.run_with_cache(run, [KEYS, QUERIES])[1]
+    for site in (KEYS, QUERIES):
+        rows = Rows(pair.sites[site], torch.tensor([1, 0]), [])
+        new = edits.patch(cache).bind(pair, run, [KEYS, QUERIES])(cache[site], rows)
+        assert torch.equal(new, cache[site][[1, 0]])
+
+
 USABLE = {
     "patch": (edits.patch, lambda real, i: real[i], "the same example"),
+    "each": (lambda run: edits.each({0: edits.patch(run)}), lambda real, i: real[i], "the same"),
     "mean": (lambda run: edits.mean(run, "pos"), lambda real, i: real.any(0), "every row"),
     "resample": (edits.resample, lambda real, i: real.all(0), "a row of the reference"),
 }

@@ -293,7 +293,7 @@ def _bind_resample(
     def replace(x: Tensor, rows: Rows) -> Tensor:
         drawn = [stable_hash(seed, node, int(example)) % size
                  for node, example in zip(rows.nodes, rows.examples, strict=True)]  # fmt: skip
-        return _from_start(read[rows.site.name], rows)[torch.tensor(drawn, device=x.device)]
+        return _from_start(read[rows.site.name], rows)[drawn]
 
     return replace
 
