@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from interp import edits
@@ -124,9 +124,14 @@ def masks(*shape: int):
     return st.lists(rows, min_size=shape[0], max_size=shape[0]).map(torch.tensor)
 
 
-@settings(max_examples=40, deadline=None)
-@given(name=st.sampled_from(sorted(USABLE)), ours=masks(2, 3), theirs=masks(2, 3),
-       edited=st.none() | masks(2, 3))  # fmt: skip
+@pytest.mark.parametrize("name", sorted(USABLE))
+@settings(max_examples=15, deadline=None)
+@given(ours=masks(2, 3), theirs=masks(2, 3), edited=st.none() | masks(2, 3))
+@example(
+    ours=torch.ones(2, 3).bool(),
+    theirs=torch.tensor([[True, False, True], [True, False, False]]),
+    edited=None,
+)
 def test_values_are_missed_where_a_real_token_is_edited_and_there_are_none(
     model, name, ours, theirs, edited
 ):
@@ -141,8 +146,8 @@ def test_values_are_missed_where_a_real_token_is_edited_and_there_are_none(
     if not lacking:
         make(other).bind(model, tokens, sites)
         return
-    example, pos = lacking[0]
-    with pytest.raises(ValueError, match=f"position {pos} of example {example} .*{SITE}.*{whose}"):
+    row, pos = lacking[0]
+    with pytest.raises(ValueError, match=f"position {pos} of example {row} .*{SITE}.*{whose}"):
         make(other).bind(model, tokens, sites)
 
 
