@@ -28,7 +28,7 @@ OTHER = torch.tensor([[1, 2, 9, 4, 5, 6], [6, 7, 8, 9, 3, 1], [3, 3, 1, 4, 2, 0]
 SOURCE = torch.tensor(
     [[1, 2, 3, 4, 5, 6, 7, 8], [6, 7, 8, 9, 10, 1, 2, 3], [3, 3, 1, 4, 2, 0, 1, 2]]
 )
-ANSWER = torch.tensor([1, 2, 3])
+ANSWER = torch.tensor([1, 2])
 
 
 def stack_pair(**changes):
@@ -91,7 +91,7 @@ ONE_STACK = [
 ]
 
 
-@pytest.mark.parametrize("at_once", [1, 2000, 2**22])
+@pytest.mark.parametrize("at_once", [1, 2**22])
 @pytest.mark.parametrize("changes", [{}, {"causal": False}, {"parallel": True, "n_kv_heads": 2}])
 @pytest.mark.parametrize(("site", "by"), ONE_STACK)
 def test_rows_are_those_whose_edit_changes_something(site, by, changes, at_once, monkeypatch):
@@ -248,11 +248,11 @@ ARCHITECTURES = {
 }
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_bytes_of_a_base_run_are_those_it_keeps_at_any_site(architecture, dtype):
-    model = random_model(small_config(**ARCHITECTURES[architecture])).to(dtype)
-    tokens = Tokens(IDS)
+def test_the_bytes_of_a_base_run_are_those_it_keeps_at_any_site(architecture):
+    model = random_model(small_config(n_layers=2, **ARCHITECTURES[architecture]))
+    dtype = torch.float32 if model.cfg.parallel else torch.float64
+    model, tokens = model.to(dtype), Tokens(IDS)
     for site in model.sites:
         nodes = read_nodes(as_frame([{"site": site.name}]), model, tokens)
         base = rerun.base_run(model, tokens, nodes)
@@ -344,10 +344,9 @@ def test_rows_with_a_source_run_together_and_count_its_positions(limit):
     "metric",
     [
         metrics.loss(),
-        metrics.kl("all"),
-        metrics.log_prob(ANSWER),
+        metrics.kl(),
         metrics.logit_diff(ANSWER, ANSWER + 4, pos=2),
-        metrics.pooled_cosine(torch.ones(3, 32)),
+        metrics.pooled_cosine(torch.ones(2, 32)),
         metrics.cosine(torch.ones(32), pos=3),
     ],
     ids=lambda metric: metric.name,
@@ -357,10 +356,10 @@ def test_what_is_said_to_be_multiplied_is(architecture, metric):
     """Whatever the architecture, for sites of every stage (of experts not their neurons: where
     those are edited, experts that are not chosen are computed too, and not counted)."""
     model = random_model(small_config(n_layers=2, **ARCHITECTURES[architecture]))
-    sites = ["resid_pre", "q", "z", "pattern", "resid_mid", "mlp.hook_post", "mlp_out"]
-    for site in sites[:5] + sites[6:] if model.cfg.n_experts else sites:
+    sites = ["resid_pre", "pattern", "z", "resid_mid", "mlp.hook_post"]
+    for site in sites[:-1] if model.cfg.n_experts else sites:
         if any(name.endswith(site) for name in model.sites.names):
-            count_products(model, site, Tokens(IDS), Tokens(OTHER), metric)
+            count_products(model, site, Tokens(IDS[:2, :5]), Tokens(OTHER[:2, :5]), metric)
 
 
 @pytest.mark.parametrize("free", [None, 10**12])
