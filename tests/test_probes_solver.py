@@ -158,6 +158,43 @@ def test_a_line_search_finds_the_lowest_point(n_classes, monkeypatch):
         assert float(step[b, t]) == pytest.approx(lowest, rel=1e-8)
 
 
+def on_a_line(monkeypatch, z, y, weight, penalty, dtype=torch.float64):
+    """A search from given x·w, each of which grows by one per step: the step, its slope as a part
+    of the first, and how many points it looked at."""
+    z, y = torch.tensor(z, dtype=dtype)[None, None, None], torch.tensor(y)
+    weights = torch.full((1, 1, len(y)), weight, dtype=dtype)
+    way = torch.tensor([[[[1.0, 0.0]]]], dtype=dtype)
+    given = solver.task(y[None], weights, 2)
+    slopes = solver._Slopes(torch.zeros(1, len(y), 2), given, penalty * way, 1.0)
+    looked, of = [], solver.probabilities
+    monkeypatch.setattr(
+        solver, "probabilities", lambda z, absent: looked.append(1) or of(z, absent)
+    )
+    step = slopes.search(z, z.sigmoid(), torch.ones_like(z), 0 * way, way)[0].squeeze().double()
+
+    def slope(at):
+        return weight * ((z.double() + at).sigmoid() - y).sum() + penalty * at
+
+    return float(step), float(slope(step) / slope(0)), len(looked)
+
+
+def test_a_line_search_stays_within_what_it_knows(monkeypatch):
+    """Two steps far from each other, at 30 and at 60: from the plateaus, where the slope hardly
+    bends, Newton's method leaps beyond both. Halving the bracket leads back."""
+    step, left, looked = on_a_line(monkeypatch, [-30.0, -60.0], [1, 0], 0.01, 1e-4)
+    assert 25 < step < 60 and abs(left) <= 0.1
+    assert looked <= 7
+
+
+def test_a_line_search_without_any_bend_doubles_its_steps(monkeypatch):
+    """Where all is saturated and nothing penalised, Newton's step is infinite: 1, 3, 7, … it is,
+    until something changes, here at 1000."""
+    given = [-1000.0], [1], 1e9, 0.0
+    step, left, looked = on_a_line(monkeypatch, *given, dtype=torch.float32)
+    assert (step, looked) == (1023, 10)
+    assert abs(left) <= 0.1
+
+
 # L-BFGS --------------------------------------------------------------------------------------
 
 
