@@ -345,12 +345,13 @@ def test_the_bar_is_full_at_the_end_and_there_only_if_wanted(receivers, monkeypa
 
     monkeypatch.setattr(paths, "tqdm", Bar)
     model, pairs = random_model(small_config()), made_pairs()
-    for progress in (True, False):
-        path_patch(model, pairs, [(0, 0), (0, 1)], receivers, progress=progress)
+    for options in ({}, {"progress": True}, {"progress": False}):
+        path_patch(model, pairs, [(0, 0), (0, 1)], receivers, **options)
         (bar,) = bars
         bars.clear()
-        assert bar.ended == ((False, 2) if progress else (True, 0))
-        assert not progress or bar.total == 2
+        wanted = options.get("progress", True)
+        assert bar.ended == ((False, 2) if wanted else (True, 0))
+        assert not wanted or bar.total == 2
 
 
 @pytest.mark.parametrize("together", [False, True])

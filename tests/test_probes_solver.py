@@ -94,9 +94,10 @@ def test_the_factor_inverts_the_hessian_at_zero(n_classes):
         assert torch.allclose(given.inverse[b] @ hessian[0, :, 0], torch.eye(d).double())
 
 
-def test_a_singular_gram_matrix_has_a_factor_and_one_of_nan_is_named():
-    x = torch.ones(2, 5, 3, dtype=torch.float64)
-    x[1] = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)).double()
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e8])
+def test_a_singular_gram_matrix_has_a_factor_and_one_of_nan_is_named(size):
+    x = torch.full((2, 5, 3), 0.1 * size, dtype=torch.float64)
+    x[1] = size * torch.randn(5, 3, generator=torch.Generator().manual_seed(0)).double()
     inverse = solver.factor(x, torch.zeros(2, 3, dtype=torch.float64), 1.0, 2)
     assert torch.isfinite(inverse).all()
     hessian = x[1].T @ x[1] / 4
@@ -292,12 +293,21 @@ def test_a_class_that_a_problem_never_sees():
     assert not ended.iterations.any() and not ended.converged.any()
 
 
-def test_weights_of_all_classes_leave_none_out():
-    given = Problems(3)
-    assert given.task.absent is None
-    assert Problems(2).task.target.tolist() == Problems(2).y[:, None].double().tolist()
-    assert given.task.target.sum(1).eq(1).all()
-    assert torch.equal(given.task.target.argmax(1), given.y)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n_classes", [2, 3, 5])
+def test_what_is_to_be_learned(n_classes, dtype):
+    """Of two classes where it is the second; of more a row for each, shown or not."""
+    y, weights = torch.tensor([[0, 1, 1, 0], [1, 0, 1, 1]]), torch.ones(1, 2, 4, dtype=dtype)
+    given = solver.task(y, weights, n_classes)
+    assert given.target.dtype == given.weights.dtype == dtype
+    assert given.target.shape == (2, 1 if n_classes == 2 else n_classes, 4)
+    if n_classes == 2:
+        assert given.target[:, 0].tolist() == y.tolist() and given.absent is None
+    else:
+        assert given.target.argmax(1).tolist() == y.tolist() and given.target.sum(1).eq(1).all()
+        assert given.absent[0, :, :, 0].tolist() == [[False] * 2 + [True] * (n_classes - 2)] * 2
+    shown = solver.task(torch.arange(n_classes)[None], weights.new_ones(1, 1, n_classes), n_classes)
+    assert shown.absent is None
 
 
 @pytest.mark.parametrize(
