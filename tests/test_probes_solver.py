@@ -257,9 +257,11 @@ def test_a_change_too_small_to_be_squared_is_no_step():
 # Where it ends -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("cached", [1, 2**20])
 @pytest.mark.parametrize("shared", ["nothing", "weights", "penalty", "both"])
 @pytest.mark.parametrize("n_classes", [2, 3])
-def test_every_problem_ends_where_its_gradient_vanishes(n_classes, shared):
+def test_every_problem_ends_where_its_gradient_vanishes(n_classes, shared, cached, monkeypatch):
+    monkeypatch.setattr(solver, "CACHED", cached)
     given = Problems(n_classes, b=3)
     if shared in ("weights", "both"):
         given.weights = given.weights[:1]
@@ -290,7 +292,8 @@ def test_a_class_that_a_problem_never_sees():
                          max_iter=0)  # fmt: skip
     assert torch.equal(start, given.w), "it is not written to"
     assert ended.coef[1, 0, 2, -1] == solver.NEVER
-    assert not ended.iterations.any() and not ended.converged.any()
+    assert ended.iterations.tolist() == [[0, 0]] * 2 and ended.iterations.dtype == torch.long
+    assert ended.converged.tolist() == [[False, False]] * 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -347,8 +350,7 @@ def test_one_short_step_is_no_convergence(n_classes):
 TOL = 2.0**-20
 
 
-def scripted(monkeypatch, lengths, *, size=1.0, unit=TOL, tol=TOL, max_iter=500,
-             dtype=torch.float64):  # fmt: skip
+def scripted(monkeypatch, lengths, *, size=1.0, unit=TOL, tol=TOL, dtype=torch.float64, **options):
     """A descent whose quasi-Newton steps are so many units long for each of the problems, the last
     of them for ever, and whose line searches go nowhere: iterations and whether it converged."""
     n = len(lengths)
@@ -373,7 +375,7 @@ def scripted(monkeypatch, lengths, *, size=1.0, unit=TOL, tol=TOL, max_iter=500,
     monkeypatch.setattr(solver._Slopes, "search", search)
     ended = solver.solve(
         given.x, given.task, given.penalty, given.C, given.inverse, start=start, tol=tol,
-        max_iter=max_iter,
+        **options,
     )  # fmt: skip
     for problem, n_taken in enumerate(ended.iterations[0].tolist()):
         moved = [bool(way[problem] != 0) for way in taken]
@@ -411,6 +413,14 @@ def test_problems_are_done_each_in_its_own_time(monkeypatch):
 def test_a_descent_that_is_stopped_has_not_converged(monkeypatch):
     assert scripted(monkeypatch, [[30]], max_iter=3) == [(3, False)]
     assert scripted(monkeypatch, [[30], [1]], max_iter=3) == [(3, False), (1, True)]
+
+
+def test_by_default_it_ends_near_the_optimum_and_after_500_steps(monkeypatch):
+    given = Problems(3)
+    arguments = given.x, given.task, given.penalty, given.C, given.inverse
+    near, best = (solver.solve(*arguments, **options).coef for options in ({}, {"tol": 1e-12}))
+    assert (near - best).norm() < 1e-4 * best.norm()
+    assert scripted(monkeypatch, [[1000 - i for i in range(600)]]) == [(500, False)]
 
 
 @pytest.mark.parametrize("size", [2.0**-4, 4.0])
