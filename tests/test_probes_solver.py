@@ -428,6 +428,8 @@ def test_steps_are_measured_by_the_coefficients(size, monkeypatch):
     """Without the intercept."""
     assert scripted(monkeypatch, [[0.9 * size]], size=size) == [(1, True)]
     assert scripted(monkeypatch, [[1.1 * size]], size=size) == [(solver.SOON, True)]
+    assert scripted(monkeypatch, [[19.9 * size]], size=size) == [(solver.SOON, True)]
+    assert scripted(monkeypatch, [[20.1 * size]], size=size) == [(solver.PATIENCE, False)]
 
 
 def test_coefficients_of_zero_are_measured_by_the_first_step(monkeypatch):
