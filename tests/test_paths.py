@@ -4,6 +4,7 @@ planted paths."""
 from __future__ import annotations
 
 import dataclasses
+from contextlib import contextmanager
 from unittest import mock
 
 import numpy as np
@@ -100,7 +101,8 @@ class Plain:
         first = {"q": 0, "k": cfg.n_heads, "v": cfg.n_heads + cfg.n_kv_heads}[kind] + head
         return slice(first * cfg.d_head, (first + 1) * cfg.d_head)
 
-    def effect(self, ids, other_ids, answer, wrong, sender, receiver, held) -> float:
+    def outputs(self, ids, other_ids, sender, receiver, held):
+        """Logits [pos d_vocab] once the sender has spoken to the receiver, and before."""
         seen, _, scales = self.run(ids)
         other = self.run(other_ids)[0]
         z = {layer: seen["z", layer].copy() for layer in range(self.cfg.n_layers)}
@@ -108,7 +110,10 @@ class Plain:
         sent, read, _ = self.run(ids, z=z, scales=scales if held else None)
         if receiver != "logits":
             sent = self.run(ids, arrived=read, receiver=receiver)[0]
-        last, before = sent["output"][-1], seen["output"][-1]
+        return sent["output"], seen["output"]
+
+    def effect(self, ids, other_ids, answer, wrong, sender, receiver, held) -> float:
+        last, before = (x[-1] for x in self.outputs(ids, other_ids, sender, receiver, held))
         return (last[answer] - last[wrong]) - (before[answer] - before[wrong])
 
 
@@ -143,6 +148,39 @@ def test_effects_are_those_of_a_plain_route(cfg, held, direction, draw):
         expected = by_hand.effect(ids, other, *ends, (line.from_layer, line.from_head), to, held)
         assert line.effect == pytest.approx(expected, rel=1e-7, abs=1e-8), (line, to)
         assert line.value == pytest.approx(line.baseline + line.effect)
+
+
+def log_softmax(logits):
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+ANSWER = torch.tensor([4, 2])
+READ = {
+    "log_prob": (metrics.log_prob(ANSWER), lambda x, i: log_softmax(x[-1])[ANSWER[i]]),
+    "log_prob in the middle": (
+        metrics.log_prob(ANSWER, pos=2), lambda x, i: log_softmax(x[2])[ANSWER[i]],
+    ),
+    "all logits": (
+        metrics.function(lambda x, examples: x.square().sum((1, 2)), "squares", of="logits"),
+        lambda x, i: (x**2).sum(),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("read", READ)
+def test_whatever_a_metric_reads_of_the_logits(read, held):
+    """Log-probabilities at any position, or all logits: the last norm is held under each."""
+    metric, by_hand = READ[read]
+    model, pairs = random_model(small_config(n_layers=2)), made_pairs()
+    options = {"metric": metric, "reduce": "none", "freeze_norms": held, "progress": False}
+    frame = path_patch(model, pairs, [(0, 1), (1, 2)], **options)
+    route = Plain(model)
+    for line in frame.itertuples():
+        i, sender = line.example, (line.from_layer, line.from_head)
+        after, before = route.outputs(CORRUPTED[i], CLEAN[i], sender, "logits", held)
+        assert line.baseline == pytest.approx(by_hand(before, i))
+        assert line.effect == pytest.approx(by_hand(after, i) - by_hand(before, i), abs=1e-8)
 
 
 def nothing(paths, sender, layers):
@@ -332,26 +370,19 @@ def test_paths_on_which_nothing_arrives_are_counted():
 
 @pytest.mark.parametrize("receivers", ["logits", ("q", 2, 0), ["logits", ("k", 1, 0)]])
 def test_the_bar_is_full_at_the_end_and_there_only_if_wanted(receivers, monkeypatch):
-    bars = []
+    asked, of = [], paths.counting
 
-    class Bar(paths.tqdm):
-        def __init__(self, *given, **options):
-            super().__init__(*given, **options)
-            bars.append(self)
+    @contextmanager
+    def counted(total, title, shown):
+        with of(total, title, shown) as bar, mock.patch.object(bar, "update") as update:
+            yield bar
+        asked.append((total, shown, sum(call.args[0] for call in update.call_args_list)))
 
-        def close(self):
-            self.ended = self.disable, self.n  # closing it disables it
-            super().close()
-
-    monkeypatch.setattr(paths, "tqdm", Bar)
+    monkeypatch.setattr(paths, "counting", counted)
     model, pairs = random_model(small_config()), made_pairs()
     for options in ({}, {"progress": True}, {"progress": False}):
         path_patch(model, pairs, [(0, 0), (0, 1)], receivers, **options)
-        (bar,) = bars
-        bars.clear()
-        wanted = options.get("progress", True)
-        assert bar.ended == ((False, 2) if wanted else (True, 0))
-        assert not wanted or bar.total == 2
+    assert asked == [(2, True, 2), (2, True, 2), (2, False, 2)]
 
 
 @pytest.mark.parametrize("together", [False, True])
@@ -497,6 +528,9 @@ def test_controls_pass_nothing_on(control):
         (None, "loss", "receiver 'loss': expected 'logits' or"),
         (None, ("q", 3, 0), r"layer of receiver .*=3: expected 0 to 2"),
         (None, ("k", 1, 4), r"key-value head of receiver .*=4: expected 0 to 3"),
+        ([], "logits", "senders is empty"),
+        ([(1, 2, 3)], "logits", r"senders.*expected pairs \(layer, head\)"),
+        ([(5, 0)], "logits", r"layer of sender \(5, 0\)=5: expected 0 to 2"),
         ([(0, 9)], "logits", r"head of sender .*=9: expected 0 to 3"),
         ([(0, 1), (0, 1)], "logits", r"senders: \(0, 1\) is there twice"),
         (None, [], "receivers is empty"),
