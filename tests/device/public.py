@@ -45,6 +45,8 @@ ELSEWHERE = {
     "naive": "run by every sweep that asks for it",
     "occurrence": "no tensors",
     "precision": "run by every factorisation",
+    "progress": "no tensors",
+    "prompt_file": "no tensors",
     "provenance": "run by every report",
     "rows": "run by probes.text_examples",
     "report": "tables and pictures: run by every analysis",
