@@ -48,19 +48,21 @@ def first_screen(report: Report, found: Directions, outcome: Outcome) -> None:
     top = added.loc[added["factor"].idxmax()]
     gone = gone[gone["action"] == "ablate"].iloc[0]
     read = outcome.separated
+    unit = "standard deviation" if top["factor"] == 1 else "standard deviations"
     report.finding(
-        f"New texts: it puts {second} above {first} in {percent(read['auroc'])} of comparisons; "
-        f"directions from shuffled labels in up to {percent(read['shuffled'])}.",
+        f"In new texts the direction puts “{second}” above “{first}” in {percent(read['auroc'])} "
+        f"of comparisons; directions from shuffled labels in up to {percent(read['shuffled'])}.",
         at="separation-by-layer",
     )
     report.finding(
-        f"Adding {number(top['factor'], 'g')} standard deviations changes {outcome.asked} by "
+        f"Adding {number(top['factor'], 'g')} {unit} changes {outcome.asked} by "
         f"{signed(top['effect'])}; random directions by up to {top['random_size']:.2f}.",
         at="dose-response",
     )
     report.finding(
-        f"Removing it changes that by {gone['size']:.2f} per prompt; random directions by up to "
-        f"{gone['random_size']:.2f}, those drawn as texts vary {gone['covariance_size']:.2f}.",
+        f"Removing the direction changes that by {gone['size']:.2f} per prompt; random directions "
+        f"by up to {gone['random_size']:.2f}, those drawn as texts vary "
+        f"{gone['covariance_size']:.2f}.",
         at="causal-methods",
     )
     report.finding(
@@ -73,37 +75,37 @@ def first_screen(report: Report, found: Directions, outcome: Outcome) -> None:
 
 def answer_of(found: Directions, outcome: Outcome) -> str:
     """The sentence of the first screen."""
-    first, second = found.concept.classes
-    own, layer, changed = outcome.verdict, outcome.layer, outcome.changed
+    first, second = (f"“{name}”" for name in found.concept.classes)
+    verdict, layer, changed = outcome.verdict, outcome.layer, outcome.changed
     illusion = (
         ", though only by a part of it along which no text varies"
-        if outcome.dormant and (own.used or own.moves)
+        if outcome.dormant and (verdict.used or verdict.moves)
         else ""
     )
-    if not own.testable:
+    if not verdict.testable:
         return (
             f"This run cannot tell whether the model uses a direction from {first} to {second}: "
             "too few random directions stand beside it."
         )
-    if not own.readable:
-        acts = ", though adding what was found acts" if own.moves else ""
+    if not verdict.readable:
+        acts = ", though adding what was found acts" if verdict.moves else ""
         return (
             f"No direction is found: at layer {layer} none tells {first} and {second} of new texts "
             f"apart better than one from shuffled labels{acts}{illusion}."
         )
     read = f"A direction at layer {layer} tells {second} from {first}"
-    if own.used and own.moves:
+    if verdict.used and verdict.moves:
         return f"{read}, and the model uses it: removing or adding it changes {changed}{illusion}."
-    if own.used:
+    if verdict.used:
         return (
             f"{read}, and the model needs it: removing it changes {changed}, but adding more of it "
             f"does no more than other directions do{illusion}."
         )
-    if own.moves:
+    if verdict.moves:
         return (
             f"{read}, and adding it changes {changed}, but the model does without it: removing it "
             f"does no more than removing other directions{illusion}."
         )
-    if own.plain:
+    if verdict.plain:
         return f"{read}, but acts no more on {changed} than whatever else the texts vary along."
     return f"{read}, but the model does not use it: it acts no more on {changed} than chance does."

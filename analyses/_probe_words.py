@@ -79,7 +79,7 @@ def answer_of(compared: Compared, config: Config) -> str:
     if best["low"] <= best["constant"]:
         return f"{start}, yet not measurably better than by giving always the same answer."
     rivals = compared.rivals[compared.rivals["rival"].isin([*OF_RIVAL])]
-    equal = [str(row["rival"]) for _, row in rivals.iterrows() if not row["low"] > 0]
+    equal = rivals.loc[~(rivals["low"] > 0), "rival"].tolist()
     if equal:
         cheap = listed(NEEDS_NO_MODEL[rival] for rival in equal)
         return f"{start}, but not measurably better than from {cheap}."

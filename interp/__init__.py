@@ -58,7 +58,9 @@ _MODULES = {
     "attribution": "interp.methods.attribution",
     "basis": "interp.core.basis",
     "chance": "interp.core.chance",
+    "concepts": "interp.methods.concepts",
     "config": "interp.core.config",
+    "continuations": "interp.methods.continuations",
     "devices": "interp.core.devices",
     "directions": "interp.methods.directions",
     "edits": "interp.sweeps.edits",
@@ -141,6 +143,8 @@ if TYPE_CHECKING:
     from .methods import (
         ablation,
         attribution,
+        concepts,
+        continuations,
         directions,
         erasure,
         geometry,

@@ -86,7 +86,9 @@ def test_the_linear_feature_of_the_lookup_is_found_and_used(seed):
     told = examine(report, known.model, concept, ask, config, progress=False)
     assert told == Verdict(readable=True, used=True, moves=True, plain=True)
     assert "readable and used" in report.findings[3]
-    check_first_screen(report, "A direction at layer 0 tells odd from even, and the model uses it:")
+    check_first_screen(
+        report, "A direction at layer 0 tells “odd” from “even”, and the model uses it:"
+    )
     table = frame_of(report, "separation")
     assert set(table["method"]) == {"difference of means", "linear probe"}
     # the means of 96 texts also hold some of the fillers' noise
@@ -107,7 +109,9 @@ def test_what_is_not_linear_is_not_found(feature):
                    progress=False)  # fmt: skip
     assert not told.readable and not told.used
     assert "not found" in report.findings[3]
-    check_first_screen(report, "No direction is found: at layer 0 none tells even and odd of new ")
+    check_first_screen(
+        report, "No direction is found: at layer 0 none tells “even” and “odd” of new "
+    )
     assert frame_of(report, "separation")["auroc_low"].max() < 0.5
 
 
@@ -128,7 +132,8 @@ def test_a_feature_that_nothing_reads_is_readable_but_not_used():
     assert told == Verdict(readable=True, used=False, moves=False, plain=False)
     assert "readable but not used" in report.findings[3]
     check_first_screen(
-        report, "A direction at layer 0 tells odd from even, but the model does not use it: it acts"
+        report,
+        "A direction at layer 0 tells “odd” from “even”, but the model does not use it: it acts",
     )
 
 
@@ -250,7 +255,7 @@ def test_your_own_texts_are_read(tmp_path):
     assert any("--n-random 19 lets it" in text for text in report.warnings)
     assert "is not settled" in report.findings[3]
     check_first_screen(
-        report, "This run cannot tell whether the model uses a direction from f to m:"
+        report, "This run cannot tell whether the model uses a direction from “f” to “m”:"
     )
     without = run(model, Config(**options, n_random=19))
     said = " ".join([*without.findings, *without.doubts, *without.skipped])
