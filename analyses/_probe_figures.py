@@ -121,7 +121,7 @@ def _draw_site(section: Section, compared: Compared, site: str, own: pd.DataFram
     )
     section.figure(
         figure,
-        f"{score_name(compared).capitalize()} by layer at {site}, above its controls. Bands are "
+        f"{score_name(compared).capitalize()} by layer at {site}, beside its controls. Bands are "
         "95 % intervals.",
         name=f"{site}-figure",
     )
