@@ -116,9 +116,8 @@ def _first_findings(
     clean = clean_against_corrupted(against(read), PLAIN, noise)
     last = clean.at(int(clean.table["layer"].max()), FIRST)
     report.finding(
-        "At the output the answer is the likeliest token in "
-        f"{percent(last['clean'])} of the prompts that ask for it, and in "
-        f"{percent(last['corrupted'])} of those that ask for another.",
+        f"At the output the answer is the likeliest token in {percent(last['clean'])} of prompts "
+        f"that ask for it, {percent(last['corrupted'])} of others.",
         at="clean-against-corrupted",
     )
     if direct is None:

@@ -10,33 +10,23 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analyses import _task, main
-from analyses._neurons import shown
-from analyses._neurons.parts import (
-    LAYERS,
-    RANDOM,
-    RANKING,
-    SETS,
-    Kind,
-    Ranking,
-    layers_that_fit,
-    name_of,
-    ranked,
-    sets_against_random,
-    whole_layers,
-)
-from analyses._neurons.shown import (
+from analyses._neurons_shown import (
     MOST,
+    SHOWN_TABLES,
     Reading,
+    promoted_or_none,
     show_examples,
     show_firing,
     show_removal,
+    show_removed_together,
+    show_two_rankings,
     show_writing,
+    words_of,
 )
 from analyses._task import Task, TaskConfig, task_pairs, task_section
 from analyses._text import text_windows
@@ -44,15 +34,28 @@ from interp.core.indices import indices
 from interp.data.tasks import Pairs
 from interp.loading.needs import Needs
 from interp.methods.baseline import measure_baseline
-from interp.methods.neurons import neuron_ids, neuron_stats
+from interp.methods.neurons import (
+    NeuronId,
+    Ranking,
+    layer_effects,
+    neuron_ids,
+    neuron_stats,
+    rank_neurons,
+    sets_against_random,
+)
+from interp.methods.neurons.removal import (
+    LAYERS,
+    RANDOM_SETS,
+    RANKING,
+    SETS,
+    Kind,
+)
 from interp.methods.stats import errors_needed
+from interp.model import HookedTransformer
 from interp.report import Report
-from interp.report.figures import curves, scatter
 from interp.report.provenance import provenance
-from interp.report.spine import listed, no_effect, signed
+from interp.report.spine import listed, neuron_name, no_effect, number, percent, signed
 
-POINTS = 600
-"""Neurons of the picture of two rankings."""
 NEEDS = Needs(
     text=True,
     tokenizer=True,
@@ -69,7 +72,7 @@ TABLES = {
     "rankings": ("neuron", "removal", "writes", "layer"),
     "sets": SETS,
     "removed-together": ("size", "effect", "low", "high", "removed"),
-    **shown.TABLES,
+    **SHOWN_TABLES,
 }
 
 
@@ -120,7 +123,7 @@ class Config(TaskConfig):
             raise ValueError(f"width={self.width}: expected at least 2 tokens")
 
 
-def run(model: Any, config: Config) -> Report:
+def run(model: HookedTransformer, config: Config) -> Report:
     """The report. Raises ValueError on a model without logits or without an MLP, with an encoder
     beside its decoder, or behind the bridge, and on neurons that it does not have."""
     if model.opaque or getattr(model, "encoder", None) is not None:
@@ -134,23 +137,36 @@ def run(model: Any, config: Config) -> Report:
         "Which MLP neurons does the task need, when do they fire, and what do they say?",
         analysis="neurons",
         provenance=provenance(config, model),
+        tables=TABLES,
     )
     pairs = task_pairs(model, config)
     reading = _read(report, model, pairs, config)
-    found = measure_baseline(model, pairs)
-    task_section(report, model, pairs, found, config)
-    layers = whole_layers(model, pairs, config.kind, config)
+    baseline = measure_baseline(model, pairs)
+    task_section(report, model, pairs, baseline, config)
+    layers = layer_effects(model, pairs, config.kind, journal=config.kept("layers"))
     chosen = asked_for or layers_that_fit(layers, model.cfg.d_mlp, config.most)
     if len(chosen) < model.cfg.n_layers:
         report.skip(f"Neurons were removed one by one in layers {listed(chosen, 30)} only.")
-    ranking = ranked(model, pairs, chosen, config.kind, config, found.noise)
-    sets = sets_against_random(model, pairs, ranking, config.kind, config)
+    ranking = rank_neurons(
+        model, pairs, chosen, config.kind, noise=baseline.noise, journal=config.kept("neurons")
+    )
+    sets = sets_against_random(
+        model, pairs, ranking, config.kind, seed=config.seed, journal=config.kept("sets")
+    )
     shown = named or ranking.costliest[: config.top]
-    _findings(report, ranking, sets, float(found.clean.mean()), config)
+    promoted = promoted_or_none(report, model, shown)
+    clean = float(baseline.clean.mean())
+    removed_to = {"zero": "zero", "mean": "its mean"}[config.kind]
+    opening = report.answer(_answer(ranking, sets, baseline.clean, removed_to))
+    if sets is not None:
+        show_removed_together(opening, sets)
+    _first_findings(report, ranking, reading, promoted, shown, clean)
+    _findings(report, ranking, sets, clean, config)
     _firing_finding(report, reading)
     _show_ranking(report, layers, ranking, sets, config)
     show_firing(report, reading, shown)
-    show_writing(report, model, shown)
+    if promoted is not None:
+        show_writing(report, promoted, shown)
     show_removal(report, model, pairs, reading, shown, config)
     show_examples(report, model, reading, shown, config.examples)
     _certainty(report, ranking, pairs, reading, config)
@@ -158,16 +174,113 @@ def run(model: Any, config: Config) -> Report:
     return report
 
 
-def _read(report: Report, model: Any, pairs: Pairs, config: Config) -> Reading:
+def layers_that_fit(layers: pd.DataFrame, d_mlp: int, most: int) -> list[int]:
+    """The layers that matter most, while they have at most so many neurons; at least one."""
+    order = layers["effect"].abs().sort_values(ascending=False, kind="stable").index
+    chosen = order[: max(1, most // d_mlp)]
+    return sorted(int(layer) for layer in layers.loc[chosen, "layer"])
+
+
+def _read(report: Report, model: HookedTransformer, pairs: Pairs, config: Config) -> Reading:
     tokens, name = pairs.clean, "the clean prompts"
     if config.text is not None:
         tokens, name = text_windows(report, model, config), config.text.name
     return Reading(tokens, name, neuron_stats(model, tokens))
 
 
+def _answer(ranking: Ranking, sets: pd.DataFrame | None, clean: np.ndarray, removed_to: str) -> str:
+    """Which neurons the task needs, in one sentence; `clean` is the lead of the answer per prompt,
+    `removed_to` what stands in place of a removed neuron."""
+    total = f"{len(ranking.table):,}"
+    if ranking.silent:
+        return f"No neuron matters alone: removing any of {total} changes nothing above rounding."
+    if sets is None:
+        first = ranking.costliest[0]
+        effect = float(ranking.effects.loc[first].mean())
+        return (
+            f"Of {total} neurons {neuron_name(*first)} costs the task most: set to {removed_to}, "
+            f"it moves the answer's lead over the wrong one from {number(clean.mean())} to "
+            f"{number(clean.mean() + effect)} logits."
+            if effect < 0
+            else f"The task needs none of {total} neurons: removing one costs it nothing."
+        )
+    row, other, beyond = _telling(sets)
+    size, lead = int(row["size"]), float(clean[1::2].mean())
+    costliest = f"the {size} costliest of {total} neurons" if size > 1 else "the costliest neuron"
+    if not beyond:
+        return (
+            f"No few neurons can be named that the task needs: without {costliest} the answer "
+            "loses no more than without random ones."
+        )
+    low, high = number(lead + other["low"], "z.1f"), number(lead + other["high"], "z.1f")
+    return (
+        f"Without {costliest} the answer leads the wrong one by "
+        f"{number(lead + row['effect'], 'z.1f')} instead of {number(lead, 'z.1f')} logits; without "
+        f"as many random ones by {low if low == high else f'{low} to {high}'}."
+    )
+
+
+def _first_findings(
+    report: Report,
+    ranking: Ranking,
+    reading: Reading,
+    promoted: pd.DataFrame | None,
+    shown: list[NeuronId],
+    clean: float,
+) -> None:
+    """The three findings of the first screen: the costliest, what one says, how they fire."""
+    if not ranking.silent:
+        _costliest_alone(report, ranking, shown, clean)
+    if promoted is not None:
+        first = shown[0]
+        words = {
+            side: words_of(promoted, first, str(side), 3) for side in ("promoted", "suppressed")
+        }
+        report.finding(
+            f"Where it fires, {neuron_name(*first)} makes {words['promoted']} likelier, and "
+            f"{words['suppressed']} less likely.",
+            at="words",
+            links=_neuron_links([first], shown),
+        )
+    silent = int((reading.stats["max"] <= 0).sum())
+    report.finding(
+        f"On {reading.name} {silent:,} of {len(reading.stats):,} neurons never fire; the median "
+        f"neuron fires on {percent(float(reading.stats['active'].median()))} of tokens.",
+        at="firing",
+    )
+
+
+def _costliest_alone(report: Report, ranking: Ranking, shown: list[NeuronId], clean: float) -> None:
+    """What the costliest neuron alone takes, and whether that is beyond chance."""
+    first = ranking.costliest[0]
+    lost = -float(ranking.effects.loc[first].mean())
+    here = (ranking.table[["layer", "neuron"]] == first).all(axis=1)
+    chance = "" if ranking.beyond_chance[here].item() else "; that may be chance"
+    if int(ranking.table["n"].iloc[0]) < 2:
+        chance = " on this one prompt"
+    report.finding(
+        f"Alone, {neuron_name(*first)} costs the task most: {number(lost)} of the {number(clean)} "
+        f"logits by which the answer leads{chance}."
+        if lost > ranking.noise
+        else "Alone, no neuron costs the task anything.",
+        at="ranking",
+        links=_neuron_links([first], shown) if lost > ranking.noise else None,
+    )
+
+
+def _neuron_links(neurons: list[NeuronId], shown: list[NeuronId]) -> dict[str, str]:
+    """Names of neurons, each with the texts on which it fires, where these are shown."""
+    return {
+        neuron_name(*neuron): f"examples-{shown.index(neuron) + 1}"
+        for neuron in neurons
+        if neuron in shown
+    }
+
+
 def _findings(
     report: Report, ranking: Ranking, sets: pd.DataFrame | None, clean: float, config: Config
 ) -> None:
+    """What removing neurons does, in full."""
     table, first = ranking.table.set_index(["layer", "neuron"]), ranking.costliest[0]
     row = table.loc[first]
     if ranking.silent:
@@ -177,8 +290,8 @@ def _findings(
         )
         return
     report.finding(
-        f"Of {len(table):,} neurons, each removed alone ({config.kind} ablation), neuron "
-        f"{name_of(first)} costs the task most on average: {signed(row['effect'])}"
+        f"Of {len(table):,} neurons, each removed alone ({config.kind} ablation), "
+        f"{neuron_name(*first)} costs the task most on average: {signed(row['effect'])}"
         f"{_bounds(row['low'], row['high'])} of {clean:.2f} logits; {_beyond(ranking)}."
     )
     if sets is None:
@@ -204,28 +317,35 @@ def _beyond(ranking: Ranking) -> str:
     n, tests = int(ranking.table["n"].iloc[0]), len(ranking.table)
     if n < 2:
         return "of one prompt nothing can be said to lie beyond chance"
-    told = f"{ranking.beyond or 'none'} of the {tests:,} have an effect beyond chance"
+    count = int(ranking.beyond_chance.sum())
+    beyond = f"{count or 'none'} of the {tests:,} have an effect beyond chance"
     needed, usual = errors_needed(n, tests), errors_needed(1000, tests)
-    if ranking.beyond or needed < 1.5 * usual:
-        return told
+    if count or needed < 1.5 * usual:
+        return beyond
     return (
-        f"{told}, for which {n} prompts ask {needed:.0f} standard errors of it (many prompts "
+        f"{beyond}, for which {n} prompts ask {needed:.0f} standard errors of it (many prompts "
         f"{usual:.1f}): --n takes more"
     )
 
 
-def _sets_finding(report: Report, sets: pd.DataFrame) -> None:
+def _telling(sets: pd.DataFrame) -> tuple[pd.Series, pd.Series, bool]:
+    """The largest set of the costliest that does more than random ones, these, and whether there is
+    one; else the largest of all."""
     top, random = (sets[sets["removed"] == kind] for kind in ("costliest", "random"))
     beyond = top["high"].to_numpy() < random["low"].to_numpy()
     at = int(np.flatnonzero(beyond)[-1]) if beyond.any() else len(top) - 1
-    row, other = top.iloc[at], random.iloc[at]
+    return top.iloc[at], random.iloc[at], bool(beyond.any())
+
+
+def _sets_finding(report: Report, sets: pd.DataFrame) -> None:
+    row, other, beyond = _telling(sets)
     size = int(row["size"])
-    told = f"the {size} costliest neurons" if size > 1 else "the costliest neuron"
+    removed = f"the {size} costliest neurons" if size > 1 else "the costliest neuron"
     report.finding(
-        f"Ranked on one half of the prompts and removed together on the other, {told} change the "
-        f"logit difference by {signed(row['effect'])}{_bounds(row['low'], row['high'])}; "
-        f"{RANDOM} random sets of as many by {signed(other['low'])} to {signed(other['high'])}"
-        f"{'' if beyond.any() else ', so that nothing tells them apart'}."
+        f"Ranked on one half of the prompts and removed together on the other, {removed} change "
+        f"the logit difference by {signed(row['effect'])}{_bounds(row['low'], row['high'])}; "
+        f"{RANDOM_SETS} random sets of as many by {signed(other['low'])} to "
+        f"{signed(other['high'])}{'' if beyond else ', so that nothing tells them apart'}."
     )
 
 
@@ -235,7 +355,7 @@ def _firing_finding(report: Report, reading: Reading) -> None:
     report.finding(
         f"On {reading.name}, {silent:,} of {len(frame):,} neurons never rise above zero, "
         f"{rare:,} do on fewer than one token in 20; the median neuron does on "
-        f"{frame['active'].median():.0%}."
+        f"{percent(float(frame['active'].median()))}."
     )
 
 
@@ -252,47 +372,17 @@ def _show_ranking(
         "ablation at every token); negative: the task needs them. Attribution is what a neuron "
         "writes towards the answer itself, at the last token.",
     )
-    missing = ("stderr", "low", "high", "attribution", "by_attribution")
-    section.table(layers, "All neurons of a layer removed", name="layers", missing=missing)
-    caption = "Neurons removed one by one, the largest effect first"
-    section.table(ranking.table, caption, name="ranking", rows=20, missing=missing,
-                  formats={"by_attribution": ".0f"})  # fmt: skip
-    table = ranking.table
-    if ranking.correlation == ranking.correlation:
-        most = (table["rank"] <= POINTS // 2) | (table["by_attribution"] <= POINTS // 2)
-        own = table[most] if len(table) > POINTS else table
-        frame = pd.DataFrame(
-            {
-                "neuron": [name_of((a, b)) for a, b in own[["layer", "neuron"]].to_numpy(int)],
-                "removal": -own["effect"],
-                "writes": own["attribution"],
-                "layer": [f"layer {layer}" for layer in own["layer"]],
-            }
-        ).sort_values("layer", kind="stable", ignore_index=True)
-        shown = "all" if len(own) == len(table) else f"the first {POINTS // 2} by either"
-        group = "layer" if len(set(own["layer"])) < 6 else None
-        figure = scatter(
-            frame, x="writes", y="removal", x_axis="written to answer − wrong (logits)",
-            y_axis="lost by removal (logits)", group=group,
-            alt=f"What neurons write towards the answer against what their removal costs, {shown}.",
-        )  # fmt: skip
-        section.figure(figure, f"Two rankings of neurons ({shown})", name="rankings")
-    if sets is None:
-        return
-    section.table(sets, "Neurons removed together, on held-out prompts", name="sets",
-                  missing=missing)  # fmt: skip
-    frame = sets[["size", "effect", "low", "high", "removed"]].copy()
-    for bound in ("low", "high"):
-        frame[bound] = frame[bound].fillna(frame["effect"])
-    last = frame[frame["size"] == frame["size"].max()].set_index("removed")["effect"]
-    figure = curves(
-        frame, x="size", value="effect", low="low", high="high", group="removed",
-        x_axis="neurons removed", axis="change of the logit difference",
-        alt=f"Change of the logit difference by neurons removed: {last['costliest']:.2f} for the "
-        f"{frame['size'].max()} costliest, {last['random']:.2f} for as many random ones.",
-    )  # fmt: skip
-    caption = "Bands: 95 % interval over prompts; of random sets, the least and the most"
-    section.figure(figure, caption, name="removed-together")
+    section.table(layers, "All neurons of a layer removed", name="layers")
+    section.table(
+        ranking.table,
+        "Neurons removed one by one, the largest effect first",
+        name="ranking",
+        rows=20,
+        formats={"by_attribution": ".0f"},
+    )
+    show_two_rankings(section, ranking)
+    if sets is not None:
+        section.table(sets, "Neurons removed together, on held-out prompts", name="sets")
 
 
 def _certainty(
@@ -306,7 +396,7 @@ def _certainty(
         "(Bonferroni)."
     )
     report.sure(
-        f"Control: {RANDOM} sets of random neurons of the same layers for each size (seed "
+        f"Control: {RANDOM_SETS} sets of random neurons of the same layers for each size (seed "
         f"{config.seed}), measured on prompts that the ranking has not seen."
     )
     report.sure(f"Firing: {int(reading.stats['n'].iloc[0]):,} tokens of {reading.name}.")

@@ -7,16 +7,20 @@ import pandas as pd
 import pytest
 
 import interp
-from analyses._neurons.parts import layers_that_fit
 from analyses._task import TaskConfig, task_pairs
-from analyses.neurons import Config, run
+from analyses.neurons import Config, _answer, _costliest_alone, layers_that_fit, run
 from interp.methods.baseline import measure_baseline
+from interp.methods.neurons import Ranking
+from interp.report import Report
 from tests.vocabularies import model_of, models_by_kind, whole_words
 
 
 def frame_of(report, name):
-    items = [item for section in report.sections for item in section.items]
-    found = [item for item in items if getattr(getattr(item, "table", item), "name", "") == name]
+    found = [
+        item
+        for item in report.exhibits()
+        if getattr(getattr(item, "table", item), "name", "") == name
+    ]
     return getattr(found[0], "table", found[0]).frame
 
 
@@ -95,6 +99,66 @@ def test_one_prompt_has_no_interval_and_no_halves(tmp_path):
     assert not any("nan" in text for text in told)
     assert any("too few prompts" in text for text in report.skipped)
     assert frame_of(report, "ranking")["low"].isna().all()
+
+
+def ranking_of(effect: float, noise: float = 1e-6, n: int = 20) -> Ranking:
+    """Two neurons, of which the first has an effect on all prompts alike."""
+    index = pd.MultiIndex.from_tuples([(0, 5), (0, 6)], names=["layer", "neuron"])
+    effects = pd.DataFrame([[effect] * n, [0.0] * n], index=index)
+    stderr = 0.01 if n > 1 else np.nan
+    table = pd.DataFrame({"layer": 0, "neuron": [5, 6], "n": n, "effect": [effect, 0.0],
+                          "stderr": stderr, "low": stderr, "high": stderr})  # fmt: skip
+    return Ranking(table, effects, noise)
+
+
+def sets_of(costliest: float, random: float = 0.0, size: int = 50) -> pd.DataFrame:
+    rows = [("costliest", costliest, costliest - 0.1, costliest + 0.1),
+            ("random", random, random - 0.2, random + 0.2)]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["removed", "effect", "low", "high"])
+    return frame.assign(size=size)
+
+
+@pytest.mark.parametrize(
+    ("ranking", "sets", "said"),
+    [
+        (ranking_of(1e-9), None, "No neuron matters alone: removing any of 2 changes nothing"),
+        (ranking_of(-1.0), sets_of(-2.0), "Without the 50 costliest of 2 neurons the answer leads "
+         "the wrong one by 1.0 instead of 3.0 logits; without as many random ones by 2.8 to 3.2."),
+        (ranking_of(-1.0), sets_of(-0.1), "No few neurons can be named that the task needs"),
+        (ranking_of(-1.0), sets_of(-2.0, size=1), "Without the costliest neuron the answer leads"),
+        (ranking_of(-1.0, n=1), None, "Of 2 neurons L0 N5 costs the task most: set to zero, it "
+         "moves the answer's lead over the wrong one from 3.00 to 2.00 logits."),
+        (ranking_of(1.0, n=1), None, "The task needs none of 2 neurons"),
+    ],
+)  # fmt: skip
+def test_the_answer_is_true_of_every_outcome(ranking, sets, said):
+    assert _answer(ranking, sets, np.full(20, 3.0), "zero").startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("ranking", "said"),
+    [
+        (ranking_of(-1.0), "Alone, L0 N5 costs the task most: 1.00 of the 3.00 logits by which the "
+         "answer leads."),
+        (ranking_of(-0.02), "by which the answer leads; that may be chance."),
+        (ranking_of(-1.0, n=1), "by which the answer leads on this one prompt."),
+        (ranking_of(1.0), "Alone, no neuron costs the task anything."),
+    ],
+)  # fmt: skip
+def test_the_costliest_alone_is_true_of_every_outcome(ranking, said):
+    report = Report("T", "Q?")
+    _costliest_alone(report, ranking, [(0, 5)], 3.0)
+    assert report.findings[0].endswith(said)
+    assert report.findings[0].links in ({"L0 N5": "examples-1"}, {})
+
+
+def test_the_first_screen_is_the_sets_and_three_short_findings():
+    report = ran()
+    screen = report.first_screen()
+    assert [item.name for item in screen.items] == ["removed-together"]
+    assert len(screen.findings) == 3
+    assert all(len(finding.split()) <= 25 and finding.at for finding in screen.findings)
+    report.html()  # every link leads somewhere
 
 
 def test_layers_that_matter_most_are_chosen_while_they_fit():

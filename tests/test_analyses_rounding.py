@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from analyses import activation_patching, attention_heads, head_ablation, logit_lens, neurons
-from analyses._neurons.parts import ranked
 from analyses._tracing_parts import averaged
 from interp.methods.baseline import measure_baseline
+from interp.methods.neurons import rank_neurons
 from interp.report import Report, figures
 from tests.one_class import NO, YES, one_class_model, pairs_of_one_class
 
-HEAD = re.compile(r"L0 H\d")
+PART = re.compile(r"L0 [HN]\d")
 
 
 def faint(strength: float, dtype: torch.dtype = torch.float32):
@@ -42,7 +42,7 @@ def told(module, model, **options) -> str:
     config = module.Config(**options)
     if module is neurons:
         found = measure_baseline(model, pairs)
-        ranking = ranked(model, pairs, [0], "zero", config, found.noise)
+        ranking = rank_neurons(model, pairs, [0], noise=found.noise)
         neurons._findings(report, ranking, None, float(found.clean.mean()), config)
     else:
         module.examine(report, model, pairs, config)
@@ -62,7 +62,7 @@ def ranks_heads(text: str) -> bool:
     """Whether a head (or neuron) is named with an effect."""
     names = ("Beyond chance", "No head is named", "Of the earlier heads")  # of looks, not effects
     lines = [line for line in text.split("\n") if not line.startswith(names)]
-    return any(HEAD.search(line) or "neuron 0." in line for line in lines)
+    return any(PART.search(line) for line in lines)
 
 
 @pytest.mark.parametrize("module", list(OPTIONS), ids=lambda one: one.__name__.rpartition(".")[2])

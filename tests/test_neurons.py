@@ -8,9 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from interp import edits, metrics, neurons, sweep
+from interp import edits, metrics, sweep
 from interp.core.tokens import Tokens
 from interp.methods.neurons import (
+    firing,
     neuron_ids,
     neuron_logits,
     neuron_nodes,
@@ -39,7 +40,7 @@ def test_statistics_are_those_of_the_whole_cache(cfg):
             neuron_stats(model, tokens)
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(neurons, "ELEMENTS", 1)  # row by row
+        patch.setattr(firing, "ELEMENTS", 1)  # row by row
         frame = neuron_stats(model, tokens, threshold=0.1)
     assert len(frame) == cfg.n_layers * cfg.d_mlp
     for layer in range(cfg.n_layers):
@@ -62,8 +63,8 @@ def test_streaming_survives_a_large_mean():
     """Sums of powers would lose every digit of the variance here."""
     rng = np.random.default_rng(0)
     x = torch.from_numpy(rng.standard_exponential((4000, 3)) + 1e6)
-    whole = neurons.Moments.of(x, 0.0)
-    parts = [neurons.Moments.of(part, 0.0) for part in x.split([1, 700, 2, 3297])]
+    whole = firing.Moments.of(x, 0.0)
+    parts = [firing.Moments.of(part, 0.0) for part in x.split([1, 700, 2, 3297])]
     merged = parts[0]
     for part in parts[1:]:
         merged = merged.merged(part)
@@ -77,7 +78,7 @@ def test_streaming_survives_a_large_mean():
 @pytest.mark.parametrize("elements", [1, 2**24])
 def test_top_activations_are_the_largest_of_each_row(side, elements, monkeypatch):
     model, tokens = random_model(small_config(n_layers=2)), Tokens.from_rows(ROWS, side=side)
-    monkeypatch.setattr(neurons, "ELEMENTS", elements)
+    monkeypatch.setattr(firing, "ELEMENTS", elements)
     asked = [(1, 5), (0, 63), (1, 0)]
     frame = top_activations(model, tokens, asked, k=3)
     assert list(frame[["layer", "neuron"]].drop_duplicates().itertuples(index=False)) == asked

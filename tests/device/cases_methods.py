@@ -154,6 +154,14 @@ METHOD_CASES = {
     "neurons.top_activations": lambda f, b: f(b.model, b.tokens, [(0, 1), (1, 2), (0, 5)], 2),
     "neurons.neuron_logits": lambda f, b: f(b.model, [(0, 1), (1, 2)]),
     "neurons.promoted_tokens": lambda f, b: f(b.model, [(0, 1), (1, 2)], 3),
+    "neurons.layer_effects": lambda f, b: f(b.model, b.pairs),
+    "neurons.rank_neurons": lambda f, b: f(b.model, b.pairs, [0], "mean").table,
+    "neurons.sets_against_random": lambda f, b: f(
+        b.model, b.pairs, interp.neurons.rank_neurons(b.model, b.pairs, [0]), "mean"
+    ),
+    "neurons.set_effects": lambda f, b: f(
+        b.model, b.pairs, [[(0, 1), (1, 2)], [(0, 3)]], "mean", metrics.loss()
+    ),
     "neurons.neuron_nodes": lambda f, b: f(b.model, [[(0, 1), (1, 2)], [(0, 3)]]),
     "moments.Moments.of": lambda f, b: (
         parts(f(b.features[0])), parts(f(*b.features)),
@@ -318,9 +326,9 @@ METHOD_EXEMPT = {
     "lens.TunedLens.layers": "no tensors",
     "lens.TunedLens.readable": "no tensors",
     "lens.TunedLens.load": "run by save's case",
+    "neurons.Ranking": "numpy: what rank_neurons has measured",
     "neurons.neuron_ids": "no tensors",
     "neurons.checked_neurons": "no tensors",
-    "neurons.Moments": "run by neuron_stats",
     "erasure.Eraser.rank": "no tensors",
     "directions.Direction.width": "no tensors",
     "directions.Direction.load": "run by save's case",

@@ -8,12 +8,18 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from analyses import neurons
-from analyses._neurons.parts import Ranking, ranked, sets_against_random
 from analyses.neurons import Config, run
 from interp.core.tokenizer import Tokenizer
 from interp.data.tasks import Pairs
 from interp.methods.baseline import measure_baseline
-from interp.methods.neurons import neuron_stats, promoted_tokens, top_activations
+from interp.methods.neurons import (
+    Ranking,
+    neuron_stats,
+    promoted_tokens,
+    rank_neurons,
+    sets_against_random,
+    top_activations,
+)
 from interp.zoo import planted
 from tests.truth.by_hand import SEEDS
 from tests.vocabularies import word_level
@@ -27,16 +33,16 @@ def pairs_of(known, n: int = 96) -> Pairs:
     return Pairs(known.name, prompts.clean, prompts.corrupted, prompts.answer, prompts.wrong)
 
 
-def ranking_of(model, pairs, kind, config) -> Ranking:
+def ranking_of(model, pairs, kind) -> Ranking:
     """As the report makes it."""
-    return ranked(model, pairs, LAYER, kind, config, measure_baseline(model, pairs).noise)
+    return rank_neurons(model, pairs, LAYER, kind, noise=measure_baseline(model, pairs).noise)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("kind", ["zero", "mean"])
 def test_the_table_is_ranked_first_both_ways(seed, kind):
     known = planted.lookup(seed=seed)
-    ranking = ranking_of(known.model, pairs_of(known), kind, Config())
+    ranking = ranking_of(known.model, pairs_of(known), kind)
     truth = set(known.truth.neurons)
     assert set(ranking.costliest[:16]) == truth
     table = ranking.table
@@ -71,15 +77,15 @@ def test_each_says_its_value_and_fires_on_its_pair(seed):
 @pytest.mark.parametrize("seed", SEEDS[1:2])
 def test_nothing_is_found_in_the_control(seed):
     known = planted.lookup(40, seed=seed)
-    pairs, config = pairs_of(known), Config(seed=seed)
-    found = ranking_of(known.model, pairs, "zero", config)
-    sets = sets_against_random(known.model, pairs, found, "zero", config)
+    pairs = pairs_of(known)
+    found = ranking_of(known.model, pairs, "zero")
+    sets = sets_against_random(known.model, pairs, found, seed=seed)
     top, random = (sets[sets["removed"] == kind] for kind in ("costliest", "random"))
     assert top["high"].iloc[-1] < random["low"].iloc[-1]
     null = planted.random_control(known, seed=seed)
-    nothing = ranking_of(null.model, pairs, "zero", config)
+    nothing = ranking_of(null.model, pairs, "zero")
     assert nothing.table["effect"].abs().max() < 0.5 * found.table["effect"].abs().max()
-    sets = sets_against_random(null.model, pairs, nothing, "zero", config)
+    sets = sets_against_random(null.model, pairs, nothing, seed=seed)
     top, random = (sets[sets["removed"] == kind] for kind in ("costliest", "random"))
     assert not (top["high"].to_numpy() < random["low"].to_numpy()).any()
 
@@ -90,16 +96,19 @@ def test_the_report_names_them(monkeypatch, tmp_path):
     pairs = pairs_of(known, 64)
     monkeypatch.setattr(neurons, "task_pairs", lambda model, config: pairs)
     report = run(known.model, Config(examples=2))
-    named = re.search(r"neuron 0\.(\d+) costs", report.findings[0])
+    named = re.search(r"Alone, L0 N(\d+) costs the task most", report.findings[0])
     assert (0, int(named[1])) in known.truth.neurons
-    assert "nothing tells them apart" not in report.findings[1]
-    assert "costliest neurons" in report.findings[1]
+    assert report.findings[0].links == {f"L0 N{named[1]}": "examples-1"}
+    assert report.headline.startswith("Without the ")
+    assert "costliest neurons change" in report.findings[4]
+    assert "nothing tells them apart" not in report.findings[4]
     says = next(text for text in report.findings if "promotes" in text)
-    neuron, value = re.search(r"neuron 0\.(\d+) promotes “w(\d+)”", says).groups()
+    neuron, value = re.search(r"L0 N(\d+) promotes “w(\d+)”", says).groups()
     direct = known.model.blocks[0].mlp.W_out[int(neuron)] @ known.model.W_U
     assert int(value) == int(direct.argmax())
     null = planted.random_control(known)
     null.model.tokenizer = known.model.tokenizer
     report = run(null.model, Config(examples=2))
     assert "cannot do the task" in report.warnings[0]
-    assert "nothing tells them apart" in report.findings[1]
+    assert "nothing tells them apart" in report.findings[4]
+    assert report.headline.startswith("No few neurons can be named")
