@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from analyses._task import TaskConfig
-from interp import edits
 from interp.core.tokens import Tokens
 from interp.data.tasks import Pairs
+from interp.methods.ablation import usual_per
 from interp.report import Report
-from interp.sweeps.edits import Edit
 from interp.sweeps.metrics import single_answer
 
 Reference = Literal["both", "clean", "corrupted"]
@@ -41,16 +40,6 @@ def reference_of(pairs: Pairs, which: Reference) -> Tokens:
     return pairs.both if which == "both" else getattr(pairs, which)
 
 
-def mean_edit(tokens: Tokens, reference: Tokens, per: Literal["pos", "all"] | None) -> Edit:
-    """The mean over a reference, by default for each position where all rows are equally long."""
-    return edits.mean(reference, per=per or _usual(tokens, reference))
-
-
-def _usual(tokens: Tokens, reference: Tokens) -> Literal["pos", "all"]:
-    even = all(bool(one.real.all()) for one in (tokens, reference))
-    return "pos" if even and len(reference) > 1 else "all"
-
-
 def warn_of_one_class(report: Report, pairs: Pairs, config: MeanConfig) -> None:
     """Where the mean is taken over prompts that all have one answer, it holds that answer."""
     side = config.reference
@@ -77,7 +66,7 @@ def warn_of_one_class(report: Report, pairs: Pairs, config: MeanConfig) -> None:
 def mean_in_words(pairs: Pairs, config: MeanConfig) -> str:
     """Over what the mean is taken, and what it keeps."""
     reference = reference_of(pairs, config.reference)
-    per = config.per or _usual(pairs.clean, reference)
+    per = config.per or usual_per(pairs.clean, reference)
     side = "clean and corrupted" if config.reference == "both" else config.reference
     start = f"Mean ablation puts in the mean over {len(reference)} {side} prompts"
     if per == "all":

@@ -17,26 +17,32 @@ import numpy as np
 import pandas as pd
 
 from analyses import main
-from analyses._patching.effects import EFFECTS, Effects, Study, short, stacked, together
-from analyses._patching.heads import HeadDress, named_heads, strongest_heads
+from analyses._patching.heads import HeadDress
 from analyses._patching.opening import MAPS, Opening
-from analyses._patching.paths import PATHS, measure_paths
 from analyses._task import TABLES as TASK_TABLES
 from analyses._task import TaskConfig, task_pairs, task_section
-from interp import edits
 from interp.core.indices import indices
 from interp.data.tasks import Pairs
 from interp.loading.needs import Needs
-from interp.methods.baseline import Baseline, measure_baseline, metric_of
+from interp.methods.baseline import Baseline, measure_baseline
+from interp.methods.patching import (
+    EFFECTS,
+    OF_HEADS,
+    PATHS,
+    Effects,
+    Study,
+    named_heads,
+    stacked,
+    strongest_heads,
+    strongest_paths,
+)
 from interp.report import Report
 from interp.report.provenance import provenance
-from interp.sweeps.engine import sweep
 
 Part = Literal["stream", "outputs", "heads", "positions", "paths", "control"]
 PARTS: tuple[Part, ...] = (
     "stream", "outputs", "heads", "positions", "neurons", "paths", "control",
 )  # fmt: skip
-OF_HEADS = ("q", "k", "v", "pattern", "z")
 OUTPUTS = ("attn_out", "mlp_out")
 DRAWN = ("layer", "pos", "share")
 NEEDS = Needs(
@@ -126,8 +132,8 @@ def examine(
     """Patch these pairs and tell the report; `found` is `measure_baseline` of them."""
     config = _checked(model, config)
     found = measure_baseline(model, pairs) if found is None else found
-    study = Study(model, pairs, config, found)
-    dress = HeadDress(report, study)
+    study = Study(model, pairs, found, config.journal)
+    dress = HeadDress(report, study, config.seed)
     runs = study.runs(_sites(report, study, config))
     heads = _heads(study, config, runs) if "heads" in config.parts else None
     controls = level = None
@@ -145,7 +151,7 @@ def examine(
     if strongest is not None and "positions" in config.parts:
         positions = _positions(study, runs, strongest)
     if strongest is not None and "paths" in config.parts:
-        paths = measure_paths(report, study, config, strongest)
+        paths = _paths(report, study, config, strongest)
     drawn = [one for one in (stream, outputs, heads, positions) if one is not None]
     dress.set_scale(drawn, paths, level)
     groups = None if heads is None else _together(study, config, named)
@@ -162,7 +168,7 @@ def examine(
         dress.positions(positions, named)
     if config.neurons:
         nodes = study.nodes("mlp.hook_post", ("layer", "neuron"), layers=config.neurons)
-        dress.neurons(study.both("neurons", nodes))
+        dress.neurons(study.both(nodes, name="neurons"))
     dress.paths(paths, config.least)
     if controls is not None:
         dress.control(*controls)
@@ -210,7 +216,7 @@ def _by_position(
     study: Study, config: Config, runs: Any, name: str, sites: Iterable[str]
 ) -> Effects:
     frames = [study.nodes(site, ("layer", "pos"), layers=config.layers) for site in sites]
-    return study.both(name, stacked(frames), runs)
+    return study.both(stacked(frames), runs, name)
 
 
 def _heads(study: Study, config: Config, runs: Any) -> Effects:
@@ -218,7 +224,7 @@ def _heads(study: Study, config: Config, runs: Any) -> Effects:
         study.nodes(site, ("layer", "head"), config.heads, layers=config.layers)
         for site in OF_HEADS
     ]
-    return study.both("heads", stacked(frames), runs)
+    return study.both(stacked(frames), runs, "heads")
 
 
 def _positions(study: Study, runs: Any, strongest: pd.DataFrame) -> Effects:
@@ -226,22 +232,37 @@ def _positions(study: Study, runs: Any, strongest: pd.DataFrame) -> Effects:
         study.nodes("z", ("layer", "head", "pos"), [int(one.head)], layers=[int(one.layer)])
         for one in strongest.itertuples()
     ]
-    return study.both("positions", stacked(frames), runs)
+    return study.both(stacked(frames), runs, "positions")
 
 
 def _together(study: Study, config: Config, named: list[tuple[int, int]]) -> pd.DataFrame:
     """The named heads, all heads and all MLPs, each patched as one: nodes count and `EFFECTS`."""
     every = study.nodes("z", ("layer", "head"), config.heads, layers=config.layers)
     which = pd.MultiIndex.from_frame(every[["layer", "head"]].astype(int)).isin(named)
-    groups = [("named heads", every[which])] if named else []
-    groups.append(("all heads", every))
+    groups = {"named heads": every[which]} if named else {}
+    groups["all heads"] = every
     if study.has("mlp_out"):
-        groups.append(("all MLPs", study.nodes("mlp_out", ("layer",), layers=config.layers)))
-    nodes = pd.concat([together([one], row) for row, (_, one) in enumerate(groups)])
-    table = study.table(study.both("together", nodes.reset_index(drop=True)))
-    table = table[[name.rstrip("?") for name in EFFECTS]]
-    table.insert(0, "nodes", [name for name, _ in groups])
-    table.insert(1, "count", [len(members) for _, members in groups])
+        groups["all MLPs"] = study.nodes("mlp_out", ("layer",), layers=config.layers)
+    return study.together(groups)
+
+
+def _paths(
+    report: Report, study: Study, config: Config, strongest: pd.DataFrame
+) -> pd.DataFrame | None:
+    """The paths of the strongest heads; says which there are none of."""
+    model = study.model
+    if model.opaque:
+        report.skip(f"Paths are left out: they hold z of a native model ({model.opaque}).")
+        return None
+    layers = range(model.cfg.n_layers) if config.layers is None else config.layers
+    heads = range(model.cfg.n_heads) if config.heads is None else config.heads
+    every = [(layer, head) for layer in layers for head in heads]
+    chosen = [(int(row.layer), int(row.head)) for row in strongest.itertuples()]
+    table = strongest_paths(study, every, chosen)
+    if model.cfg.head == "mlm":
+        report.skip("Norms are not held before a masked-LM head, which has a norm of its own.")
+    if bool((table["to"] == "logits").all()):
+        report.skip("The strongest heads lie in one layer, so that none reads another.")
     return table
 
 
@@ -252,7 +273,7 @@ def _control(
     chosen = [study.nodes("z", ("layer", "head"), config.heads, layers=config.layers)]
     if "stream" in config.parts:
         chosen.append(study.nodes("resid_pre", ("layer", "pos"), layers=config.layers))
-    chance = study.chance("control", stacked(chosen), runs)
+    chance = study.unrelated_words(stacked(chosen), runs, config.seed)
     best = strongest_heads(heads, 2)
     itself = stacked(
         study.nodes("z", ("layer", "head"), [int(one.head)], layers=[int(one.layer)])
@@ -261,12 +282,7 @@ def _control(
     if "stream" in config.parts:
         first = min(config.layers or (0,))
         itself = stacked([itself, study.nodes("resid_pre", ("layer",), layers=[first])])
-    frame = sweep(
-        study.model, study.pairs.clean, itself, edit=edits.patch(study.pairs.clean),
-        metric=metric_of(study.pairs), engine="naive", allow_noop=True, progress=False,
-    )  # fmt: skip
-    frame["site"] = frame["site"].map(short)
-    return chance, frame[["site", "layer", "pos", "head", "effect"]].drop_duplicates()
+    return chance, study.itself(itself)
 
 
 if __name__ == "__main__":

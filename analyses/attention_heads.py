@@ -20,7 +20,6 @@ from analyses._heads.pages import CHANCES, head_page, tokens_frame
 from analyses._heads.words import Lead, answer, certainty, doubts, findings, first_findings
 from analyses._reference import (
     MeanConfig,
-    mean_edit,
     mean_in_words,
     reference_of,
     warn_of_one_class,
@@ -33,6 +32,7 @@ from interp.core.indices import indices
 from interp.core.tokens import Tokens
 from interp.data.tasks import Pairs
 from interp.loading.needs import Needs
+from interp.methods.ablation import mean_edit
 from interp.methods.baseline import measure_baseline, metric_of
 from interp.methods.heads.outputs import unreadable
 from interp.methods.heads.roles import COLUMNS as ROLE_COLUMNS

@@ -12,8 +12,7 @@ import sys
 from typing import Any
 
 from analyses import _task, main
-from analyses._ablation.config import KINDS, Config
-from analyses._ablation.measure import edits_of, measure
+from analyses._ablation.config import Config
 from analyses._ablation.report import show
 from analyses._ablation.words import tell
 from analyses._reference import reference_of, warn_of_one_class
@@ -23,6 +22,7 @@ from interp.core.indices import indices
 from interp.core.tokens import Tokens
 from interp.data.tasks import Pairs
 from interp.loading.needs import Needs
+from interp.methods.ablation import KINDS, ablate_parts, removal_edits
 from interp.methods.baseline import measure_baseline
 from interp.report import Report
 from interp.report.provenance import provenance
@@ -99,18 +99,26 @@ def examine(report: Report, model: Any, pairs: Pairs, config: Config) -> None:
             "what resample ablation puts in holds the answer, too. --donors corrupted takes others."
         )
     donors = pairs.clean if config.donors == "clean" else pairs.corrupted
-    made = edits_of(pairs.clean, donors, reference_of(pairs, config.reference), config)
+    asked = {
+        "kinds": config.kinds,
+        "per": config.per,
+        "own_donor": config.donors == "own",
+        "seed": config.seed,
+    }
+    made = removal_edits(pairs.clean, donors, reference_of(pairs, config.reference), **asked)
     if not made:
         raise ValueError(f"kinds={config.kinds}: {_UNEVEN}")
     if len(made) < len(config.kinds):
         report.skip(f"Resample ablation: {_UNEVEN}.")
     text = _text(report, model, pairs, config)
-    text_edits = made if text is pairs.clean or text is None else edits_of(text, text, text, config)
+    text_edits = (
+        made if text is pairs.clean or text is None else removal_edits(text, text, text, **asked)
+    )
     if len(text_edits) < len(made):
         report.skip("Resample ablation on the text: its windows are not equally long.")
     if not model.cfg.d_mlp:
         report.skip("MLPs: this model has none.")
-    measured = measure(model, pairs, found, made, text, text_edits, config)
+    measured = ablate_parts(model, pairs, found, made, config.options, text, text_edits)
     tell(report, measured, pairs, text, config)
     show(report, measured, config)
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import interp
-from analyses._patching.effects import unrelated
 from analyses.activation_patching import Config, examine, run
 from interp.data.tasks import Pairs
 from interp.methods.baseline import measure_baseline
+from interp.methods.patching import unrelated
 from interp.report import Report
 from interp.report.table import Table
 from interp.zoo import planted

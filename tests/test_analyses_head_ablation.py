@@ -12,13 +12,12 @@ import torch
 
 import interp
 from analyses import head_ablation
-from analyses._ablation import measure
 from analyses._text import read_windows
 from analyses.head_ablation import Config, examine, run
 from interp import metrics
 from interp.core.tokens import Tokens
 from interp.data.tasks import Pairs
-from interp.methods.ablation import cumulative_ablation
+from interp.methods.ablation import cumulative_ablation, parts, removal_edits
 from interp.model import HookedTransformer
 from interp.report import Report
 from tests.strategies import small_config
@@ -311,10 +310,9 @@ def test_induction_small_costs_what_was_recorded(shared_data, tmp_path):
     other[:, 0] = (other[:, 0] + 1) % 26
     clean, corrupted = (Tokens(one, roles={"end": end}) for one in (ids, other))
     pairs = Pairs("induction-small", clean, corrupted, labels, (labels + 1) % 26)
-    config = Config(kinds=("mean",))
-    made = measure.edits_of(clean, corrupted, clean, config)
+    made = removal_edits(clean, corrupted, clean, ("mean",))
     nodes = {"head": interp.nodes(model, "z", by=("layer", "head")), "mlp": None}
-    losses = measure._losses(model, pairs, nodes, made, None, {}, config)
+    losses = parts._losses(model, pairs, nodes, made, None, {}, parts.Options())
     assert losses["answer"].round(2).tolist() == [3.9, 3.2]
 
 

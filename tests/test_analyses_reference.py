@@ -11,13 +11,13 @@ import torch
 
 import interp
 from analyses import attention_heads, head_ablation
-from analyses._ablation.measure import Measured
 from interp import edits, metrics
+from interp.methods.ablation import Ablations
 from interp.report import Report
 from tests.one_class import GAP, LENGTH, one_class_model, pairs_of_one_class
 
 
-def ablated(monkeypatch, pairs, **options) -> tuple[Report, Measured]:
+def ablated(monkeypatch, pairs, **options) -> tuple[Report, Ablations]:
     kept = []
     monkeypatch.setattr(head_ablation, "show", lambda report, m, config: kept.append(m))
     report = Report("T", "Q?")

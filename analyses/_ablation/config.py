@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from analyses._reference import MeanConfig
-
-Kind = Literal["mean", "zero", "resample"]
-KINDS: tuple[Kind, ...] = ("mean", "zero", "resample")
+from interp.methods.ablation import KINDS, Kind, Options
 
 
 @dataclass(frozen=True)
@@ -54,3 +52,18 @@ class Config(MeanConfig):
                 raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
         if not 0 <= self.least < 1:
             raise ValueError(f"least={self.least}: expected a share, from 0 to below 1")
+
+    @property
+    def options(self) -> Options:
+        """What the method is asked."""
+        return Options(
+            layers=self.layers,
+            heads=self.heads,
+            neurons=self.neurons,
+            top=self.top,
+            least=self.least,
+            random_sets=self.random_sets,
+            own_donor=self.donors == "own",
+            seed=self.seed,
+            journal=self.journal,
+        )

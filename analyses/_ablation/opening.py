@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from analyses._ablation.measure import Measured, carriers
+from interp.methods.ablation import Ablations, carriers
 from interp.report import Report, figures
 from interp.report.spine import (
     head_name,
@@ -36,7 +36,7 @@ class Said(NamedTuple):
     names: list[str]
 
 
-def open_with(report: Report, m: Measured) -> None:
+def open_with(report: Report, m: Ablations) -> None:
     """The answer with its map, and the findings that matter most."""
     kind = m.kinds[0]
     text, _, names = _answer(m)
@@ -52,7 +52,7 @@ def open_with(report: Report, m: Measured) -> None:
         report.finding(text, at=at, links=dict.fromkeys(names, "strongest"))
 
 
-def heads_map(m: Measured, kind: str) -> figures.Figure:
+def heads_map(m: Ablations, kind: str) -> figures.Figure:
     """Layer × head; the maps of all kinds have one scale."""
     table = m.heads.of(kind)
     most = strongest(table, 1).iloc[0]
@@ -69,7 +69,7 @@ def heads_map(m: Measured, kind: str) -> figures.Figure:
     )
 
 
-def _answer(m: Measured) -> Said:
+def _answer(m: Ablations) -> Said:
     table, at = m.heads.of(m.kinds[0]), f"heads-{m.kinds[0]}"
     n, largest = len(table), strongest(table, 1).iloc[0]
     if not m.baseline.able:
@@ -95,7 +95,7 @@ def _answer(m: Measured) -> Said:
     return Said(text, at, [name])
 
 
-def _without(m: Measured, row: pd.Series) -> str:
+def _without(m: Ablations, row: pd.Series) -> str:
     """What becomes of the answer."""
     before = float(m.baseline.clean.mean())
     after = before + float(row["effect"])
@@ -104,13 +104,13 @@ def _without(m: Measured, row: pd.Series) -> str:
     return f"without it {LEAD} {moved(before, after)}"
 
 
-def _needed(m: Measured, kind: str) -> pd.DataFrame:
+def _needed(m: Ablations, kind: str) -> pd.DataFrame:
     """The heads that surely cost something, the costliest first."""
     table = m.heads.of(kind)
     return strongest(table[table["named"] & (table["effect"] < 0)])
 
 
-def _ways(m: Measured) -> Said | None:
+def _ways(m: Ablations) -> Said | None:
     """Whether every kind of ablation names the same heads."""
     if len(m.kinds) < 2 or not m.baseline.able or len(m.baseline.clean) == 1:
         return None
@@ -130,7 +130,7 @@ def _ways(m: Measured) -> Said | None:
     )
 
 
-def _steps_in(m: Measured) -> Said | None:
+def _steps_in(m: Ablations) -> Said | None:
     """The clearest backup."""
     if m.seconds is None or not m.baseline.able or len(m.baseline.clean) == 1:
         return None
@@ -152,7 +152,7 @@ def _steps_in(m: Measured) -> Said | None:
     return Said(text, "second-removals", [first, second])
 
 
-def _enough(m: Measured) -> Said | None:
+def _enough(m: Ablations) -> Said | None:
     """How few heads carry the lead, or what is left without the strongest ones."""
     if all(m.silent(kind) for kind in m.kinds) or not m.baseline.able:
         return None
@@ -173,7 +173,7 @@ def _enough(m: Measured) -> Said | None:
     return Said(text, "random-sets", [])
 
 
-def _largest(m: Measured, part: str) -> Said | None:
+def _largest(m: Ablations, part: str) -> Said | None:
     """The MLP, or the head, whose removal changes most."""
     removals = m.mlps if part == "mlp" else m.heads
     if removals is None or m.silent(m.kinds[0], part):

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from analyses._ablation.config import Config
-from analyses._ablation.measure import Measured, Removals, part_name
 from analyses._ablation.opening import heads_map
+from interp.methods.ablation import Ablations, Removals
 from interp.report import Report, figures
 from interp.report.report import Section
-from interp.report.spine import head_name
+from interp.report.spine import head_name, part_name
 
 BARS = 12
 """Heads of the figure of the strongest."""
@@ -25,7 +25,7 @@ HOLES = (
 )
 
 
-def show(report: Report, m: Measured, config: Config) -> None:
+def show(report: Report, m: Ablations, config: Config) -> None:
     """All sections behind the words."""
     _alone(report, m)
     _kinds(report, m)
@@ -34,7 +34,7 @@ def show(report: Report, m: Measured, config: Config) -> None:
     _losses(report, m)
 
 
-def _alone(report: Report, m: Measured) -> None:
+def _alone(report: Report, m: Ablations) -> None:
     section = report.section(
         "Removed alone",
         "effect: logit difference without the part, less the unedited one; below zero the part "
@@ -53,7 +53,7 @@ def _alone(report: Report, m: Measured) -> None:
         _part_table(section, m.neurons, "Neurons removed alone", "neurons")
 
 
-def _bars(section: Section, m: Measured) -> None:
+def _bars(section: Section, m: Ablations) -> None:
     kinds, lead = m.kinds[:2], m.heads.of(m.kinds[0])
     order = np.argsort(-lead["effect"].abs().to_numpy(), kind="stable")[:BARS]
     lines = []
@@ -83,7 +83,7 @@ def _part_table(section: Section, one: Removals, caption: str, name: str) -> Non
     section.table(table, caption, name=name, missing=HOLES, formats=SHARES, rows=60)
 
 
-def _kinds(report: Report, m: Measured) -> None:
+def _kinds(report: Report, m: Ablations) -> None:
     if len(m.kinds) < 2 or m.disagreement is None:
         return
     section = report.section(
@@ -125,7 +125,7 @@ def _kinds(report: Report, m: Measured) -> None:
         )  # fmt: skip
 
 
-def _seconds(report: Report, m: Measured) -> None:
+def _seconds(report: Report, m: Ablations) -> None:
     if m.seconds is None:
         return
     section = report.section(
@@ -167,7 +167,7 @@ def _seconds(report: Report, m: Measured) -> None:
     section.table(table, "Second removals", name="second-removals", missing=HOLES, rows=30)
 
 
-def _together(report: Report, m: Measured) -> None:
+def _together(report: Report, m: Ablations) -> None:
     section = report.section(
         "Removed together",
         "More and more heads removed at once: the strongest first, the weakest first, and in "
@@ -208,7 +208,7 @@ def _curve(own: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([lines[columns], spread[columns]], ignore_index=True)
 
 
-def _losses(report: Report, m: Measured) -> None:
+def _losses(report: Report, m: Ablations) -> None:
     section = report.section(
         "In nats",
         "answer: rise of −ln p(answer) where it is expected. text: rise of the mean loss per token "

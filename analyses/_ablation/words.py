@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 
 from analyses._ablation.config import Config
-from analyses._ablation.measure import ALPHA, KEPT, Measured, carriers, part_name
 from analyses._ablation.opening import open_with
 from analyses._reference import mean_in_words
 from interp.core.tokens import Tokens
 from interp.data.tasks import Pairs
+from interp.methods.ablation import ALPHA, KEPT, Ablations, carriers
 from interp.methods.stats import errors_needed
 from interp.report import Report
 from interp.report.spine import (
@@ -19,6 +19,7 @@ from interp.report.spine import (
     no_effect,
     number,
     out_of_reach,
+    part_name,
     plus_minus,
     signed,
 )
@@ -27,7 +28,7 @@ ORDER = ("resample", "mean", "zero")
 """Kinds by the damage that is commonly found, the least first."""
 
 
-def tell(report: Report, m: Measured, pairs: Pairs, text: Tokens | None, config: Config) -> None:
+def tell(report: Report, m: Ablations, pairs: Pairs, text: Tokens | None, config: Config) -> None:
     """All sentences."""
     open_with(report, m)
     _heads(report, m, pairs, config)
@@ -40,7 +41,7 @@ def tell(report: Report, m: Measured, pairs: Pairs, text: Tokens | None, config:
     _doubts(report, m, config)
 
 
-def _heads(report: Report, m: Measured, pairs: Pairs, config: Config) -> None:
+def _heads(report: Report, m: Ablations, pairs: Pairs, config: Config) -> None:
     lead, n = m.kinds[0], len(m.heads.nodes)
     table = m.heads.of(lead)
     if all(m.silent(kind) for kind in m.kinds):
@@ -99,14 +100,14 @@ def _hard(n: int, tests: int) -> str:
     )
 
 
-def _named(m: Measured, kind: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _named(m: Ablations, kind: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The heads that are named, strongest first: those that help and those that hinder."""
     own = m.heads.of(kind)
     named = _strongest(own[own["named"]])
     return named[named["effect"] < 0], named[named["effect"] > 0]
 
 
-def _other_parts(report: Report, m: Measured, config: Config) -> None:
+def _other_parts(report: Report, m: Ablations, config: Config) -> None:
     lead = m.kinds[0]
     if m.mlps is not None and m.silent(lead, "mlp"):
         report.finding(f"MLPs by {lead} ablation: {no_effect(m.noise)} on the logit difference.")
@@ -130,7 +131,7 @@ def _other_parts(report: Report, m: Measured, config: Config) -> None:
         )
 
 
-def _kinds(report: Report, m: Measured) -> None:
+def _kinds(report: Report, m: Ablations) -> None:
     if len(m.kinds) < 2 or m.disagreement is None or all(m.silent(kind) for kind in m.kinds):
         return
     damage = m.damage.set_index("kind")["damage"]
@@ -151,7 +152,7 @@ def _kinds(report: Report, m: Measured) -> None:
     )
 
 
-def _backups(report: Report, m: Measured) -> None:
+def _backups(report: Report, m: Ablations) -> None:
     if m.seconds is None or all(m.silent(kind) for kind in m.kinds):
         return
     places = zip(m.seconds["first_layer"], m.seconds["first_head"], strict=True)
@@ -181,7 +182,7 @@ def _backups(report: Report, m: Measured) -> None:
     _series(report, seconds[seconds["kind"] == m.kinds[0]], m)
 
 
-def _series(report: Report, own: pd.DataFrame, m: Measured) -> None:
+def _series(report: Report, own: pd.DataFrame, m: Ablations) -> None:
     sure = (own["p_corrected"] < ALPHA) & (own["interaction"] > m.noise) & (own["alone"] < 0)
     if m.baseline.able and bool(sure.any()):
         row = own.loc[own["interaction"].where(sure).idxmax()]
@@ -192,7 +193,7 @@ def _series(report: Report, own: pd.DataFrame, m: Measured) -> None:
         )
 
 
-def _together(report: Report, m: Measured, config: Config) -> None:
+def _together(report: Report, m: Ablations, config: Config) -> None:
     if all(m.silent(kind) for kind in m.kinds):
         return
     row = m.sets.iloc[0]
@@ -226,7 +227,7 @@ def _few_sets(sets: int) -> str:
     return f" No verdict: {short}." if short else ""
 
 
-def _losses(report: Report, m: Measured, own: bool) -> None:
+def _losses(report: Report, m: Ablations, own: bool) -> None:
     lead = m.kinds[0]
     rows = m.losses[(m.losses["kind"] == lead) & (m.losses["part"] == "head")]
     rows = rows.reset_index(drop=True)
@@ -255,7 +256,7 @@ def _losses(report: Report, m: Measured, own: bool) -> None:
     report.finding(told + ".")
 
 
-def _certainty(report: Report, m: Measured, pairs: Pairs, config: Config) -> None:
+def _certainty(report: Report, m: Ablations, pairs: Pairs, config: Config) -> None:
     n, count = len(pairs), len(m.heads.nodes)
     if n > 1:
         report.sure(
@@ -290,7 +291,7 @@ def _certainty(report: Report, m: Measured, pairs: Pairs, config: Config) -> Non
         report.sure(f"Resample ablation takes values from {source}.")
 
 
-def _doubts(report: Report, m: Measured, config: Config) -> None:
+def _doubts(report: Report, m: Ablations, config: Config) -> None:
     report.doubt(
         "The effect of one removal is a lower bound of what a part does: later parts make up for "
         "it (backup heads; the Hydra effect, McGrath et al. 2023). The second removals show that "
@@ -321,7 +322,7 @@ def _strongest(table: pd.DataFrame, k: int | None = None) -> pd.DataFrame:
     return table.iloc[order[:k]]
 
 
-def _with_change(table: pd.DataFrame, m: Measured) -> str:
+def _with_change(table: pd.DataFrame, m: Ablations) -> str:
     """L2 H1 (−3.21 ± 0.10 logits, −71%)."""
     return listed(
         f"{part_name(row)} ({plus_minus(row['effect'], row['stderr'], '+z.2f')} logits"

@@ -7,38 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyses._patching.effects import HOLES, WAYS, Effects, Study
 from analyses._patching.words import SHOWN, Dress, strongest_first
+from interp.methods.patching import HOLES, OF_HEADS, WAYS, Effects
+from interp.methods.paths import Head
 from interp.report import figures
 from interp.report.spine import head_name, listed, number, plus_minus
-
-INPUTS = ("q", "k", "v", "pattern", "z")
-Head = tuple[int, int]
-"""(layer, head)."""
-
-
-def strongest_heads(heads: Effects, top: int) -> pd.DataFrame:
-    """The heads whose z has the largest mean effect, either way: layer head."""
-    own = heads.of((heads.nodes["site"] == "z").to_numpy())
-    size = np.max([np.abs(one.mean(1)) for one in own.ways.values()], axis=0)
-    order = np.argsort(-size, kind="stable")[:top]
-    return own.nodes.iloc[order][["layer", "head"]].reset_index(drop=True)
-
-
-def named_heads(study: Study, heads: Effects, least: float, level: float | None) -> list[Head]:
-    """Heads whose z restores, or loses, at least so large a share, away from zero and past what
-    unrelated words show; the strongest first. None where the model does not do the task."""
-    if not (study.found.able and study.found.normal):
-        return []
-    table = study.table(heads).query("site == 'z'")
-    size = np.zeros(len(table))
-    for way in WAYS:
-        share, low, high = (table[f"{way}_{what}"] for what in ("share", "low", "high"))
-        sure = (share.abs() >= least) & ~((low <= 0) & (high >= 0))
-        sure &= table[way].abs() > max(level or 0.0, study.found.noise)
-        size = np.maximum(size, np.where(sure, share.abs(), 0))
-    order = [i for i in np.argsort(-size, kind="stable") if size[i] > 0]
-    return [(int(table["layer"].iloc[i]), int(table["head"].iloc[i])) for i in order]
 
 
 class HeadDress(Dress):
@@ -98,7 +71,7 @@ class HeadDress(Dress):
         )
         rows = []
         for layer, head in strongest.itertuples(index=False):
-            for part in INPUTS:
+            for part in OF_HEADS:
                 own = self.study.group(head) if part in ("k", "v") else head
                 rows.append((head_name(layer, head), part, share[part, layer, own]))
         return pd.DataFrame(rows, columns=["head", "part", "share"])
@@ -133,7 +106,7 @@ class HeadDress(Dress):
             if name in share.index.get_level_values(0):
                 own = share[name]
                 best = own[["q", "k", "v"]].abs().idxmax()
-                parts = ", ".join(f"{part} {number(own[part], 'z.0%')}" for part in INPUTS[:4])
+                parts = ", ".join(f"{part} {number(own[part], 'z.0%')}" for part in OF_HEADS[:4])
                 carried.append(f"{name} most by {best} ({parts})")
         self.report.finding(f"What reaches them, by input: {listed(carried)}.")
 

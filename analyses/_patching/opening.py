@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from analyses._patching.effects import Effects
-from analyses._patching.heads import Head, HeadDress
+from analyses._patching.heads import HeadDress
 from analyses._task import example_names
+from interp.methods.patching import Effects
+from interp.methods.paths import Head
 from interp.report import figures
 from interp.report.spine import head_name, percent, strongest
 
@@ -102,7 +103,7 @@ class Opening:
         if not self.dress.told:
             why = (
                 "corrupting the prompts does not change the answer"
-                if self.dress.study.found.able
+                if self.dress.study.baseline.able
                 else "the model cannot do this task"
             )
             return Said(f"No place can be named, since {why}.", MAPS, [])

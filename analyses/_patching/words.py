@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyses._patching.effects import HOLES, WAYS, Effects, Study
 from analyses._task import position_names
+from interp.methods.patching import HOLES, WAYS, Effects, Study
 from interp.report import Report, figures
 from interp.report.spine import listed, no_effect, number
 
@@ -29,15 +29,15 @@ def strongest_first(table: pd.DataFrame) -> pd.DataFrame:
 class Dress:
     """Writes what was measured into a report; one method per part. `_patching_heads` goes on."""
 
-    def __init__(self, report: Report, study: Study) -> None:
-        self.report, self.study = report, study
+    def __init__(self, report: Report, study: Study, seed: int) -> None:
+        self.report, self.study, self.seed = report, study, seed
         self.names = position_names(study.pairs)
-        self.told = study.found.able and study.found.normal
+        self.told = study.baseline.able and study.baseline.normal
         """Whether findings can be stated: the model does the task, and the corruption shows."""
-        self.axis = "share of the gap" if study.found.normal else "logits"
+        self.axis = "share of the gap" if study.baseline.normal else "logits"
         self.limit: float | None = None
         """The value of the last shade of all maps."""
-        self.band = self.level = study.found.noise
+        self.band = self.level = study.baseline.noise
         """What the control shows by itself, in logits (`level`), and as maps draw it (`band`)."""
         self.points: list[pd.DataFrame] = []
         """Of every part, its nodes by both ways: the scatter."""
@@ -45,7 +45,7 @@ class Dress:
         if not self.told:
             why = (
                 "corrupting the prompts does not change the answer"
-                if study.found.able
+                if study.baseline.able
                 else "the model does not do this task better than chance"
             )
             report.finding(f"No position, layer, head or path is named, because {why}.")
@@ -58,8 +58,8 @@ class Dress:
         tables = [self.study.table(one) for one in drawn] + ([] if paths is None else [paths])
         largest = [float(self.drawn(table, way).abs().max()) for table in tables for way in WAYS]
         self.limit = max(largest, default=0.0) or None
-        self.level = max(level or 0.0, self.study.found.noise)
-        normal, gap = self.study.found.normal, abs(float(self.study.found.gap.mean()))
+        self.level = max(level or 0.0, self.study.baseline.noise)
+        normal, gap = self.study.baseline.normal, abs(float(self.study.baseline.gap.mean()))
         self.band = self.level / gap if normal else self.level
 
     @property
@@ -71,7 +71,7 @@ class Dress:
 
     def drawn(self, table: pd.DataFrame, way: str) -> pd.Series:
         """What figures show: the share restored or lost; without a gap the same in logits."""
-        if self.study.found.normal:
+        if self.study.baseline.normal:
             return table[f"{way}_share"]
         return table[way] if way == "denoise" else -table[way]
 
@@ -93,13 +93,13 @@ class Dress:
 
     def real(self, table: pd.DataFrame) -> pd.DataFrame:
         """Without nodes of which both effects are rounding."""
-        return table[table[list(WAYS)].abs().max(axis=1) > self.study.found.noise]
+        return table[table[list(WAYS)].abs().max(axis=1) > self.study.baseline.noise]
 
     def nothing(self, table: pd.DataFrame, what: str) -> bool:
         """Says so where all effects are rounding."""
         silent = self.told and self.real(table).empty
         if silent:
-            self.report.finding(f"{what}: {no_effect(self.study.found.noise)}.")
+            self.report.finding(f"{what}: {no_effect(self.study.baseline.noise)}.")
         return silent
 
     # Positions and layers -------------------------------------------------------------------
@@ -199,7 +199,7 @@ class Dress:
             "Neurons", f"Each neuron of layer {listed(layers)} alone, at all positions."
         )
         best = table.head(10)
-        if len(self.study.pairs) > 1 and self.study.found.normal:
+        if len(self.study.pairs) > 1 and self.study.baseline.normal:
             section.figure(self._bars(best), "The strongest neurons", name="neurons-strongest")
         section.table(
             table, "Neurons, the strongest first", name="neurons", missing=HOLES, rows=SHOWN
@@ -234,7 +234,7 @@ class Dress:
 
     def control(self, chance: pd.DataFrame, itself: pd.DataFrame) -> None:
         level, largest = float(chance["effect"].abs().max()), float(itself["effect"].abs().max())
-        gap = abs(float(self.study.found.gap.mean()))
+        gap = abs(float(self.study.baseline.gap.mean()))
         section = self.report.section(
             "Controls",
             "The same denoising, measured on two words that have nothing to do with the pair, says "
@@ -251,10 +251,10 @@ class Dress:
             rows=SHOWN,
         )
         section.table(itself, "A run patched into itself", name="itself", missing=holes[:2])
-        part = f" ({level / gap:.1%} of the gap)" if self.study.found.normal else ""
+        part = f" ({level / gap:.1%} of the gap)" if self.study.baseline.normal else ""
         self.report.sure(
             f"Control: on words that have nothing to do with the pair (seed "
-            f"{self.study.config.seed}) no mean effect of the {len(chance)} nodes patched is "
+            f"{self.seed}) no mean effect of the {len(chance)} nodes patched is "
             f"larger than {level:.2f} logits{part}; a run patched into itself changes by at most "
             f"{largest:.1g} logits. All maps share one scale, on which effects no larger than on "
             "unrelated words are grey."

@@ -10,6 +10,9 @@ import torch
 
 import interp
 from interp import edits, metrics
+from interp.methods.ablation import Options, removal_edits
+from interp.methods.baseline import measure_baseline
+from interp.methods.patching import Study
 from interp.methods.tracing import subject_span
 from interp.sweeps.nodes import read_nodes
 
@@ -49,6 +52,19 @@ def measured(b, metric, tokens=None, engines=("rerun", "naive")):
 
 def cache_of(b, tokens=None, device=None):
     return b.model.run_with_cache(b.pairs.corrupted if tokens is None else tokens, device=device)[1]
+
+
+def ablated(f, b):
+    """All parts by all kinds of removal; of the result every table."""
+    removals = removal_edits(b.pairs.clean, b.pairs.corrupted, b.pairs.both, own_donor=True)
+    options = Options(neurons=(0,), top=1, random_sets=1, own_donor=True)
+    m = f(b.model, b.pairs, measure_baseline(b.model, b.pairs), removals, options, b.pairs.clean)
+    tables = (m.heads.table, m.mlps.table, m.neurons.table)
+    return *tables, m.losses, m.damage, m.seconds, m.curve, m.sets
+
+
+def study(b):
+    return Study.of(b.model, b.pairs)
 
 
 def noise_case(f, b):
@@ -173,6 +189,21 @@ SWEEP_CASES = {
         b.model, b.pairs.clean, nodes(b), [0, 1], edit=edits.zero(),
         metric=metrics.logit_diff(*b.answers), **QUIET,
     ),
+    "ablation.ablate_parts": lambda f, b: ablated(f, b),
+    "ablation.mean_edit": lambda f, b: interp.sweep(
+        b.model, b.pairs.clean, nodes(b), edit=f(b.pairs.clean, b.pairs.both),
+        metric=metrics.logit_diff(*b.answers), **QUIET,
+    ),
+    "ablation.removal_edits": lambda f, b: [
+        swept(b, edit) for edit in f(b.pairs.clean, b.pairs.corrupted, b.pairs.both).values()
+    ],
+    "patching.Study.both": lambda f, b: f(study(b), nodes(b)).ways,
+    "patching.Study.table": lambda f, b: f(study(b), study(b).both(nodes(b))),
+    "patching.Study.together": lambda f, b: f(study(b), {"heads": nodes(b)}),
+    "patching.Study.unrelated_words": lambda f, b: f(study(b), nodes(b), study(b).runs(["z"])),
+    "patching.Study.itself": lambda f, b: f(study(b), nodes(b)),
+    "patching.strongest_paths": lambda f, b: f(study(b), [(0, 0), (0, 1)], [(0, 0), (1, 1)]),
+    "patching.unrelated": lambda f, b: f(b.model, b.pairs, 0),
     "ablation.cumulative_ablation": lambda f, b: f(
         b.model, b.pairs.clean, nodes(b), edit=edits.mean(b.pairs.clean), orders=2,
         metric=metrics.logit_diff(*b.answers), **QUIET,
@@ -190,5 +221,20 @@ SWEEP_EXEMPT = {
     "nodes.counted_by": "run by every sweep of an encoder–decoder",
     "ablation.significance": "numpy",
     "ablation.default_counts": "no tensors",
+    "ablation.carriers": "no tensors",
+    "ablation.usual_per": "run by mean_edit",
+    "ablation.Ablations": "numpy: what ablate_parts has measured",
+    "ablation.Removals": "numpy: what ablate_parts has measured",
+    "ablation.Options": "no tensors",
+    "patching.Effects": "numpy: what Study.both has measured",
+    "patching.Study.of": "run by every case of Study",
+    "patching.Study.runs": "run by unrelated_words",
+    "patching.Study.has": "no tensors",
+    "patching.Study.nodes": "no tensors",
+    "patching.Study.group": "no tensors",
+    "patching.Study.columns": "numpy",
+    "patching.stacked": "no tensors",
+    "patching.strongest_heads": "numpy",
+    "patching.named_heads": "numpy",
     "tracing.default_window": "no tensors",
 }

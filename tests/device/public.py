@@ -22,8 +22,8 @@ ROOMS = (
         "model",
         "moments",
     ),
-    *("neurons", "nodes", "notebook", "paths", "probes", "shards", "steering", "tap", "tasks"),
-    "tokens",
+    *("neurons", "nodes", "notebook", "patching", "paths", "probes", "shards", "steering"),
+    *("tap", "tasks", "tokens"),
     *("tracing", "training", "windows"),
 )
 """The modules and packages whose public names meet a model's tensors."""

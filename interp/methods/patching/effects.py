@@ -8,19 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from analyses._task import TaskConfig
-from interp import edits, metrics, stats
+from interp.core.files.untrusted import safe_join
 from interp.core.finite import finite_cache
 from interp.core.sites import UnknownSite
 from interp.core.tap import ActivationCache
 from interp.data.tasks import Pairs
-from interp.methods.baseline import Baseline, metric_of
+from interp.methods import stats
+from interp.methods.baseline import Baseline, measure_baseline, metric_of
+from interp.model import HookedTransformer
+from interp.sweeps import edits, metrics
 from interp.sweeps.engine import sweep
 from interp.sweeps.nodes import nodes as make_nodes
 
@@ -31,6 +34,8 @@ EFFECTS = tuple(f"{way}{what}" for way in WAYS for what in MEASURES)
 deviation), the share of the gap and its 95 % interval; of noising the share is what is lost."""
 HOLES = tuple(name[:-1] for name in EFFECTS if name.endswith("?"))
 """Columns that stay empty where there is one prompt, or no gap to state shares of."""
+OF_HEADS = ("q", "k", "v", "pattern", "z")
+"""The sites of a head, from what it reads to what it writes."""
 KEYS = ("site", "layer", "head", "pos", "neuron")
 
 
@@ -53,35 +58,70 @@ class Effects:
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """A model, its pairs, and both unedited runs."""
+    """A model, pairs of prompts, and patches of either run into the other.
 
-    model: Any
+    study = Study.of(model, pairs)
+    effects = study.both(study.nodes("z", ("layer", "head")))
+    study.table(effects)
+    """
+
+    model: HookedTransformer
     pairs: Pairs
-    config: TaskConfig
-    found: Baseline
+    baseline: Baseline
+    """How the unedited model does on these pairs."""
+    journal: Path | None = None
+    """A folder in which named sweeps keep what they have measured; None: nothing is kept."""
+
+    @classmethod
+    def of(cls, model: HookedTransformer, pairs: Pairs, journal: Path | None = None) -> Study:
+        """A study of these pairs, whose baseline is measured. Raises ValueError on a model without
+        logits."""
+        return cls(model, pairs, measure_baseline(model, pairs), journal)
 
     def both(
-        self, name: str, nodes: pd.DataFrame, runs: Mapping[str, ActivationCache] | None = None
+        self,
+        nodes: pd.DataFrame,
+        runs: Mapping[str, ActivationCache] | None = None,
+        name: str = "",
     ) -> Effects:
-        """The effects of these nodes; `runs` are caches of the runs that values come from, by way,
-        where they are at hand. `name` is that of the journals."""
-        metric, found, attrs = metric_of(self.pairs), {}, {}
+        """The effects of these nodes, by both ways.
+
+        `runs` are caches of the runs that values come from, by way, as `runs` gives them; without
+        them each sweep reads its own. `name` is that of the journals of both sweeps.
+        """
+        metric, by_way, attrs = metric_of(self.pairs), {}, {}
         for way in WAYS:
             tokens, other = self.pairs.corrupted, self.pairs.clean
             if way == "noise":
                 tokens, other = other, tokens
             frame = sweep(
-                self.model, tokens, nodes, edit=edits.patch(runs[way] if runs else other),
-                metric=metric, reduce="none", allow_noop=True,
-                journal=self.config.kept(f"{name}-{way}"),
-            )  # fmt: skip
+                self.model,
+                tokens,
+                nodes,
+                edit=edits.patch(runs[way] if runs else other),
+                metric=metric,
+                reduce="none",
+                allow_noop=True,
+                journal=self._kept(f"{name}-{way}" if name else ""),
+            )
             attrs[way] = frame.attrs
-            found[way] = _by_node(frame, nodes, len(self.pairs))
+            by_way[way] = _by_node(frame, nodes, len(self.pairs))
         first = nodes.drop_duplicates("row").reset_index(drop=True)
         keys = [key for key in KEYS if bool(first[key].notna().to_numpy().all())]
         first = first[keys].astype({key: int for key in keys if key != "site"})
         first["site"] = first["site"].map(short)
-        return Effects(first, found, {"engine": attrs["denoise"]["engine"], **attrs})
+        return Effects(first, by_way, {"engine": attrs["denoise"]["engine"], **attrs})
+
+    def together(self, groups: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+        """Nodes patched at once, a group at a time: nodes (the group's name) count and `EFFECTS`.
+        They act through each other, so that their single effects need not add up."""
+        joint = [frame.assign(row=row) for row, frame in enumerate(groups.values())]
+        nodes = pd.concat(joint, ignore_index=True)
+        table = self.table(self.both(nodes, name="together"))
+        table = table[[column.rstrip("?") for column in EFFECTS]]
+        table.insert(0, "nodes", list(groups))
+        table.insert(1, "count", [len(frame) for frame in groups.values()])
+        return table
 
     def runs(self, sites: Iterable[str]) -> dict[str, ActivationCache]:
         """By way, the run that values are taken from, read once for several sweeps."""
@@ -123,27 +163,56 @@ class Study:
         """`EFFECTS` of one way, from effects [node example]."""
         raw, n = stats.mean(values), values.shape[1]
         share = np.full((3, len(values)), np.nan)
-        if self.found.normal and len(values):
-            told = stats.ratio_of_means(values if way == "denoise" else -values, self.found.gap)
+        if self.baseline.normal and len(values):
+            told = stats.ratio_of_means(values if way == "denoise" else -values, self.baseline.gap)
             share = np.stack([told.value, told.low, told.high])
         spread = values.std(1, ddof=1) if n > 1 else np.full(len(values), np.nan)
         found = (raw.value, raw.stderr, spread, *share)
         return {f"{way}{what.rstrip('?')}": one for what, one in zip(MEASURES, found, strict=True)}
 
-    def chance(self, name: str, nodes: pd.DataFrame, runs: Any) -> pd.DataFrame:
-        """Denoising measured on words that the pair has nothing to do with: the nodes with
-        effect and stderr?, in logits."""
-        answer, wrong = unrelated(self.model, self.pairs, self.config.seed)
+    def unrelated_words(
+        self, nodes: pd.DataFrame, runs: Mapping[str, ActivationCache], seed: int = 0
+    ) -> pd.DataFrame:
+        """The control: denoising measured on words that the pair has nothing to do with
+        (`unrelated`): site layer pos head effect stderr, in logits."""
+        answer, wrong = unrelated(self.model, self.pairs, seed)
         frame = sweep(
-            self.model, self.pairs.corrupted, nodes, edit=edits.patch(runs["denoise"]),
-            metric=metrics.logit_diff(answer, wrong, pos="end"), reduce="none", allow_noop=True,
-            journal=self.config.kept(name),
-        )  # fmt: skip
-        told = stats.mean(_by_node(frame, nodes, len(self.pairs)))
+            self.model,
+            self.pairs.corrupted,
+            nodes,
+            edit=edits.patch(runs["denoise"]),
+            metric=metrics.logit_diff(answer, wrong, pos="end"),
+            reduce="none",
+            allow_noop=True,
+            journal=self._kept("control"),
+        )
+        effect = stats.mean(_by_node(frame, nodes, len(self.pairs)))
         keys = nodes[["site", "layer", "pos", "head"]]
-        found = keys.assign(site=keys["site"].map(short), effect=told.value, stderr=told.stderr)
-        found.attrs |= frame.attrs
-        return found
+        table = keys.assign(site=keys["site"].map(short), effect=effect.value, stderr=effect.stderr)
+        table.attrs |= frame.attrs
+        return table
+
+    def itself(self, nodes: pd.DataFrame) -> pd.DataFrame:
+        """The other control: the clean run patched into itself, which must change nothing: site
+        layer pos head effect."""
+        frame = sweep(
+            self.model,
+            self.pairs.clean,
+            nodes,
+            edit=edits.patch(self.pairs.clean),
+            metric=metric_of(self.pairs),
+            engine="naive",
+            allow_noop=True,
+            progress=False,
+        )
+        frame["site"] = frame["site"].map(short)
+        return frame[["site", "layer", "pos", "head", "effect"]].drop_duplicates()
+
+    def _kept(self, name: str) -> Path | None:
+        if self.journal is None or not name:
+            return None
+        self.journal.mkdir(parents=True, exist_ok=True)
+        return safe_join(self.journal, f"{name}.jsonl")
 
 
 def short(site: str) -> str:
@@ -160,12 +229,9 @@ def stacked(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def together(frames: Iterable[pd.DataFrame], row: int) -> pd.DataFrame:
-    """All nodes of some frames as one."""
-    return pd.concat(list(frames), ignore_index=True).assign(row=row)
-
-
-def unrelated(model: Any, pairs: Pairs, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def unrelated(
+    model: HookedTransformer, pairs: Pairs, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """For each pair two words of the other pairs that are none of its own; where the task has too
     few, two ids of the vocabulary."""
     rng = np.random.default_rng(seed)
