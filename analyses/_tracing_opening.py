@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analyses._tracing_parts import NAMES, PARTS, Cell, Trace, amount
+from interp.methods.trace_averages import NAMES, PARTS, Cell, Trace
 from interp.methods.tracing import PLACES
 from interp.report import Report
 from interp.report.figures import Figure, heatmap
@@ -76,6 +76,25 @@ def _answer(trace: Trace) -> str:
         f"The answer comes back most where {NAMES[top.site]} of layer {top.layer} is restored at "
         f"the {top.place}: {_of_lost(top)} of what the noise took."
     )
+
+
+def told(cell: Cell) -> str:
+    """The effect in words: its amount, its interval, and its share of what was lost."""
+    share = "" if cell.share != cell.share else f" ({round(cell.share, 2) + 0.0:.0%})"
+    return f"{amount(cell.effect)}{interval(cell.low, cell.high)}{share}"
+
+
+def amount(value: float) -> str:
+    """A probability in two digits; never "-0.00"."""
+    return f"{round(value, 2) + 0.0:.2f}"
+
+
+def interval(low: float, high: float, sign: float = 1.0) -> str:
+    """The bounds, of an amount whose sign is said in words; of one prompt there are none."""
+    if low != low:
+        return ""
+    low, high = (low, high) if sign >= 0 else (-high, -low)
+    return f" [{amount(low)}, {amount(high)}]"
 
 
 def _of_lost(cell: Cell) -> str:

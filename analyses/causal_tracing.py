@@ -17,11 +17,11 @@ import torch
 
 from analyses import _task, main
 from analyses._task import Task, TaskConfig, task_pairs, task_section
-from analyses._tracing_opening import MAPS, open_with
-from analyses._tracing_parts import EFFECTS, NAMES, PARTS, TOTALS, Trace, amount, averaged, interval
+from analyses._tracing_opening import MAPS, amount, interval, open_with, told
 from interp.data.tasks import Pairs
 from interp.loading.needs import Needs
 from interp.methods.baseline import measure_baseline
+from interp.methods.trace_averages import EFFECTS, NAMES, PARTS, TOTALS, Trace, averaged
 from interp.methods.tracing import (
     PLACES,
     causal_trace,
@@ -167,15 +167,15 @@ def _compared(trace: Trace, place: str) -> str:
             f"Restoring a single MLP or attention output at the {place} has "
             f"{no_effect(trace.noise)} on that probability."
         )
-    told = [
-        f"{NAMES[site]} of layer {cell.layer}: {cell.told}" if cell
+    sides = [
+        f"{NAMES[site]} of layer {cell.layer}: {told(cell)}" if cell
         else f"{NAMES[site]}: {no_effect(trace.noise)}"
         for site, cell in best.items()
     ]  # fmt: skip
     found = trace.difference(place)
     text = (
         f"Of the probability that was lost, at the {place} the best single output of its kind "
-        f"brings back – {', '.join(told)}"
+        f"brings back – {', '.join(sides)}"
     )
     if found is None:
         return f"{text}."
@@ -345,14 +345,14 @@ def _show_layers(section: Any, trace: Trace, place: str, name: str) -> None:
     for bound in ("low", "high"):
         frame[bound] = frame[bound].fillna(frame["effect"])
     tops = frame.loc[frame.groupby("restored", sort=False)["effect"].idxmax()]
-    told = "; ".join(
+    peaks = "; ".join(
         f"{row['restored']} most in layer {row['layer']} ({row['effect']:.2f})"
         for _, row in tops.iterrows()
     )
     figure = curves(
         frame[list(TABLES[name])].reset_index(drop=True), x="layer", value="effect", low="low",
         high="high", group="restored", x_axis="layer", axis="probability that returns",
-        alt=f"Average indirect effect per layer at the {place}: {told}.",
+        alt=f"Average indirect effect per layer at the {place}: {peaks}.",
     )  # fmt: skip
     section.figure(figure, f"Restored at the {place} (bands: 95 % intervals)", name=name)
 

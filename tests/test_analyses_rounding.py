@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from analyses import activation_patching, attention_heads, head_ablation, logit_lens, neurons
-from analyses._tracing_parts import averaged
 from interp.methods.baseline import measure_baseline
 from interp.methods.neurons import rank_neurons
+from interp.methods.trace_averages import averaged
 from interp.report import Report, figures
 from tests.one_class import NO, YES, one_class_model, pairs_of_one_class
 

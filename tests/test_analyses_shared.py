@@ -10,8 +10,8 @@ import torch
 import interp
 from analyses._task import TaskConfig, position_names, task_pairs, task_section
 from analyses._text import read_windows
-from analyses._tracing_parts import Trace
 from interp.methods.baseline import Baseline, measure_baseline
+from interp.methods.trace_averages import Trace
 from interp.report import Report
 from interp.report.spine import head_name, listed, number, plus_minus, signed
 from tests.vocabularies import masked, model_of, models_by_kind

@@ -54,6 +54,7 @@ ELSEWHERE = {
     "sites": "no tensors",
     "stats": "numpy",
     "tokenizer": "no tensors",
+    "trace_averages": "numpy",
     "unknown": "no tensors",
     "vectors": "run by every edit that is given a value",
     "version": "no tensors",

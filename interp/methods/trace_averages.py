@@ -1,4 +1,8 @@
-"""The numbers of a causal trace: averages over prompts, peaks, and where the tables come from."""
+"""A causal trace averaged: what each state brings back over prompts, with intervals, and the best.
+
+`averaged` takes what `causal_trace` and `noise_effect` measured; `Trace` answers which state brings
+back most at a place, by how much more than another, and whether that holds on other prompts.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from interp import stats
+from . import stats
 
 NAMES = {
     "hook_resid_post": "residual stream",
@@ -38,25 +42,6 @@ class Cell(NamedTuple):
     low: float
     high: float
     share: float
-
-    @property
-    def told(self) -> str:
-        """The effect in words."""
-        share = "" if self.share != self.share else f" ({round(self.share, 2) + 0.0:.0%})"
-        return f"{amount(self.effect)}{interval(self.low, self.high)}{share}"
-
-
-def amount(value: float) -> str:
-    """A probability in two digits; never "-0.00"."""
-    return f"{round(value, 2) + 0.0:.2f}"
-
-
-def interval(low: float, high: float, sign: float = 1.0) -> str:
-    """The bounds, of an amount whose sign is said in words; of one prompt there are none."""
-    if low != low:
-        return ""
-    low, high = (low, high) if sign >= 0 else (-high, -low)
-    return f" [{amount(low)}, {amount(high)}]"
 
 
 @dataclass(frozen=True, eq=False)
