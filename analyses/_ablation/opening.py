@@ -178,6 +178,8 @@ def _largest(m: Ablations, part: str) -> Said | None:
     removals = m.mlps if part == "mlp" else m.heads
     if removals is None or m.silent(m.kinds[0], part):
         return None
+    if part == "head" and not m.baseline.able:  # no head is named on such a model
+        return None
     row = strongest(removals.of(m.kinds[0]), 1).iloc[0]
     before, name = float(m.baseline.clean.mean()), part_name(row)
     what = "MLP" if part == "mlp" else "head"
