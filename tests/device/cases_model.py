@@ -170,7 +170,6 @@ MODEL_EXEMPT = {
     "tokens.Tokens.device": "differs, as it should",
     "model.GrowingPrefix": "run by generate",
     "model.Layout": "run by forward",
-    "model.Encoded": "run by encoder–decoders",
     "model.Places": "run by forward and by every sweep",
     "model.Prefix": "run by every sweep",
     "model.SourceLayout": "run by encoder–decoders",
