@@ -154,7 +154,7 @@ def examine(report: Report, model: Any, pairs: Pairs | None, config: Config) -> 
     promoted = None if unreadable(model) else heads.promoted_tokens(model, texts)
     report.answer(answer(table)).figure(*_wall(table), name="wall")
     repetition = min(config.shown, len(texts)) + 1
-    labels = table.set_index(KEYS)["label"]
+    labels: dict = table.set_index(KEYS)["label"].to_dict()
 
     def link(layer: int, head: int) -> str:
         """To the page of a head, or to the viewer; of an induction head, at the repetition."""

@@ -157,7 +157,7 @@ def _reads(
     text = (
         f"Induction head {reader} finds its place by what {writer} ({fitting['label']}) writes: it "
         f"reads that {times}."
-        if fitting["times"] >= CLEAR
+        if float(fitting["times"]) >= CLEAR
         else f"No earlier head clearly feeds the induction heads: {reader} reads {writer} {times}."
     )
     _say(report, text, "composition", link)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,8 @@ def check_options(config: Any) -> None:
         if isinstance(value, Path) and field.name not in WRITTEN:
             _check_file(value, option, FILES.get(field.name, "a file"))
         elif field.name in (*TEXTS, *WORDS):
-            texts = (value,) if isinstance(value, str) else value
-            for text in texts or ():
+            texts: Sequence[str] = (value,) if isinstance(value, str) else value or ()
+            for text in texts:
                 check_text(text, option, WORDS.get(field.name))
 
 

@@ -54,9 +54,9 @@ def head_links(sentence: str, link: Callable[[int, int], str]) -> dict[str, str]
 
 def part_name(row: pd.Series) -> str:
     """What a row of a frame is about, by its columns: L2 H1, L2 N77, or MLP 2."""
-    if pd.notna(row.get("head")):
+    if bool(pd.notna(row.get("head"))):
         return head_name(int(row["layer"]), int(row["head"]))
-    if pd.notna(row.get("neuron")):
+    if bool(pd.notna(row.get("neuron"))):
         return neuron_name(int(row["layer"]), int(row["neuron"]))
     return f"MLP {int(row['layer'])}"
 

@@ -71,7 +71,7 @@ def ranked_words(
     def listed(rows: Iterable) -> str:
         return "; ".join(
             f"{data.at[at, label]}"
-            + (f" ({data.at[at, group]})" if group and data[group].nunique() > 1 else "")
+            + (f" ({data.at[at, group]})" if group and len(set(data[group])) > 1 else "")
             + f" {number(numbers[at])}"
             for at in rows
         )

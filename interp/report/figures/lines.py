@@ -47,7 +47,7 @@ def curves(
     check(data, (x, value, low, high), (x,) if group is None else (group, x), once=True)
     groups = groups_of(data, group)
     legend = sum(5 + len(name(label)) for label, _ in groups) if group is not None else 0
-    narrow = LETTER * legend < NARROW and data[x].nunique() <= MOST_NARROW
+    narrow = LETTER * legend < NARROW and len(set(data[x])) <= MOST_NARROW
     with canvas(2.5 if narrow else 2.9, NARROW if narrow else WIDTH) as figure:
         axes = figure.add_subplot()
         if noise:
