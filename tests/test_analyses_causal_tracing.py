@@ -38,7 +38,8 @@ def test_capitals_are_traced_in_tinyworld():
     assert (prob.loc[:, "before the subject"] == 0).all()
     best = prob.groupby(["site", "place"]).max()
     assert best["hook_mlp_out"].max() > subject / 2  # where, depends on how it was trained
-    at_subject, told = best.xs("last subject token", level="place"), report.findings[0]
+    at_subject = best.xs("last subject token", level="place")
+    (told,) = [text for text in report.findings if text.startswith("Noise on the subject")]
     for more, less, name in (
         ("hook_mlp_out", "hook_attn_out", "the MLP"),
         ("hook_attn_out", "hook_mlp_out", "attention"),

@@ -16,7 +16,7 @@ from tests.strategies import small_config
 
 ROOT = Path(interp.__file__).parents[1]
 FILES = [p for d in ("interp", "analyses") for p in sorted((ROOT / d).rglob("*.py"))]
-HOME = ROOT / "interp" / "chance.py"
+HOME = ROOT / "interp" / "core" / "chance.py"
 DRAWS = {
     *("Generator", "manual_seed", "default_generator", "set_rng_state", "fork_rng"),
     *("rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like"),

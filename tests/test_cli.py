@@ -77,7 +77,7 @@ def test_run_ends_with_the_path_of_the_report(planted, name, capsys):
     assert cli.main(["run", name, "--out", str(out)]) == 0
     lines = capsys.readouterr().out.splitlines()
     last = lines[-2]
-    assert "“queen” comes first" in lines[-3]
+    assert "gives “queen”" in lines[-3]
     assert last == str(out / "index.html")
     assert Path(last).is_file()
 

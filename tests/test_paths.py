@@ -556,7 +556,7 @@ def test_options(options, message, unchecked):
         path_patch(model, made_pairs(), progress=False, **options)
 
 
-def test_models_without_such_paths_are_refused():
+def test_models_without_such_paths_are_refused(monkeypatch):
     pairs = made_pairs()
     masked = random_model(small_config(head="mlm", causal=False))
     with pytest.raises(ValueError, match="masked-LM head"):
@@ -566,7 +566,8 @@ def test_models_without_such_paths_are_refused():
     both = random_model(small_config(encoder=encoder, decoder_start_token_id=1))
     with pytest.raises(ValueError, match="encoder–decoder"):
         path_patch(both, pairs, progress=False)
-    bridged = mock.Mock(opaque="it runs behind the bridge")
+    bridged = random_model(small_config())
+    monkeypatch.setattr(type(bridged), "opaque", "it runs behind the bridge")
     with pytest.raises(ValueError, match="behind the bridge"):
         path_patch(bridged, pairs, progress=False)
 

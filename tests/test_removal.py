@@ -229,7 +229,7 @@ def test_no_set_is_run_twice(model, nodes, monkeypatch):
         asked.append(frame.groupby("row").apply(lambda one: frozenset(one["head"])).tolist())
         return interp.sweep(model, tokens, frame, **options)
 
-    monkeypatch.setattr(removal, "sweep", counted)
+    monkeypatch.setattr(removal.joint, "sweep", counted)
     layer = nodes[nodes["layer"] == 0]
     cumulative_ablation(
         model, TOKENS, layer, edit=edits.zero(), metric=METRIC, orders=30, progress=False

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,9 +18,9 @@ from interp.core.unknown import warn_of_unknown
 if TYPE_CHECKING:
     from interp.core.tokenizer import Tokenizer
 
-Input: TypeAlias = Tokens | Tensor | str | Sequence | Mapping
-"""Tokens, ids, vectors [batch pos d_model], text where the model has a tokenizer, or the images,
-spectrograms and trajectories of a model that reads those."""
+Input: TypeAlias = Tokens | Tensor | np.ndarray | str | Sequence | Mapping
+"""Tokens, ids (numpy's too), vectors [batch pos d_model], text where the model has a tokenizer, or
+the images, spectrograms and trajectories of a model that reads those."""
 
 
 class Reader(nn.Module):

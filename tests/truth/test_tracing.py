@@ -131,7 +131,7 @@ def test_the_report_names_the_recall_and_its_control_names_nothing(monkeypatch, 
     known = recall(0)
     prompts = known.prompts(24, seed=1)
     report = report_on(known, prompts, monkeypatch, noise=6.0)
-    subject, end, way, control = report.findings
+    subject, end, way, control = report.findings[3:]
     assert "at the last subject token" in subject and "MLP of layer 0" in subject
     assert "attention: no effect above rounding" in subject
     assert "the MLP brings back more" in subject

@@ -236,7 +236,7 @@ def words() -> dict[str, Any]:
     return json.loads((Path(__file__).parent / "words.json").read_text("utf-8"))
 
 
-def mask_token(model: HookedTransformer) -> str | None:
+def mask_token(model: Any) -> str | None:
     """The blank that a model is asked at: the mask token of one that attends both ways."""
     tokenizer = model.tokenizer
     causal = getattr(getattr(model, "cfg", None), "causal", True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,6 @@ from interp.core.tokens import Tokens
 from interp.data import tasks
 from interp.data.tasks.prompts import mask_token
 from interp.methods.geometry import embedding
-from interp.model import HookedTransformer
 
 from .grammar import rules, templates
 from .labels import SPLITS, Sentence, sentences
@@ -26,7 +26,7 @@ Row = tuple[str, str, str, int, float]
 
 
 @torch.no_grad()
-def evaluate(model: HookedTransformer, n: int = 400, seed: int = 0) -> pd.DataFrame:
+def evaluate(model: Any, n: int = 400, seed: int = 0) -> pd.DataFrame:
     """Everything that the language teaches, measured: task split measure n value.
 
     A split is "trained" (sentences like those of training), "held-out template", "held-out words"
@@ -52,9 +52,7 @@ def evaluate(model: HookedTransformer, n: int = 400, seed: int = 0) -> pd.DataFr
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _sentences(
-    model: HookedTransformer, kind: str, rule: str, split: str, n: int, seed: int
-) -> Iterator[Row]:
+def _sentences(model: Any, kind: str, rule: str, split: str, n: int, seed: int) -> Iterator[Row]:
     some = [one for one in sentences(kind, 4 * n, seed, split) if _fits(one, rule)][:n]
     logits = answer_logits(model, some)
     answer = torch.tensor([one.asked for one in some])
@@ -77,7 +75,7 @@ def _fits(one: Sentence, rule: str) -> bool:
     return one.answer is not None and (rule != "pair" or one.wrong is not None)
 
 
-def answer_logits(model: HookedTransformer, some: Sequence[Sentence]) -> Tensor:
+def answer_logits(model: Any, some: Sequence[Sentence]) -> Tensor:
     """[sentence d_vocab]: the logits from which each answer is read. A causal model gets what
     stands before the answer, one that attends both ways the whole sentence with a mask there."""
     masked, start = mask_token(model) is not None, special("bos_token")
@@ -103,7 +101,7 @@ def _later(some: Sequence[Sentence], d_vocab: int) -> Tensor:
     return later
 
 
-def _spans(model: HookedTransformer, n: int, seed: int) -> Iterator[Row]:
+def _spans(model: Any, n: int, seed: int) -> Iterator[Row]:
     """The second half of repeated random spans, from its second word on: a span of random length,
     then the same span."""
     rng = np.random.default_rng([seed, 9])
@@ -124,7 +122,7 @@ def _spans(model: HookedTransformer, n: int, seed: int) -> Iterator[Row]:
     yield "random_spans", "held-out words", "first", asked, right / asked
 
 
-def _baselines(model: HookedTransformer, n: int, seed: int) -> Iterator[Row]:
+def _baselines(model: Any, n: int, seed: int) -> Iterator[Row]:
     makers = [tasks.indirect_object, tasks.capitals, tasks.agreement, tasks.gendered_pronoun]
     if mask_token(model) is None:  # a masked model is asked for whole words, and a year is two
         makers.append(tasks.greater_than)
