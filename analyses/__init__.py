@@ -29,8 +29,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 import interp
-from interp.cli.console import guarded
-from interp.cli.options import check_options
+from interp.core.console import guarded
+from interp.core.options import check_options
+from interp.core.progress import Steps
 from interp.core.visible import one_line
 from interp.report import check_destination
 
@@ -82,9 +83,13 @@ def perform(module: ModuleType, arguments: Sequence[str], prog: str) -> int:
     check_destination(config.out)  # before the work, not after it
     check_options(config)
     known = able_model(module, config)
-    model = interp.load(config.model, device=config.device, dtype=config.dtype)
-    report = module.run(model, config)
-    page = report.write(config.out, figures=ending.figures)
+    with Steps(3) as steps:
+        steps.begin(f"opens {config.model}")
+        model = interp.load(config.model, device=config.device, dtype=config.dtype)
+        steps.begin("measures")
+        report = module.run(model, config)
+        steps.begin("draws and writes")
+        page = report.write(config.out, figures=ending.figures)
     findings = [text for text in report.findings if text != report.headline]
     lines = [*(f"warning: {text}" for text in report.warnings), *findings, report.headline]
     sys.stdout.write("".join(f"{one_line(text)}\n" for text in lines))

@@ -22,7 +22,7 @@ import torch
 
 import interp
 from interp import edits, metrics
-from interp.cli.console import guarded
+from interp.core.console import guarded
 from interp.loading.fingerprint import digest
 from interp.sweeps import rerun
 from interp.sweeps.journal import Journal

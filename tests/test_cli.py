@@ -19,8 +19,8 @@ import pytest
 import analyses
 import interp
 from analyses import embedding_arithmetic
-from interp.cli import console
 from interp.cli import main as cli
+from interp.core import console
 from interp.core.visible import one_line
 from interp.loading.needs import Abilities, stored_abilities
 from tests.strategies import small_config

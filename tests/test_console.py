@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tqdm import tqdm
 
 import interp
-from interp.cli import console
 from interp.cli import main as cli
+from interp.core import console
 from interp.core.visible import BIDI, logger, visible
 from interp.loading import bridge
 from interp.loading.checkup import doctor

@@ -23,7 +23,7 @@ ROOT = Path(interp.__file__).parents[1]
 # Lowest first. A module may import from its own room and from the rooms below it.
 ROOMS = (
     *("core", "model", "loading", "sweeps", "data", "methods", "training", "zoo", "report"),
-    *("console", "analyses", "cli"),
+    *("analyses", "cli"),
 )
 
 
@@ -41,11 +41,9 @@ MODULES = modules()
 
 
 def room(name: str) -> str:
-    """The room of a module; what every command line shares lies below the analyses."""
+    """The room of a module."""
     if name.startswith("analyses"):
         return "analyses"
-    if name in ("interp.cli.console", "interp.cli.options"):
-        return "console"
     return name.split(".")[1]
 
 

@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 import analyses
 import interp
 from interp.cli import main as cli
-from interp.cli.options import FILES, NAMES, TEXTS, WORDS, WRITTEN, check_options, looks_like_a_file
+from interp.core.options import (
+    FILES,
+    NAMES,
+    TEXTS,
+    WORDS,
+    WRITTEN,
+    check_options,
+    looks_like_a_file,
+)
 from interp.data.prompt_file import read_prompts
 
 CONFIGS = {name: analyses.load(name).Config for name in analyses.names()}

@@ -183,21 +183,21 @@ def test_whatever_a_metric_reads_of_the_logits(read, held):
         assert line.effect == pytest.approx(by_hand(after, i) - by_hand(before, i), abs=1e-8)
 
 
-def nothing(paths, sender, layers):
+def nothing(paths, layer, layers):
     return []
 
 
-def one_layer_less(paths, sender, layers, behind=paths._Paths.behind):
+def one_layer_less(paths, layer, layers, behind=paths._Paths.behind):
     own = paths.model.sites
-    return [name for name in behind(paths, sender, layers) if own[name].layer < layers - 1]
+    return [name for name in behind(paths, layer, layers) if own[name].layer < layers - 1]
 
 
-def scales_left(paths, sender, layers, behind=paths._Paths.behind):
-    return [name for name in behind(paths, sender, layers) if "scale" not in name]
+def scales_left(paths, layer, layers, behind=paths._Paths.behind):
+    return [name for name in behind(paths, layer, layers) if "scale" not in name]
 
 
-def own_layer_held(paths, sender, layers, behind=paths._Paths.behind):
-    return [paths.z(sender[0]), *behind(paths, sender, layers)]
+def own_layer_held(paths, layer, layers, behind=paths._Paths.behind):
+    return [paths.z(layer), *behind(paths, layer, layers)]
 
 
 def same_run(*given, found=paths._paths):
@@ -362,10 +362,10 @@ def test_paths_on_which_nothing_arrives_are_counted():
     """Later heads read nothing that a silent sender would have written."""
     model, pairs = random_model(small_config()), made_pairs()
     model.blocks[0].attn.W_O[1] = 0
-    receivers = [("q", 2, 0), ("k", 1, 1)]
-    frame = path_patch(model, pairs, [(0, 0), (0, 1)], receivers, progress=False)
-    assert frame["effect"].eq(0).tolist() == [False, True, False, True]
-    assert frame.attrs["noop_paths"] == 2
+    receivers = [("q", 2, 0), ("k", 2, 1)]
+    frame = path_patch(model, pairs, [(0, 0), (0, 1), (1, 0)], receivers, progress=False)
+    assert frame["effect"].eq(0).tolist() == [False, True, False] * 2
+    assert frame.attrs["noop_paths"] == 2  # of 6
 
 
 @pytest.mark.parametrize("receivers", ["logits", ("q", 2, 0), ["logits", ("k", 1, 0)]])
@@ -578,3 +578,16 @@ def test_a_sender_that_says_the_same_in_both_runs_is_named():
     model.blocks[0].attn.qkv_bias.zero_()
     with pytest.raises(ValueError, match="nothing is sent"):
         path_patch(model, pairs, [(0, 0)], progress=False)
+
+
+def test_the_answer_is_read_at_the_end_that_the_pairs_name():
+    """By default at their role "end", which need not be the last token."""
+    model, last = random_model(small_config()), made_pairs()
+    roles = {"end": torch.tensor([3, 2])}
+    sides = (Tokens(side.ids, roles=roles) for side in (last.clean, last.corrupted))
+    pairs = Pairs("random", *sides, last.answer, last.wrong)
+    metric = metrics.logit_diff(pairs.answer, pairs.wrong, pos="end")
+    frame = path_patch(model, pairs, progress=False)
+    named = path_patch(model, pairs, metric=metric, progress=False)
+    assert frame["effect"].tolist() == named["effect"].tolist()
+    assert frame["effect"].tolist() != path_patch(model, last, progress=False)["effect"].tolist()

@@ -207,7 +207,7 @@ def test_ctrl_c_at_each_step_leaves_the_old_report_or_the_new(tmp_path, monkeypa
 SCRIPT = """
 import os, signal, sys
 import interp
-from interp.cli.console import guarded
+from interp.core.console import guarded
 from tests.test_report_folder import write
 from tests.strategies import random_model, small_config
 from pathlib import Path

@@ -22,11 +22,11 @@ from pathlib import Path
 import torch
 from threadpoolctl import threadpool_limits
 
+from interp.core.console import guarded
 from interp.core.files.writing import write_file
 from interp.report import write_index
 from interp.report.folder import MANIFEST
 
-from .console import guarded
 from .main import main as command_line
 
 GALLERY: dict[str, tuple[str, ...]] = {

@@ -13,10 +13,9 @@ from typing import Any
 import analyses
 import interp
 from interp import report
+from interp.core.console import guarded, write_text
 from interp.core.files.writing import write_file
-
-from .console import guarded, write_text
-from .options import check_text
+from interp.core.options import check_text
 
 EXAMPLES = """examples:
   interp run embedding-arithmetic --model minilm

@@ -124,10 +124,10 @@ class _Paths:
     spent: list[float] = field(default_factory=lambda: [2.0])
     """In whole forwards; both runs are the first two."""
 
-    def behind(self, sender: Head, layers: int) -> list[str]:
-        """What is held once the sender has spoken: later z, and scales, of so many layers."""
+    def behind(self, layer: int, layers: int) -> list[str]:
+        """What is held behind a sender of a layer: later z, and scales, of so many layers."""
         names = [name for name in self.base if (self.model.sites[name].layer or 0) < layers]
-        return names[names.index(self.z(sender[0])) + 1 :]
+        return names[names.index(self.z(layer)) + 1 :]
 
     def z(self, layer: int) -> str:
         return f"{self.model.blocks[layer].name}.attn.hook_z"
@@ -210,7 +210,7 @@ def _to_logits(
     model = paths.model
     for layer in dict.fromkeys(layer for layer, _ in heads):
         own = [head for at, head in heads if at == layer]
-        held = paths.behind((layer, 0), model.cfg.n_layers)
+        held = paths.behind(layer, model.cfg.n_layers)
         lines = [{"row": i, "site": paths.z(layer), "head": head} for i, head in enumerate(own)]
         lines += [{"row": i, "site": name} for i in range(len(own)) for name in held]
         values = {name: paths.base[name] for name in held}
@@ -231,7 +231,9 @@ def _to_heads(
     own = sorted({part for _, one in later for part in one})
     last = max(part.layer for part in own)
     names = [_site(model, part) for part in own]
-    hooks = [(name, lambda x, hook: paths.base[hook.name]) for name in paths.behind(sender, last)]
+    hooks = [
+        (name, lambda x, hook: paths.base[hook.name]) for name in paths.behind(sender[0], last)
+    ]
     hooks += [(name, lambda x, hook: paths.base[hook.name])
               for name in paths.base if model.sites[name].layer == last
               and model.sites[name].inner_name.startswith("ln1.")]  # fmt: skip
